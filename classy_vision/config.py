@@ -1,0 +1,144 @@
+"""Typed, frozen configurations, and the errors that say what is wrong with one.
+
+A configuration is a flat mapping of JSON values. Every family of models, every head and the
+training job describe theirs once, with types, ranges and defaults; what a user hands over is
+checked against that before any work is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from typing_extensions import Self
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration, name or argument that cannot be used; the message says what can."""
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """A name that nothing is known by: a model, preset, head, block or key."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
+    """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
+    names = list(dict.fromkeys(allowed))
+    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
+    text = f"{where}: " if where else ""
+    text += f"unknown {kind} {name!r}"
+    if close:
+        text += f"; did you mean {close[0]!r}?"
+    if 0 < len(names) <= 12 or not close:
+        text += f" (allowed: {', '.join(names[:40]) or 'none'}{', …' if len(names) > 40 else ''})"
+    return UnknownNameError(text)
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+    )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+        """Checks ``data`` (left unchanged) and returns it as a configuration.
+
+        Lists and tuples are the same here, and numpy numbers are numbers.
+
+        Raises:
+            ConfigError: names every wrong key and value, what was allowed and the nearest key.
+        """
+        try:
+            return cls.model_validate(_plain(data))
+        except ValidationError as error:
+            raise _explain(error, cls, where) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(entry) for entry in value)
+    if not isinstance(value, (str, int, float)) and getattr(value, "shape", None) == ():
+        return value.item()
+    return value
+
+
+def _explain(error: ValidationError, cls: type[BaseModel], where: str) -> ConfigError:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            owner, key = _owner(cls, problem["loc"])
+            lines.append(str(unknown("key", key, owner, where)))
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: key {path!r} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = f"{path} = {problem['input']!r}: " if path else ""
+            lines.append(f"{where}: {given}{message[:1].lower()}{message[1:]}")
+    kind = UnknownNameError if all("unknown key" in line for line in lines) else ConfigError
+    return kind("\n".join(lines))
+
+
+def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], str]:
+    """The keys allowed where the unknown key at ``loc`` stands, and that key."""
+    fields = cls.model_fields
+    for part in loc[:-1]:
+        annotation = fields[str(part)].annotation if str(part) in fields else None
+        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
+            return [], ".".join(map(str, loc))
+        fields = annotation.model_fields
+    return list(fields), str(loc[-1])
+
+
+@cache
+def config_of(function: Callable[..., Any]) -> type[Config]:
+    """The configuration that a typed function or constructor takes: its parameters."""
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "self":
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    return create_model(function.__qualname__.partition(".")[0] + "Config", __base__=Config, **fields)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML or JSON file that holds one mapping.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, malformed or holds something else.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, not {type(data).__name__}")
+    return data

@@ -1,0 +1,18 @@
+"""Prediction heads: they turn the feature of a block into a prediction."""
+
+from classy_vision.heads.classy_head import HEADS, ClassyHead, build_head, register_head
+from classy_vision.heads.fully_connected_head import FullyConnectedHead
+from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
+from classy_vision.heads.identity_head import IdentityHead
+from classy_vision.heads.vision_transformer_head import VisionTransformerHead
+
+__all__ = [
+    "HEADS",
+    "ClassyHead",
+    "FullyConnectedHead",
+    "FullyConvolutionalLinearHead",
+    "IdentityHead",
+    "VisionTransformerHead",
+    "build_head",
+    "register_head",
+]

@@ -1,0 +1,125 @@
+"""The base of all heads, and how they are named and built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from classy_vision.config import ConfigError, config_of
+from classy_vision.registry import Registry
+
+_RESERVED = frozenset(dir(nn.ModuleDict()))  # names that a module cannot give to a child
+
+
+class ClassyHead(nn.Module):
+    """Turns the feature of one block into a prediction.
+
+    A head never sees the model: its input is the tensor of the block it is attached to. A
+    subclass with a typed constructor can be built from configs without further code.
+
+    Args:
+        unique_id: the head's name in the model and in its outputs; the class name by default.
+        num_classes: the size of the prediction; None where the head gives features.
+
+    Raises:
+        ConfigError: the name cannot be used.
+    """
+
+    in_plane: int | None = None
+    """Channels of the feature it reads, where it minds."""
+
+    def __init__(self, unique_id: str | int | None = None, num_classes: int | None = None) -> None:
+        if type(self) is ClassyHead:
+            raise TypeError("ClassyHead is abstract: use one of its subclasses")
+        super().__init__()
+        self.unique_id = check_name("unique_id", str(unique_id or type(self).__name__))
+        self.num_classes = num_classes
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The head that ``config`` describes: the constructor's arguments by name.
+
+        Raises:
+            ConfigError: a key or a value that the constructor does not take.
+        """
+        known = {key: value for key, value in config.items() if key not in ("name", "fork_block")}
+        options = config_of(cls.__init__).parse(known, where=f"head {config.get('name', cls.__name__)!r}")
+        return cls(**{name: getattr(options, name) for name in options.model_fields_set})
+
+    def build(self, in_plane: int) -> None:
+        """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
+
+
+HEADS: Registry[ClassyHead] = Registry("head", ClassyHead)
+register_head = HEADS.register
+
+
+def build_head(config: Mapping[str, Any]) -> ClassyHead:
+    """The head that ``config`` describes.
+
+    Args:
+        config: the head's registered ``name``, its ``unique_id`` and its options; unchanged.
+
+    Raises:
+        ConfigError: no such head, or options that it does not take.
+    """
+    for key in ("name", "unique_id"):
+        if config.get(key) is None:
+            raise ConfigError(f"head config {dict(config)!r}: key {key!r} is required")
+    return HEADS[config["name"]].cls.from_config(config)
+
+
+def check_name(what: str, name: str) -> str:
+    """``name``, if it can stand in a state dict.
+
+    Raises:
+        ConfigError: it is empty, has a dot in it or is taken by torch.nn.ModuleDict.
+    """
+    if not name or "." in name or name in _RESERVED:
+        raise ConfigError(
+            f"{what} {name!r} cannot be used: it becomes a part of state-dict keys, so it must "
+            f"not be empty, hold a dot, or be an attribute of torch.nn.ModuleDict; "
+            f"try {(name.replace('.', '-') or 'head') + ('_head' if name in _RESERVED else '')!r}"
+        )
+    return name
+
+
+def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
+    """Checks heads against the blocks they are meant for.
+
+    Args:
+        heads: by block.
+        channels: of each block.
+
+    Raises:
+        ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
+    """
+    blocks: dict[str, str] = {}
+    for block, entries in heads.items():
+        for head in entries:
+            if not isinstance(head, ClassyHead):
+                raise ConfigError(f"block {block!r}: {type(head).__name__} is not a ClassyHead")
+            if head.unique_id in blocks:
+                raise ConfigError(
+                    f"two heads have the id {head.unique_id!r}, on {blocks[head.unique_id]!r} and "
+                    f"{block!r}; ids name the outputs, so each must be different"
+                )
+            if head.in_plane not in (None, channels[block]):
+                raise ConfigError(
+                    f"head {head.unique_id!r} expects in_plane={head.in_plane}, but block {block!r} "
+                    f"has {channels[block]} channels; leave in_plane out to take the block's"
+                )
+            blocks[head.unique_id] = block
+
+
+def pool(x: Tensor) -> Tensor:
+    """The mean over positions: (n, c, h, w), (n, c, t, h, w) or tokens (n, s, c) to (n, c)."""
+    if x.dim() == 2:
+        return x
+    return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)

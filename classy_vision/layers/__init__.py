@@ -1,0 +1,1 @@
+"""Layers that more than one family of backbones is made of."""

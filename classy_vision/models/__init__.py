@@ -1,0 +1,32 @@
+"""Backbones: a trunk of named blocks, and heads that read any of them."""
+
+from typing import TYPE_CHECKING
+
+from classy_vision.heads import build_head
+from classy_vision.layers.lecun_normal_init import lecun_normal_init
+from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
+from classy_vision.models.anynet import AnyNet
+from classy_vision.models.classy_model import MODELS, ClassyModel, build_model, register_model
+from classy_vision.models.features import FeatureInfo
+from classy_vision.models.regnet import RegNet
+from classy_vision.models.removed import names_gone
+from classy_vision.models.resnet import ResNet
+from classy_vision.models.resnext import ResNeXt
+
+__all__ = [
+    "MODELS",
+    "AnyNet",
+    "ClassyModel",
+    "FeatureInfo",
+    "RegNet",
+    "ResNeXt",
+    "ResNet",
+    "SqueezeAndExcitationLayer",
+    "build_head",
+    "build_model",
+    "lecun_normal_init",
+    "register_model",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = names_gone(__name__)

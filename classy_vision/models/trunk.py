@@ -1,0 +1,174 @@
+"""A trunk: a sequence of named blocks that turns an input into features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from classy_vision.config import Config, ConfigError, PositiveInt, Probability, unknown
+from classy_vision.layers.recompute import recompute
+from classy_vision.models.features import FeatureInfo, trace_shapes
+
+END = "trunk_output"
+"""The name of the end of every trunk."""
+
+
+class ModelConfig(Config):
+    """What every family can be told.
+
+    Attributes:
+        in_channels: channels of the input.
+        stochastic_depth: rate at which the last residual branch is dropped in training; the
+            others' rises linearly towards it.
+        gradient_checkpointing: recompute blocks in the backward pass instead of keeping their
+            activations.
+    """
+
+    in_channels: PositiveInt = 3
+    stochastic_depth: Probability = 0.0
+    gradient_checkpointing: bool = False
+
+
+class Trunk(nn.Module):
+    """A stem, named blocks and a tail, walked one after the other.
+
+    A family assigns ``stem``, ``blocks`` (an ordered ``nn.ModuleDict``) and ``tail``. A block
+    must not change its input in place: a head may read it.
+
+    Args:
+        config: the family's configuration, as an object or a mapping.
+        options: further values, or all of them; they win.
+
+    Raises:
+        ConfigError: a key or value that the family does not take.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    aliases: Mapping[str, str] = {}
+    """Further names for blocks, those of the original."""
+
+    stem: nn.Module
+    blocks: nn.ModuleDict
+    tail: nn.Module
+
+    def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__()
+        given = config.model_dump(exclude_unset=True) if isinstance(config, ModelConfig) else config
+        self.config = self.config_class.parse({**(given or {}), **options}, type(self).__name__)
+
+    # Running
+
+    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
+        """Runs the trunk step by step: (name, feature) of the stem, each block and the end.
+
+        The only place where a trunk runs. A backbone that is no chain overrides it.
+
+        Args:
+            x: the input batch.
+            until: the last step to run.
+        """
+        x = self.stem(x)
+        yield "stem", x
+        if until == "stem":
+            return
+        for name, block in self.blocks.items():
+            x = self._run(block, x)
+            yield name, x
+            if until == name:
+                return
+        yield END, self.tail(x)
+
+    def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
+        """The features of ``blocks`` by name; nothing behind the deepest of them runs.
+
+        Raises:
+            UnknownNameError: a name that is not in ``block_names``.
+            ValueError: the input's rank or channels are not what the trunk takes.
+        """
+        if isinstance(blocks, str):
+            raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
+        steps = {block: self._step(block) for block in blocks}
+        self.check_input(x)
+        wanted = set(steps.values())
+        found = {n: f for n, f in self.walk(x, self._deepest(wanted)) if n in wanted} if wanted else {}
+        return {block: found[step] for block, step in steps.items()}
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        """The end of the trunk, whatever heads there are."""
+        return self.features(x, [END])[END]
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises a ValueError where ``x`` is no batch of what the trunk takes."""
+        if isinstance(x, torch.fx.Proxy):
+            return
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the input is a tensor (n, c, h, w), not {type(x).__name__}")
+        channels = self.input_shape[0]
+        if x.dim() != 4 or x.shape[1] != channels:
+            hint = "; one image is x[None]" if x.dim() == 3 else ""
+            if x.dim() == 4 and x.shape[-1] == channels:
+                hint = "; channels come second: x.permute(0, 3, 1, 2)"
+            raise ValueError(
+                f"{type(self).__name__} takes images (n, {channels}, h, w), not {tuple(x.shape)}{hint}"
+            )
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return recompute(block, x)
+        return block(x)
+
+    # Blocks
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The usual input without the batch: (c, h, w). Other sizes work as well."""
+        return (self.config.in_channels, 224, 224)
+
+    @property
+    def block_names(self) -> list[str]:
+        """Every name that a head and ``features`` accept, in the order in which they run."""
+        names: dict[str, list[str]] = {step: [step] for step in self._steps()}
+        for alias, step in self._all_aliases().items():
+            names[step].append(alias)
+        return [name for group in names.values() for name in group]
+
+    def feature_info(
+        self, blocks: Iterable[str] | None = None, input_shape: Sequence[int] | None = None
+    ) -> dict[str, FeatureInfo]:
+        """Channels, stride and shape of features, found on the meta device.
+
+        Args:
+            blocks: names of blocks; by default every step: the stem, each block, the end.
+            input_shape: another input than ``model.input_shape``, without the batch.
+        """
+        steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
+        if not steps:
+            return {}
+        info = trace_shapes(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
+        return {block: info[step] for block, step in steps.items()}
+
+    def _steps(self) -> list[str]:
+        return ["stem", *self.blocks, END] if "blocks" in self._modules else []
+
+    def _all_aliases(self) -> dict[str, str]:
+        """The original's names: those of the family, and of a stage, ``block3`` for its end."""
+        stages = {name.rpartition("-")[0]: name for name in self._steps() if "-" in name}
+        return {**stages, **self.aliases}
+
+    def _step(self, block: str) -> str:
+        """The step of the walk that ``block`` names."""
+        step = block if block in self._steps() else self._all_aliases().get(block)
+        if step is None:
+            raise unknown("block", block, self.block_names, type(self).__name__)
+        return step
+
+    def _deepest(self, steps: Iterable[str]) -> str:
+        return max(steps, key=self._steps().index)
+
+    def _behind(self, step: str) -> list[nn.Module]:
+        """The parts that run after ``step``."""
+        parts = [self.stem, *self.blocks.values(), self.tail]
+        return parts[self._steps().index(step) + 1 :]

@@ -1,0 +1,94 @@
+"""Names for classes, and presets for names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from classy_vision.config import unknown
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A registered name: the class behind it, and the preset values it stands for."""
+
+    name: str
+    cls: type[T]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    is_preset: bool = False
+
+
+class Registry(Generic[T]):
+    """The classes of one kind by name, e.g. all models.
+
+    Args:
+        kind: what an entry is called in messages.
+        base: what every registered class must be a subclass of.
+    """
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        self.kind = kind
+        self.base = base
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(
+        self,
+        name: str,
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+        bypass_checks: bool = False,
+    ) -> Callable[[C], C]:
+        """A class decorator that makes the class known as ``name``, and by each preset's name.
+
+        The same class may be registered again (a notebook cell that runs twice); another class
+        under a taken name is refused.
+
+        Args:
+            name: the name in configs.
+            presets: rows of config values by name.
+            bypass_checks: replace whatever holds the name.
+
+        Raises:
+            ValueError: the name is taken by another class, or the class is of another kind.
+        """
+
+        def decorate(cls: C) -> C:
+            if not bypass_checks:
+                self._check(name, cls)
+            self._entries[name] = Entry(name, cls)
+            for preset, values in (presets or {}).items():
+                self._entries[preset] = Entry(preset, cls, values, is_preset=True)
+            return cls
+
+        return decorate
+
+    def _check(self, name: str, cls: type[Any]) -> None:
+        if not issubclass(cls, self.base):
+            raise ValueError(
+                f"cannot register {cls.__name__} as {self.kind} {name!r}: "
+                f"it is not a subclass of {self.base.__name__}"
+            )
+        held = self._entries.get(name)
+        if held and _identity(held.cls) != _identity(cls):
+            raise ValueError(
+                f"cannot register {_identity(cls)} as {self.kind} {name!r}: the name belongs to "
+                f"{_identity(held.cls)}; choose another, or pass bypass_checks=True to replace it"
+            )
+
+    def __getitem__(self, name: str) -> Entry[T]:
+        if not isinstance(name, str) or name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(self._entries.values())
+
+
+def _identity(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,82 @@
+"""Files of tensors: safetensors, and torch files read without unpickling code.
+
+A file is written beside its place and renamed, so that a crash leaves the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from classy_vision.config import ConfigError
+
+WEIGHTS = "model.safetensors"
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """Reads a ``.safetensors`` file, or a torch file that holds tensors and plain values only.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or a pickle that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no such weights file: {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0] if "GLOBAL" not in str(error) else _culprit(str(error))
+        raise ConfigError(
+            f"refused to read {str(path)!r}: it holds more than tensors and plain values, and "
+            f"reading it could run code ({reason}). Convert it where you trust it, with "
+            f"safetensors or torch.save of a plain state dict"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{str(path)!r} is damaged or no weights file: {reason}") from None
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{str(path)!r} holds a {type(data).__name__}, not a checkpoint")
+    return dict(data)
+
+
+def _culprit(message: str) -> str:
+    start = message.find("GLOBAL ")
+    return "it names " + message[start + 7 :].split()[0].rstrip(".,") if start >= 0 else message
+
+
+def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a ``.safetensors`` file with ``metadata`` in its header."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside ``path`` to write to, and puts it in place when all went well."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` make the file, all of it or nothing."""
+    with replacing(path) as beside:
+        write(beside)

@@ -1,0 +1,116 @@
+"""One engine for the key names of foreign weights: rows of (their prefix, our prefix).
+
+A prefix is a whole number of dot-separated segments. ``{name}`` in it stands for a number,
+``{name+1}`` for that number counted from one more. A key belongs to the first row whose prefix
+it has; what follows the prefix is carried over as it is.
+
+    >>> KeyMap("theirs", [("layer{s+1}.{i}", "blocks.block{s}-{i}")]).to_native("layer2.0.bn.bias")
+    'blocks.block1-0.bn.bias'
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from classy_vision.config import ConfigError, unknown
+
+T = TypeVar("T")
+Row = tuple[str, str]
+
+_PLACEHOLDER = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
+
+
+class KeyMap:
+    """The keys of one foreign layout of one model, in both directions.
+
+    Args:
+        layout: what the layout is called in messages.
+        rows: (their prefix, our prefix), in the order in which their layout lists the keys.
+        spellings: (their older prefix, their prefix), for files written before a renaming.
+    """
+
+    def __init__(self, layout: str, rows: Sequence[Row], spellings: Sequence[Row] = ()) -> None:
+        self.layout = layout
+        self._theirs = [_Prefix(theirs) for theirs, _ in rows]
+        self._ours = [_Prefix(ours) for _, ours in rows]
+        self._spellings = [(_Prefix(old), _Prefix(new)) for old, new in spellings]
+
+    def to_native(self, key: str) -> str | None:
+        """Our name for their ``key``; None where no row knows it."""
+        for old, new in self._spellings:
+            key = old.rewrite(key, new) or key
+        for theirs, ours in zip(self._theirs, self._ours):
+            if (native := theirs.rewrite(key, ours)) is not None:
+                return native
+        return None
+
+    def load(self, state: Mapping[str, T]) -> dict[str, T]:
+        """A state dict in our layout from one in theirs.
+
+        Raises:
+            ConfigError: lists the keys that no row knows.
+        """
+        native = {key: self.to_native(key) for key in state}
+        strangers = [key for key, ours in native.items() if ours is None]
+        if strangers:
+            raise ConfigError(f"{listed('key', strangers)} not known in the {self.layout} layout")
+        return {str(native[key]): value for key, value in state.items()}
+
+    def save(self, state: Mapping[str, T]) -> dict[str, T]:
+        """A state dict in their layout and order from one in ours.
+
+        Raises:
+            UnknownNameError: a key has no place in their layout.
+        """
+        parts: dict[str, int] = {}
+        found: list[tuple[int, int, str, T]] = []
+        for key, value in state.items():
+            part = parts.setdefault(".".join(key.split(".")[:2]), len(parts))
+            for row, (theirs, ours) in enumerate(zip(self._theirs, self._ours)):
+                if (foreign := ours.rewrite(key, theirs)) is not None:
+                    found.append((part, row, foreign, value))
+                    break
+            else:
+                raise unknown("key", key, [], f"the {self.layout} layout has no place for it")
+        found.sort(key=lambda entry: entry[:2])
+        return {foreign: value for _, _, foreign, value in found}
+
+
+class _Prefix:
+    """A prefix with placeholders, to match keys and to write them."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        pattern, end = "", 0
+        seen: set[str] = set()
+        for hole in _PLACEHOLDER.finditer(text):
+            name = f"{hole[1]}_{hole[2] or 0}"
+            pattern += re.escape(text[end : hole.start()])
+            pattern += f"(?P={name})" if name in seen else rf"(?P<{name}>\d+)"
+            seen.add(name)
+            end = hole.end()
+        self._pattern = re.compile(pattern + re.escape(text[end:]) + r"(?=\.|$)")
+
+    def rewrite(self, key: str, other: _Prefix) -> str | None:
+        """``key`` with this prefix replaced by ``other``; None where it does not have it."""
+        match = self._pattern.match(key)
+        if match is None:
+            return None
+        numbers: dict[str, int] = {}
+        for group, digits in match.groupdict().items():
+            name, _, offset = group.rpartition("_")
+            numbers[name] = int(digits) - int(offset)
+
+        def fill(hole: re.Match[str]) -> str:
+            return str(numbers[hole[1]] + int(hole[2] or 0))
+
+        return _PLACEHOLDER.sub(fill, other.text) + key[match.end() :]
+
+
+def listed(noun: str, names: Iterable[str], limit: int = 3) -> str:
+    """``"5 keys (a, b, c, …)"``: a count and the first few names."""
+    names = list(names)
+    shown = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown})"
