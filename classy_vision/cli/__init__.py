@@ -1,0 +1,27 @@
+"""The ``classy`` command: one file per subcommand."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from classy_vision.config import ConfigError
+
+app = typer.Typer(
+    name="classy",
+    help="One trunk of named blocks, and heads that read any of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Runs the command line; an error of the user's is one message, not a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

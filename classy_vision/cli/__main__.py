@@ -1,0 +1,3 @@
+from classy_vision.cli import main
+
+main()
