@@ -21,18 +21,18 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _frozen_statistics(block)
+        return nullcontext(), _kept_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+def _kept_statistics(block: nn.Module) -> Iterator[None]:
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    kept = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for buffer, value in zip(buffers, kept):
+            buffer.data.copy_(value)  # .data: the backward pass has saved the buffer's version

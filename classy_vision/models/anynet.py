@@ -263,6 +263,7 @@ class AnyNet(ClassyModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = AnyNetParams
+    config: AnyNetOptions
 
     def __init__(self, config: AnyNetOptions | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -288,12 +289,11 @@ class AnyNet(ClassyModel):
     @property
     def params(self) -> AnyNetParams:
         """The network stage by stage."""
-        assert isinstance(self.config, AnyNetOptions)
         return self.config.to_anynet()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        size = 32 if self.params.stem_type is StemType.RES_STEM_CIFAR else 224
+        size = 32 if self.config.stem_type is StemType.RES_STEM_CIFAR else 224
         return (self.config.in_channels, size, size)
 
     def key_map(self) -> KeyMap:

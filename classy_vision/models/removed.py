@@ -41,10 +41,10 @@ def names_gone(module: str, presets: Iterable[str] = ()) -> Callable[[str], NoRe
         module: the module's name.
         presets: registered names, which in the original were classes (``RegNetY4gf``).
     """
-    classes = {re.sub(r"[_.]", "", preset): preset for preset in presets}
+    classes = {preset.replace("_", ""): preset for preset in presets}
 
     def explain(name: str) -> NoReturn:
-        plain = name.replace("_", "").lower()
+        plain = re.sub(r"(\d)_(\d)", r"\1.\2", name).replace("_", "").lower()
         preset = classes.get(plain) or next((p for c, p in classes.items() if c.startswith(plain)), None)
         if name in NAMES:
             raise ImportError(f"{module}.{name} is gone: {NAMES[name]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -106,7 +106,7 @@ class Trunk(nn.Module):
             return
         if not isinstance(x, Tensor):
             raise TypeError(f"the input is a tensor (n, c, h, w), not {type(x).__name__}")
-        channels = self.input_shape[0]
+        channels = self.config.in_channels
         if x.dim() != 4 or x.shape[1] != channels:
             hint = "; one image is x[None]" if x.dim() == 3 else ""
             if x.dim() == 4 and x.shape[-1] == channels:
@@ -165,8 +165,8 @@ class Trunk(nn.Module):
             raise unknown("block", block, self.block_names, type(self).__name__)
         return step
 
-    def _deepest(self, steps: Iterable[str]) -> str:
-        return max(steps, key=self._steps().index)
+    def _deepest(self, steps: Container[str]) -> str:
+        return [step for step in self._steps() if step in steps][-1]
 
     def _behind(self, step: str) -> list[nn.Module]:
         """The parts that run after ``step``."""

@@ -1,0 +1,80 @@
+"""One small config per family, with two heads of one kind at two blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.models import ClassyModel, build_model
+
+# name: config, an early block, the deepest block that is read (not the end)
+FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "anynet": (
+        {
+            "name": "anynet",
+            "depths": [1, 2, 1],
+            "widths": [16, 24, 32],
+            "group_widths": [8, 8, 8],
+            "bottleneck_multipliers": [1.0, 1.0, 1.0],
+            "strides": [1, 2, 2],
+            "stem_width": 8,
+        },
+        "block1",
+        "block2-1",
+    ),
+    "regnet": (
+        {"name": "regnet", "depth": 5, "w_0": 8, "w_a": 8.0, "w_m": 2.0, "group_width": 8},
+        "block1",
+        "block2",
+    ),
+    "resnet": ({"name": "resnet", "num_blocks": [1, 1, 1], "init_planes": 8}, "block0", "block1-0"),
+    "resnext": (
+        {
+            "name": "resnext",
+            "num_blocks": [1, 2, 1],
+            "init_planes": 8,
+            "base_width_and_cardinality": [2, 4],
+            "use_se": True,
+        },
+        "block0",
+        "block1-0",
+    ),
+}
+HEADS: dict[str, dict[str, Any]] = {
+    "fully_connected": {"num_classes": 3},
+    "fully_convolutional_linear": {"num_classes": 3},
+    "vision_transformer_head": {"num_classes": 3, "hidden_dim": 4},
+    "identity": {},
+}
+CASES = [(family, head) for family in FAMILIES for head in HEADS]
+
+
+def config(family: str, head: str = "fully_connected") -> dict[str, Any]:
+    base, early, late = FAMILIES[family]
+    options = {"name": head, **HEADS[head]}
+    return {
+        **base,
+        "heads": [
+            {**options, "unique_id": "early", "fork_block": early},
+            {**options, "unique_id": "late", "fork_block": late},
+        ],
+    }
+
+
+def build(family: str, head: str = "fully_connected", **more: Any) -> ClassyModel:
+    torch.manual_seed(0)
+    model = build_model(config(family, head), **more)
+    for name, tensor in model.state_dict().items():  # heads that start at zero would agree always
+        if name.startswith("heads.") and tensor.is_floating_point():
+            tensor.uniform_(0.1, 1.0)
+    return model
+
+
+def batch(size: int = 2, seed: int = 1) -> Tensor:
+    return torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def loss(outputs: dict[str, Tensor]) -> Tensor:
+    return sum((o.square().mean() for o in outputs.values()), torch.zeros(()))

@@ -1,0 +1,76 @@
+"""The original's configs build the original's networks, key by key and weight by weight."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+
+from classy_vision.models import build_model
+from tests.golden.original import entries, initial_weights
+
+SMALL = 12_000_000
+
+
+def test_there_are_entries() -> None:
+    assert len(entries()) > 40
+    assert {e["class"] for e in entries().values()} >= {"AnyNet", "RegNet", "ResNet", "ResNeXt"}
+
+
+@pytest.mark.parametrize("name", entries())
+def test_keys_shapes_and_parameters(name: str) -> None:
+    entry = entries()[name]
+    config = copy.deepcopy(entry["config"])
+    with torch.device("meta"):
+        model = build_model(config)
+    assert config == entry["config"]
+    state = model.get_classy_state()
+    trunk = [[key, list(value.shape)] for key, value in state["model"]["trunk"].items()]
+    assert trunk == entry["keys"]
+    trunk_parameters = [p for n, p in model.named_parameters() if not n.startswith("heads.")]
+    assert sum(p.numel() for p in trunk_parameters) == entry["params_trunk"]
+    heads = {
+        block: {i: [[k, list(v.shape)] for k, v in head.items()] for i, head in ids.items()}
+        for block, ids in state["model"]["heads"].items()
+    }
+    if "heads" in config:
+        assert heads == entry["heads"]
+    assert ("version" in state) == entry["class"].startswith("ResNe")
+
+
+@pytest.mark.parametrize("name", entries())
+def test_the_state_goes_back_and_forth(name: str) -> None:
+    entry = entries()[name]
+    with torch.device("meta"):
+        model = build_model(entry["config"])
+    state: dict[str, Any] = model.get_classy_state()
+    before = model.state_dict()
+    assert model._to_native(state).keys() == before.keys()
+    # Raw, as the original's state_dict() with heads attached.
+    raw = dict(state["model"]["trunk"])
+    for block, ids in state["model"]["heads"].items():
+        raw = {
+            ".".join(f"{part}._module" if part == block else part for part in key.split(".")): value
+            for key, value in raw.items()
+        }
+        for head, tensors in ids.items():
+            raw.update({f"_heads.{block}.{head}.{key}": value for key, value in tensors.items()})
+    assert model._to_native(raw).keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", [n for n, e in initial_weights().items() if e["params"] < SMALL])
+def test_seed_0_gives_the_original_weights(name: str) -> None:
+    entry = initial_weights()[name]
+    torch.manual_seed(0)
+    model = build_model(entry["config"])
+    digest = hashlib.sha256()
+    for key, value in model.get_classy_state()["model"]["trunk"].items():
+        digest.update(key.encode() + value.detach().numpy().tobytes())
+    assert digest.hexdigest() == entry["seed0_trunk_sha256"]
+    with torch.no_grad():
+        torch.manual_seed(1)
+        output = model.eval().extract_features(torch.randn(*entry["fwd_input"]))
+    assert output.flatten()[:8].tolist() == pytest.approx(entry["fwd"]["first8"], rel=1e-3, abs=1e-5)
