@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -24,6 +26,14 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Choice(str, Enum):
+    """Named values of which a config gives one, in any case."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
 
 class ConfigError(ValueError):
@@ -127,6 +137,24 @@ def config_of(function: Callable[..., Any]) -> type[Config]:
     return create_model(function.__qualname__.partition(".")[0] + "Config", __base__=Config, **fields)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2, and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), "-+0123456789"
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that ``text`` describes in YAML.
+
+    Raises:
+        yaml.YAMLError: it is malformed.
+    """
+    return yaml.load(text, _Loader)
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """Reads a YAML or JSON file that holds one mapping.
 
@@ -136,7 +164,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        data = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from None
     if not isinstance(data, dict):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from torch import nn
 
+from classy_vision.config import Choice
 
-class ActivationType(str, Enum):
-    """The activations a config can name, in any case."""
+
+class ActivationType(Choice):
+    """The activations that a config can name."""
 
     RELU = "relu"
     SILU = "silu"
-
-    @classmethod
-    def _missing_(cls, value: object) -> ActivationType | None:
-        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
 
 _CLASSES: dict[ActivationType, type[nn.Module]] = {

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import PositiveFloat, PositiveInt
+from classy_vision.config import Choice, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType as ActivationType
 from classy_vision.layers.conv_norm_act import Bricks, chain
 from classy_vision.layers.initialize import fan_out_normal
@@ -29,13 +28,7 @@ from classy_vision.weights.key_map import KeyMap, Row
 # -- config
 
 
-class _NamedChoice(str, Enum):
-    @classmethod
-    def _missing_(cls, value: object) -> Any:
-        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
-
-
-class BlockType(_NamedChoice):
+class BlockType(Choice):
     """What a block is made of."""
 
     VANILLA_BLOCK = "vanilla_block"
@@ -44,7 +37,7 @@ class BlockType(_NamedChoice):
     RES_BOTTLENECK_LINEAR_BLOCK = "res_bottleneck_linear_block"
 
 
-class StemType(_NamedChoice):
+class StemType(Choice):
     """What turns the image into features."""
 
     RES_STEM_CIFAR = "res_stem_cifar"

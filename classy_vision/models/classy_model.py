@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, read_config, unknown
-from classy_vision.heads.classy_head import ClassyHead, build_head, check_name
+from classy_vision.config import ConfigError, read_config
+from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.models.headed_trunk import HeadedTrunk
 from classy_vision.models.removed import Removed
 from classy_vision.models.taps import leaves, run_tapped, tap
@@ -257,19 +257,11 @@ class ModelAdapter(ClassyModel):
         super().__init__(in_channels=shape[0])
         if not isinstance(model, nn.Module):
             raise TypeError(f"from_model takes a torch.nn.Module, not {type(model).__name__}")
-        if isinstance(blocks, str):
-            raise ConfigError(f"from_model takes a list of blocks: [{blocks!r}]")
-        paths = blocks if isinstance(blocks, Mapping) else {p.replace(".", "-"): p for p in blocks}
-        modules = dict(model.named_modules())
-        for name, path in paths.items():
-            check_name("block", name)
-            if not path or path not in modules:
-                raise unknown("submodule", path, filter(None, modules), type(model).__name__)
+        paths = tap(model, blocks)
         self._input_shape = shape
         self._names = list(paths)
         self.aliases = {path: name for name, path in paths.items() if path != name}
         self.model = model
-        tap({name: modules[path] for name, path in paths.items()})
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -291,6 +283,9 @@ class ModelAdapter(ClassyModel):
 
     def _steps(self) -> list[str]:
         return [*self._names, END]
+
+    def _all_aliases(self) -> Mapping[str, str]:
+        return self.aliases
 
     def _behind(self, step: str) -> list[nn.Module]:
         if step == END:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from classy_vision.config import ConfigError
+
 
 @dataclass(frozen=True)
 class FeatureInfo:
@@ -50,6 +52,9 @@ def trace_shapes(model: nn.Module, input_shape: tuple[int, ...], until: str) -> 
     """Every step of ``model.walk`` up to ``until``, run on the meta device: no data, no weights.
 
     The model itself is neither run nor changed.
+
+    Raises:
+        ConfigError: the trunk cannot take such an input.
     """
     walk = _Walk(model)
     state = {
@@ -59,6 +64,9 @@ def trace_shapes(model: nn.Module, input_shape: tuple[int, ...], until: str) -> 
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     # Two samples: a batch norm in training refuses one value per channel.
     x = torch.empty((2, *input_shape), device="meta", dtype=dtype)
-    with torch.no_grad():
-        steps = functional_call(walk, state, (x, until))
+    try:
+        with torch.no_grad():
+            steps = functional_call(walk, state, (x, until))
+    except Exception as error:  # whatever a trunk of someone else's may raise
+        raise ConfigError(f"the trunk cannot take input_shape={input_shape}: {error}") from error
     return {name: FeatureInfo.of(name, feature, input_shape) for name, feature in steps}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.heads.classy_head import check_name
 
 
 class StopForward(Exception):  # noqa: N818 - a signal, not an error
@@ -41,10 +44,30 @@ class _Tap:
 _calls = threading.local()  # a call's captures belong to its thread
 
 
-def tap(modules: Mapping[str, nn.Module]) -> None:
-    """Makes the modules readable by name in ``run_tapped``."""
-    for name, module in modules.items():
-        module.register_forward_hook(_Tap(name))
+def tap(model: nn.Module, blocks: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Makes submodules of ``model`` readable by name in ``run_tapped``.
+
+    Args:
+        model: the module.
+        blocks: their paths ("layer1.0" becomes block "layer1-0"), or {block name: path}.
+
+    Returns:
+        {block name: path}.
+
+    Raises:
+        ConfigError: a path that the module does not have, or a name that cannot be used.
+    """
+    if isinstance(blocks, str):
+        raise ConfigError(f"from_model takes a list of blocks: [{blocks!r}]")
+    paths = blocks if isinstance(blocks, Mapping) else {path.replace(".", "-"): path for path in blocks}
+    modules = dict(model.named_modules())
+    for name, path in paths.items():
+        check_name("block", name)
+        if not path or path not in modules:
+            raise unknown("submodule", path, filter(None, modules), type(model).__name__)
+    for name, path in paths.items():
+        modules[path].register_forward_hook(_Tap(name))
+    return dict(paths)
 
 
 def run_tapped(model: nn.Module, x: Tensor, until: str) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -143,6 +143,9 @@ class Trunk(nn.Module):
         Args:
             blocks: names of blocks; by default every step: the stem, each block, the end.
             input_shape: another input than ``model.input_shape``, without the batch.
+
+        Raises:
+            ConfigError: no such block, or the trunk cannot take an input of that shape.
         """
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
@@ -153,7 +156,7 @@ class Trunk(nn.Module):
     def _steps(self) -> list[str]:
         return ["stem", *self.blocks, END] if "blocks" in self._modules else []
 
-    def _all_aliases(self) -> dict[str, str]:
+    def _all_aliases(self) -> Mapping[str, str]:
         """The original's names: those of the family, and of a stage, ``block3`` for its end."""
         stages = {name.rpartition("-")[0]: name for name in self._steps() if "-" in name}
         return {**stages, **self.aliases}

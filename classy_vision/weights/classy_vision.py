@@ -15,6 +15,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.weights.key_map import KeyMap
+from classy_vision.weights.state import head_of
 
 State = dict[str, Tensor]
 Heads = dict[str, dict[str, State]]
@@ -75,11 +76,13 @@ def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str]
         native: the names in our layout, to tell the layouts apart.
     """
     packed = unpack(state)
-    trunk, heads = packed if packed is not None else (dict(state), {})
-    if trunk and not all(isinstance(key, str) for key in trunk):
+    flat, heads = packed if packed is not None else (dict(state), {})
+    if not all(isinstance(key, str) for key in flat):
         raise ConfigError("a state dict has strings as keys")
+    trunk = {key: value for key, value in flat.items() if not head_of(key)}
     if key_map is not None and not native.intersection(trunk):
         trunk = key_map.load(trunk)
+    trunk.update({key: value for key, value in flat.items() if head_of(key)})
     return trunk | {
         f"heads.{block}.{head}.{key}": value
         for block, ids in heads.items()

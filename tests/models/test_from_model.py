@@ -1,0 +1,138 @@
+"""Any module as a trunk."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError
+from classy_vision.heads import FullyConnectedHead, IdentityHead
+from classy_vision.models import ClassyModel, build_model
+from tests.models.small import batch, loss
+
+
+class Plain(nn.Module):
+    """A network of someone else's, whose forward is no chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, 2)
+        self.layer1 = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+        self.layer2 = nn.Sequential(nn.Conv2d(16, 12, 3), nn.ReLU())
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = torch.cat([x[:, :, 1:-1, 1:-1], self.layer1(x)], 1)
+        return self.fc(self.layer2(x).mean((2, 3)))
+
+
+def trunk() -> ClassyModel:
+    torch.manual_seed(0)
+    return ClassyModel.from_model(Plain(), ["layer1.0", "layer1", "layer2"], input_shape=(3, 32, 32))
+
+
+def headed() -> ClassyModel:
+    model = trunk()
+    model.set_heads(
+        {"layer1-0": [FullyConnectedHead("early", 2)], "layer2": [FullyConnectedHead("late", 4)]}
+    )
+    return model
+
+
+def test_blocks_and_output() -> None:
+    model = trunk()
+    assert model.block_names == ["layer1-0", "layer1.0", "layer1", "layer2", "trunk_output"]
+    assert [key for key in model.state_dict() if not key.startswith("model.")] == []
+    torch.testing.assert_close(model(batch()), model.model(batch()))
+    features = model.features(batch(), model.block_names)
+    assert {n: i.shape for n, i in model.feature_info(model.block_names).items()} == {
+        n: tuple(f.shape[1:]) for n, f in features.items()
+    }
+    assert list(ClassyModel.from_model(Plain(), {"c": "layer2.0"}).block_names) == [
+        "c",
+        "layer2.0",
+        "trunk_output",
+    ]
+
+
+def test_stops_behind_the_deepest_block() -> None:
+    model = trunk().train()
+    runs: Counter[str] = Counter()
+    for name in ("conv1", "layer1", "layer2", "fc"):
+        module = model.model.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+    model.features(batch(), ["layer1.0"])
+    assert runs == {"conv1": 1, "layer1": 1}
+    runs.clear()
+    model.set_heads({"layer1": [FullyConnectedHead("a", 2)]})
+    runs.clear()
+    loss({"a": model(batch())}).backward()
+    assert runs == {"conv1": 1, "layer1": 1}
+    trained = {n.split(".")[1] for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"conv1", "layer1"}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_what_is_done_with_modules() -> None:
+    model = headed()
+    loss(model(batch())).backward()
+    wanted = model.eval()(batch())
+    program = torch.export.export(model, (batch(3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    runs = [
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        program.module(),
+    ]
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(batch()), wanted)
+    for twin in runs:
+        torch.testing.assert_close(twin(batch()), wanted)
+
+
+def test_threads_read_their_own_features() -> None:
+    model = headed().eval()
+    inputs = [batch(seed=seed) for seed in range(4)]
+    wanted = [model(x) for x in inputs]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(100):
+            if not torch.allclose(model(inputs[index])["early"], wanted[index]["early"]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_model_of_ours_inside() -> None:
+    inner = build_model("regnet_x_200mf").eval()
+    model = ClassyModel.from_model(inner, ["blocks.block2-0"]).eval()
+    wanted = inner.features(batch(), ["block2-0"])["block2-0"]
+    torch.testing.assert_close(model.features(batch(), ["blocks-block2-0"])["blocks-block2-0"], wanted)
+    assert len(inner.state_dict()) == len(model.state_dict())
+
+
+def test_bad_blocks() -> None:
+    with pytest.raises(ConfigError, match=r"unknown submodule 'layr1'; did you mean 'layer1'"):
+        ClassyModel.from_model(Plain(), ["layr1"])
+    with pytest.raises(ConfigError, match="a list of blocks"):
+        ClassyModel.from_model(Plain(), "layer1")
+    with pytest.raises(ConfigError, match="block 'keys' cannot be used"):
+        ClassyModel.from_model(Plain(), {"keys": "layer1"})
+    with pytest.raises(TypeError, match=r"takes a torch.nn.Module, not int"):
+        ClassyModel.from_model(3)
+    with pytest.raises(ValueError, match="input_shape"):
+        ClassyModel.from_model(Plain(), ["layer1"], input_shape=(1, 32, 32)).set_heads(
+            {"layer1": [IdentityHead("a")]}
+        )

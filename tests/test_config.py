@@ -1,0 +1,89 @@
+"""Configurations and the messages about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classy_vision.config import Config, ConfigError, PositiveInt, UnknownNameError, read_config, unknown
+
+
+class Inner(Config):
+    depth: PositiveInt = 1
+
+
+class Outer(Config):
+    widths: tuple[PositiveInt, ...]
+    inner: Inner = Inner()
+    rate: float = 0.0
+
+
+def test_lists_tuples_and_numpy_numbers() -> None:
+    given = {"widths": [np.int64(3), 4], "rate": np.float32(0.5)}
+    parsed = Outer.parse(given)
+    assert parsed.widths == (3, 4)
+    assert type(parsed.widths[0]) is int
+    assert parsed.rate == 0.5
+    assert type(given["widths"]) is list
+    with pytest.raises(ValueError, match="frozen"):
+        parsed.rate = 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "job: key 'widths' is required"),
+        ({"widths": [1], "rat": 1.0},
+         "job: unknown key 'rat'; did you mean 'rate'? (allowed: widths, inner, rate)"),
+        ({"widths": [1], "inner": {"dept": 1}}, "unknown key 'dept'; did you mean 'depth'"),
+        ({"widths": [True]}, "widths.0 = True: input should be a valid integer"),
+        ({"widths": [1.5]}, "widths.0 = 1.5"),
+        ({"widths": ["1"]}, "widths.0 = '1'"),
+        ({"widths": [0]}, "widths.0 = 0: input should be greater than 0"),
+        ({"widths": [1], "rate": float("nan")}, "rate = nan"),
+    ],
+)  # fmt: skip
+def test_messages(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Outer.parse(given, "job")
+    assert message in str(error.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        Outer.parse({"widths": [0], "rate": "fast", "speed": 1})
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_unknown_names() -> None:
+    error = unknown("model", "resnet5O", ["resnet50", "regnet"])
+    assert isinstance(error, UnknownNameError)
+    assert isinstance(error, (KeyError, ValueError))
+    assert str(error) == "unknown model 'resnet5O'; did you mean 'resnet50'? (allowed: resnet50, regnet)"
+    assert "allowed: none" in str(unknown("model", "a", []))
+    assert str(unknown("model", "zzz", [f"net{i}" for i in range(99)])).endswith("net39, …)")
+
+
+def test_read_config(tmp_path: Path) -> None:
+    for name, text in {"a.yaml": "depth: 3\n", "a.json": '{"depth": 3}'}.items():
+        (tmp_path / name).write_text(text)
+        assert read_config(tmp_path / name) == {"depth": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.yaml", None, "No such file"),
+        ("bad.yaml", "a: [", "cannot read the config"),
+        ("bad.json", "{", "cannot read the config"),
+        ("list.yaml", "- 1", "a config is a mapping of keys to values, not list"),
+        ("code.yaml", "!!python/object/apply:os.getcwd []", "cannot read the config"),
+    ],
+)
+def test_unreadable_configs(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path / name)

@@ -1,0 +1,131 @@
+"""The shape of the library: imports run one way, start fast, and names are where they were."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "classy_vision"
+# Each may import what stands before it.
+LAYERS = [
+    {"config", "registry"},
+    {"layers"},
+    {"weights"},
+    {"heads"},
+    {"models"},
+    {"cost"},
+    {"train"},
+    {"cli"},
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def modules_of(file: Path) -> list[tuple[str, bool]]:
+    """The modules of ours that ``file`` imports, and whether when it is imported itself."""
+    tree = ast.parse(file.read_text())
+    outer = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("classy_vision"):
+            found.append((str(node.module), id(node) in outer))
+        elif isinstance(node, ast.Import):
+            found += [(a.name, id(node) in outer) for a in node.names if a.name.startswith("classy_vision")]
+    return found
+
+
+def rank(room: str) -> int:
+    return next(index for index, rooms in enumerate(LAYERS) if room in rooms)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_run_one_way(file: Path) -> None:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    for module, _ in modules_of(file):
+        target = module.split(".")[1:]
+        if not target or parts == ("__init__",):
+            continue
+        assert rank(target[0]) <= rank(parts[0]), f"{file.name} must not import {module}"
+        inside = target[0] == parts[0] and parts[-1] != "__main__"
+        assert not (inside and len(target) == 1), f"{file.name} imports its own package's __init__"
+
+
+def test_no_import_circles() -> None:
+    names = {".".join(("classy_vision", *f.relative_to(PACKAGE).with_suffix("").parts)): f for f in FILES}
+    graph = {name: {m for m, _ in modules_of(file) if m in names} for name, file in names.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_no_file_is_longer_than_a_room() -> None:
+    long = {str(f.relative_to(PACKAGE)): n for f in FILES if (n := len(f.read_text().splitlines())) > 300}
+    assert long == {}
+
+
+def test_import_is_quick() -> None:
+    code = (
+        "import time, torch; start = time.perf_counter(); import classy_vision.models; "
+        "print(time.perf_counter() - start)"
+    )
+    times = [
+        float(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        )
+        for _ in range(3)
+    ]
+    assert min(times) < 0.3
+
+
+def test_importing_models_needs_no_training_packages() -> None:
+    code = "import sys, classy_vision.models; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"accelerate", "torchmetrics", "pandas", "matplotlib", "sklearn", "PIL", "torchvision", "typer"}
+    assert heavy.isdisjoint(loaded)
+
+
+PUBLIC = {
+    "classy_vision.models": [
+        "AnyNet", "ClassyModel", "RegNet", "ResNeXt", "ResNet", "SqueezeAndExcitationLayer", "build_head",
+        "build_model", "lecun_normal_init", "register_model",
+    ],
+    "classy_vision.models.anynet": ["ActivationType", "AnyNet", "AnyNetParams", "BlockType", "StemType"],
+    "classy_vision.models.classy_model": ["ClassyModel"],
+    "classy_vision.models.regnet": [
+        "ActivationType", "AnyNet", "AnyNetParams", "BlockType", "RegNet", "RegNetParams", "StemType",
+    ],
+    "classy_vision.models.resnet": ["ResNet"],
+    "classy_vision.models.resnext": ["ResNeXt"],
+    "classy_vision.models.squeeze_and_excitation_layer": ["SqueezeAndExcitationLayer"],
+    "classy_vision.heads": [
+        "ClassyHead", "FullyConnectedHead", "FullyConvolutionalLinearHead", "IdentityHead",
+        "VisionTransformerHead", "build_head", "register_head",
+    ],
+    "classy_vision.heads.classy_head": ["ClassyHead"],
+    "classy_vision.heads.fully_connected_head": ["NORMALIZE_L2", "FullyConnectedHead"],
+    "classy_vision.heads.fully_convolutional_linear_head": [
+        "FullyConvolutionalLinear", "FullyConvolutionalLinearHead",
+    ],
+    "classy_vision.heads.identity_head": ["IdentityHead"],
+    "classy_vision.heads.vision_transformer_head": ["VisionTransformerHead"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_names_are_where_the_original_had_them(module: str) -> None:
+    found = importlib.import_module(module)
+    assert [name for name in PUBLIC[module] if name not in vars(found)] == []
