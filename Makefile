@@ -1,0 +1,45 @@
+# make demo   trains one trunk with two heads on scanned digits, and predicts
+# make test   runs the test suite
+# make lint   runs the linter and the type checker
+# Each makes .venv first, with the pinned versions in requirements/dev.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= runs/digits
+
+.PHONY: demo test test-all lint wheel clean
+
+demo: $(READY)
+	$(BIN)/classy train configs/digits.yaml --output $(RUN) --force
+	$(BIN)/classy predict $(RUN) examples/digits/*.png --top 1
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n auto -m ""
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Builds the wheel and uses it in an environment that has nothing else.
+wheel: $(READY)
+	rm -rf dist build/wheel-test
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel-test
+	build/wheel-test/bin/python -m pip install --quiet --constraint requirements/dev.txt dist/*.whl
+	cd build && wheel-test/bin/classy show resnet18 --num-classes 10
+	cd build && wheel-test/bin/python -c "import torch; from classy_vision.models import build_model; print(build_model('regnet_y_400mf', num_classes=10)(torch.zeros(1, 3, 64, 64)).shape)"
+
+$(READY): requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
