@@ -101,7 +101,12 @@ class Trunk(nn.Module):
         return self.features(x, [END])[END]
 
     def check_input(self, x: Tensor) -> None:
-        """Raises a ValueError where ``x`` is no batch of what the trunk takes."""
+        """Raises where ``x`` is no batch of what the trunk takes.
+
+        Raises:
+            TypeError: it is no tensor.
+            ValueError: its rank, channels or type are others.
+        """
         if isinstance(x, torch.fx.Proxy):
             return
         if not isinstance(x, Tensor):
@@ -114,6 +119,8 @@ class Trunk(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} takes images (n, {channels}, h, w), not {tuple(x.shape)}{hint}"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"images are floating point, not {x.dtype}: normalize them, x.float() / 255")
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():

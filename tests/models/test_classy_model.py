@@ -122,6 +122,25 @@ def test_input_channels(family: str, channels: int) -> None:
         model(torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(3, 32, 32), r"takes images \(n, 3, h, w\), not \(3, 32, 32\); one image is x\[None\]"),
+        (torch.zeros(1, 32, 32, 3), r"channels come second: x.permute\(0, 3, 1, 2\)"),
+        (torch.zeros(1, 3, 4, 32, 32), r"not \(1, 3, 4, 32, 32\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "floating point, not torch.uint8: normalize"),
+        ([[0.0]], "is a tensor .*, not list"),
+    ],
+)
+@every_family
+def test_wrong_inputs(family: str, given: Any, message: str) -> None:
+    for model in (trunk_of(family), build(family)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            model(given)
+        with pytest.raises((ValueError, TypeError), match=message):
+            model.features(given, ["stem"])
+
+
 # -- blocks
 
 
