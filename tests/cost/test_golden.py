@@ -1,0 +1,76 @@
+"""The costs of every preset: exactly those of the last release, and those that the papers print."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from tests.cost.golden import FILE, PRESETS, costs
+
+GOLDEN = json.loads(FILE.read_text())
+
+# name: GMACs, million parameters, as printed.
+# Radosavovic et al., 2020, tables 5 and 6 and the model zoo of pycls.
+REGNET = {
+    "regnet_x_200mf": ("0.2", "2.7"),
+    "regnet_x_400mf": ("0.4", "5.2"),
+    "regnet_x_600mf": ("0.6", "6.2"),
+    "regnet_x_800mf": ("0.8", "7.3"),
+    "regnet_x_1.6gf": ("1.6", "9.2"),
+    "regnet_x_3.2gf": ("3.2", "15.3"),
+    "regnet_x_4gf": ("4.0", "22.1"),
+    "regnet_x_6.4gf": ("6.5", "26.2"),
+    "regnet_x_8gf": ("8.0", "39.6"),
+    "regnet_x_12gf": ("12.1", "46.1"),
+    "regnet_x_16gf": ("15.9", "54.3"),
+    "regnet_x_32gf": ("31.7", "107.8"),
+    "regnet_y_200mf": ("0.2", "3.2"),
+    "regnet_y_400mf": ("0.4", "4.3"),
+    "regnet_y_600mf": ("0.6", "6.1"),
+    "regnet_y_800mf": ("0.8", "6.3"),
+    "regnet_y_1.6gf": ("1.6", "11.2"),
+    "regnet_y_3.2gf": ("3.2", "19.4"),
+    "regnet_y_4gf": ("4.0", "20.6"),
+    "regnet_y_6.4gf": ("6.4", "30.6"),
+    "regnet_y_8gf": ("8.0", "39.2"),
+    "regnet_y_12gf": ("12.1", "51.8"),
+    "regnet_y_16gf": ("15.9", "83.6"),
+    "regnet_y_32gf": ("32.3", "145.0"),
+}
+# The model pages of torchvision 0.28.
+RESNET = {
+    "resnet18": ("1.81", "11.69"),
+    "resnet34": ("3.66", "21.80"),
+    "resnet50": ("4.09", "25.56"),
+    "resnet101": ("7.80", "44.55"),
+    "resnet152": ("11.51", "60.19"),
+    "resnext50_32x4d": ("4.23", "25.03"),
+    "resnext101_32x8d": ("16.41", "88.79"),
+    "resnext101_64x4d": ("15.46", "83.46"),
+    "wide_resnet50_2": ("11.40", "68.88"),
+    "wide_resnet101_2": ("22.75", "126.89"),
+}
+PRINTED = {**REGNET, **RESNET}
+
+
+def test_every_preset_has_a_row() -> None:
+    assert list(GOLDEN) == PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_costs(preset: str) -> None:
+    found = costs(preset)
+    assert {"params": found.params, "macs": found.macs} == GOLDEN[preset]
+    assert found.unread == 0
+
+
+@pytest.mark.parametrize("preset", PRINTED)
+def test_printed_costs(preset: str) -> None:
+    for printed, number, unit in zip(
+        PRINTED[preset], (GOLDEN[preset]["macs"], GOLDEN[preset]["params"]), (9, 6)
+    ):
+        last_digit = Decimal(1).scaleb(Decimal(printed).as_tuple().exponent)
+        # Papers round some numbers up and cut off others.
+        assert abs(Decimal(number).scaleb(-unit) - Decimal(printed)) < last_digit
