@@ -6,6 +6,9 @@ import sys
 
 import typer
 
+from classy_vision.cli.list import list_models
+from classy_vision.cli.schema import schema
+from classy_vision.cli.show import show
 from classy_vision.config import ConfigError
 
 app = typer.Typer(
@@ -16,6 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.command("list")(list_models)
+app.command()(show)
+app.command()(schema)
 
 
 def main() -> None:

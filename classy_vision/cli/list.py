@@ -1,0 +1,116 @@
+"""``classy list``: the models there are, and what they cost."""
+
+from __future__ import annotations
+
+import gc
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CLASSES = 1000
+
+
+def list_models(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            help="Names to list: with wildcards ('regnet_y_*'), or a part of the name.", metavar="PATTERN"
+        ),
+    ] = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
+) -> None:
+    """List the preset models with their parameters and multiply-adds.
+
+    Both are those of the trunk and its default head for 1000 classes, as papers print them, for
+    one input of the given size. Show one model block by block with: classy show NAME
+    """
+    from rich.console import Console
+
+    from classy_vision.cost.table import dump
+
+    gc.freeze()  # spares the collector, which dozens of models call often, a look through all of torch
+    rows = [_row(name, family) for name, family in _matching(pattern)]
+    text = dump(rows, rows, as_json, as_csv)
+    if text is not None:
+        print(text)
+        return
+    console = Console(highlight=False)
+    console.print(_table(rows))
+    console.print(_caption(), style="dim")
+
+
+def _families() -> dict[type, str]:
+    """The name of each class of models."""
+    from classy_vision.models import MODELS
+
+    return {entry.cls: entry.name for entry in MODELS if not entry.is_preset}
+
+
+def _matching(pattern: str) -> list[tuple[str, str]]:
+    """(preset, family) of the presets that ``pattern`` names, family by family."""
+    from classy_vision.config import unknown
+    from classy_vision.models import MODELS
+
+    families = _families()
+    presets = {entry.name: families[entry.cls] for entry in MODELS if entry.is_preset}
+    wanted = pattern.lower()
+    if wanted not in presets and not set(wanted) & set("*?["):
+        wanted = f"*{wanted}*"
+    found = [(name, family) for name, family in presets.items() if fnmatchcase(name, wanted)]
+    if not found:
+        raise unknown("model", pattern, presets)
+    order = list(families.values())
+    return sorted(found, key=lambda row: order.index(row[1]))
+
+
+def _row(name: str, family: str) -> dict[str, Any]:
+    from classy_vision.cost import OnMeta, count
+    from classy_vision.models import build_model
+
+    with OnMeta():
+        model = build_model(name, num_classes=CLASSES)
+    costs = count(model.eval())
+    shape = list(costs.input_shape)
+    return {
+        "name": name,
+        "family": family,
+        "params": costs.params,
+        "macs": costs.macs,
+        "input_shape": shape,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from classy_vision.cost.table import size
+
+    grid = Table(box=box.SIMPLE)
+    grid.add_column("family", no_wrap=True)
+    grid.add_column("model", no_wrap=True)
+    for heading in ("M params", "GMACs", "input"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    family = None
+    for row in rows:
+        if family not in (None, row["family"]):
+            grid.add_section()
+        label = "" if row["family"] == family else row["family"]
+        family = row["family"]
+        params, macs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"
+        grid.add_row(label, row["name"], params, macs, size(row["input_shape"]))
+    return grid
+
+
+def _caption() -> str:
+    from classy_vision.models import MODELS
+
+    with_presets = {entry.cls for entry in MODELS if entry.is_preset}
+    rest = [name for cls, name in _families().items() if cls not in with_presets]
+    text = f"Parameters and multiply-adds (MACs) with the default head for {CLASSES} classes."
+    return f"{text}\nFamilies that a config describes: {', '.join(rest)}." if rest else text
