@@ -57,6 +57,7 @@ def plain(costs: Costs) -> dict[str, Any]:
     return {
         "input_shape": list(costs.input_shape),
         "params": costs.params,
+        "unread": costs.unread,
         "macs": costs.macs,
         "deepest": costs.deepest,
         "steps": [_row(step, runs=id(step) not in skipped) for step in costs.steps],
@@ -86,7 +87,7 @@ def table(costs: Costs, title: str) -> Table:
     from rich.table import Table
 
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_footer=True)
-    grid.add_column("step", "total", no_wrap=True)
+    grid.add_column("step", "total", overflow="fold")
     for heading, footer in (
         ("output", ""),
         ("stride", ""),

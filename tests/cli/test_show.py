@@ -77,6 +77,12 @@ def test_tables_fit_80_columns(preset: str) -> None:
     assert "…" not in "".join(lines)
 
 
+def test_nothing_is_lost_where_it_is_too_narrow() -> None:
+    output = run("resnet18", width=62).stdout
+    assert "…" not in output
+    assert "initial_bloc" in output
+
+
 def test_json_has_exact_numbers() -> None:
     row = data("regnet_y_400mf")
     assert {key: row[key] for key in ("params", "macs")} == GOLDEN["regnet_y_400mf"]
