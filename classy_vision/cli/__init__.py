@@ -7,8 +7,10 @@ import sys
 import typer
 
 from classy_vision.cli.list import list_models
+from classy_vision.cli.predict import predict
 from classy_vision.cli.schema import schema
 from classy_vision.cli.show import show
+from classy_vision.cli.train import train
 from classy_vision.config import ConfigError
 
 app = typer.Typer(
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command("list")(list_models)
 app.command()(show)
 app.command()(schema)
+app.command()(train)
+app.command()(predict)
 
 
 def main() -> None:

@@ -1,0 +1,108 @@
+"""``classy predict``: labels for image files from a trained run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from classy_vision.cli.train import training_package
+
+if TYPE_CHECKING:
+    from classy_vision.train import Prediction
+
+
+class Format(str, Enum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files or folders.")],
+    top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
+    format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
+) -> None:
+    """Print the likeliest labels of images, and their probabilities, for each head.
+
+    An image that cannot be read has its error in their place; the exit code is 1 then.
+    """
+    package = training_package()
+    predictor = package.Predictor.load(run)
+    predictions = list(predictor.predict(package.find_images(images), top))
+    _WRITERS[format](predictions)
+    if any(prediction.error for prediction in predictions):
+        raise typer.Exit(1)
+
+
+def _write_table(predictions: Iterable[Prediction]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("image", "head", "label", "probability")
+    table.columns[3].justify = "right"
+    for prediction in predictions:
+        for i, row in enumerate(_rows(prediction)):
+            probability = "" if row["probability"] is None else f"{row['probability']:.2%}"
+            name = prediction.image if i == 0 else ""
+            head = row["head"] if row["rank"] in (1, None) else ""
+            said = f"[red]{_plain(row['error'])}" if row["error"] else _plain(row["label"])
+            table.add_row(_plain(name), _plain(head), said, probability)
+        table.add_section()
+    Console().print(table)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _write_json(predictions: Iterable[Prediction]) -> None:
+    json.dump([_as_json(prediction) for prediction in predictions], sys.stdout, indent=2)
+    print()
+
+
+def _as_json(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error:
+        return {"image": prediction.image, "error": prediction.error}
+    heads = {
+        head: [{"label": label, "probability": probability} for label, probability in scores]
+        for head, scores in prediction.scores.items()
+    }
+    return {"image": prediction.image, "predictions": heads}
+
+
+def _write_csv(predictions: Iterable[Prediction]) -> None:
+    names = ["image", "head", "rank", "label", "probability", "error"]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for prediction in predictions:
+        writer.writerows(_rows(prediction))
+
+
+def _rows(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """A row per label, or one that holds the error."""
+    empty = {"image": prediction.image, "head": "", "rank": None, "label": "", "probability": None}
+    if prediction.error:
+        yield {**empty, "error": prediction.error}
+    for head, scores in prediction.scores.items():
+        for rank, (label, probability) in enumerate(scores, 1):
+            found = {"head": head, "rank": rank, "label": label, "probability": probability}
+            yield {**empty, **found, "error": ""}
+
+
+_WRITERS: dict[Format, Callable[[Iterable[Prediction]], None]] = {
+    Format.TABLE: _write_table,
+    Format.JSON: _write_json,
+    Format.CSV: _write_csv,
+}

@@ -1,0 +1,65 @@
+"""``classy train``: a model from a config."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from classy_vision.config import ConfigError
+
+INTERRUPTED = 130
+"""What a shell expects of a process that Ctrl-C ended."""
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(help="The job, in YAML or JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the config")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with this run folder after its last whole epoch."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. schedule.epochs=3."),
+    ] = None,
+) -> None:
+    """Train a model with its heads, and leave a run folder.
+
+    Runs on one device as it is, and on several under torchrun or accelerate launch.
+    """
+    if resume is not None and (config or output or overrides or force):
+        raise ConfigError("--resume takes everything from the run folder: give it alone")
+    if config is None and resume is None:
+        raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
+    package = training_package()
+    folder = resume or output or Path("runs", config.stem if config else "")
+    try:
+        if resume is not None:
+            package.resume(folder)
+        else:
+            package.train(package.load_settings(config, overrides or ()), folder, force)
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(f"\nstopped; go on with: classy train --resume {folder}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def training_package() -> Any:
+    """``classy_vision.train``, whose packages are an extra and slow to import.
+
+    Raises:
+        ConfigError: they are not installed.
+    """
+    try:
+        return importlib.import_module("classy_vision.train")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"this command needs {error.name}: pip install 'classy-vision-models[train]'"
+        ) from None

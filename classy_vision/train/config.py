@@ -1,0 +1,276 @@
+"""What a training job is told: the model, the data, the tasks of its heads and the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
+
+from classy_vision.config import (
+    Config,
+    ConfigError,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    parse_yaml,
+    read_config,
+    unknown,
+)
+
+
+class DataConfig(Config):
+    """How images become tensors, whatever their source.
+
+    Attributes:
+        image_size: side of the square that the model sees, in pixels.
+        resize: shorter side before the centre crop; ``image_size`` where it is left out.
+        mean, std: per channel, of values from 0 to 1; ImageNet's for colour and 0.5 for grey
+            where they are left out.
+        augment: "flip" mirrors half of the training images; "crop" also takes random parts.
+        crop_area: the smallest and largest part of an image's area that "crop" takes.
+        on_bad_image: "error" stops at an unreadable image; "skip" goes on without its labels.
+    """
+
+    image_size: PositiveInt = 224
+    resize: PositiveInt | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    augment: Literal["none", "flip", "crop"] = "none"
+    crop_area: tuple[PositiveFloat, PositiveFloat] = (0.35, 1.0)
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(f"resize = {self.resize} is below image_size = {self.image_size}")
+        if not self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError(f"crop_area = {list(self.crop_area)}: give [smallest, largest], at most 1")
+        return self
+
+
+class DigitsConfig(DataConfig):
+    """The handwritten digits that come with scikit-learn: columns ``digit`` and ``loop``."""
+
+    source: Literal["digits"]
+    image_size: PositiveInt = 32
+
+
+class FolderConfig(DataConfig):
+    """Images by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
+
+    Attributes:
+        root: the folder.
+        val_fraction: part of each class that is held out where there is no ``val`` folder.
+    """
+
+    source: Literal["folder"]
+    root: str
+    val_fraction: Probability = Field(default=0.2, gt=0)
+
+
+class TableConfig(DataConfig):
+    """A CSV or Parquet file with a ``path`` column and a column per task.
+
+    Attributes:
+        file: the table.
+        images: where relative paths start; the table's own folder where it is left out.
+        val_fraction: part of the rows that is held out where there is no ``split`` column.
+    """
+
+    source: Literal["table"]
+    file: str
+    images: str | None = None
+    val_fraction: Probability = Field(default=0.2, gt=0)
+
+
+SOURCES: dict[str, type[DataConfig]] = {
+    "digits": DigitsConfig,
+    "folder": FolderConfig,
+    "table": TableConfig,
+}
+
+
+class TaskConfig(Config):
+    """What a head learns.
+
+    Attributes:
+        target: the column; the head's id where it is left out, or the only column there is.
+        kind: cross-entropy over classes, any number of labels at once, or a number (MSE).
+        classes: their names in order; those of the training split where they are left out.
+        weight: of this loss in the sum of all.
+        label_smoothing: for classification.
+    """
+
+    target: str | None = None
+    kind: Literal["classification", "multilabel", "regression"] = "classification"
+    classes: tuple[str, ...] | None = None
+    weight: PositiveFloat = 1.0
+    label_smoothing: Probability = 0.0
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_text(cls, classes: Any) -> Any:
+        return tuple(map(str, classes)) if isinstance(classes, tuple) else classes
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.label_smoothing and self.kind != "classification":
+            raise ValueError(f"label_smoothing is for classification, not for {self.kind}")
+        if self.classes is not None:
+            if self.kind == "regression":
+                raise ValueError("regression has no classes")
+            if len(set(self.classes)) < len(self.classes):
+                raise ValueError(f"classes = {list(self.classes)}: a name stands there twice")
+        return self
+
+
+class ScheduleConfig(Config):
+    """How the model is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, over all processes together.
+        optimizer: "sgd" has a Nesterov momentum of 0.9.
+        learning_rate: its peak; it rises linearly over ``warmup_epochs`` and falls along a
+            cosine to 0.
+        weight_decay: of weights; norms and biases have none.
+        clip_grad_norm: the largest norm of all gradients together.
+        mixed_precision: the type of the forward pass; weights stay float32.
+        freeze_trunk: train the heads only.
+        workers: processes per device that read images.
+        seed: of weights, order and augmentation.
+    """
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 64
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    warmup_epochs: NonNegativeFloat = 0.0
+    clip_grad_norm: PositiveFloat | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    freeze_trunk: bool = False
+    workers: NonNegativeInt = 4
+    seed: NonNegativeInt = 0
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # `no` without quotes is false in YAML
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} leaves none of {self.epochs} epochs")
+        return self
+
+
+class TrainConfig(Config):
+    """A training job.
+
+    Attributes:
+        model: as for ``build_model``; a head's ``num_classes`` may be left to the data.
+        data: one of ``SOURCES``, by its ``source``.
+        tasks: by head id; classification of the head's column where none are given.
+        schedule: how the model is trained.
+        weights: a checkpoint or run folder to take the trunk's weights from.
+        tensorboard: also write TensorBoard logs.
+    """
+
+    model: dict[str, Any]
+    data: Annotated[DigitsConfig | FolderConfig | TableConfig, Field(discriminator="source")]
+    tasks: dict[str, TaskConfig] = {}
+    schedule: ScheduleConfig = ScheduleConfig()
+    weights: str | None = None
+    tensorboard: bool = False
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+        """Checks every section by its own class, so that messages name the nearest key.
+
+        Raises:
+            ConfigError: names every wrong key and value of the first wrong section.
+        """
+        given = dict(data)
+        if "data" in given:
+            given["data"] = _parse_data(given["data"])
+        if "schedule" in given:
+            given["schedule"] = ScheduleConfig.parse(_section("schedule", given["schedule"]), "schedule")
+        if "tasks" in given:
+            given["tasks"] = {
+                str(head): TaskConfig.parse(_section(f"tasks.{head}", task or {}), f"tasks.{head}")
+                for head, task in _section("tasks", given["tasks"]).items()
+            }
+        return super().parse(given, where)
+
+
+def _section(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is a mapping of keys to values, not {value!r}")
+    return value
+
+
+def _parse_data(value: Any) -> DataConfig:
+    given = _section("data", value)
+    if "source" not in given:
+        raise ConfigError(f"data: key 'source' is required (allowed: {', '.join(SOURCES)})")
+    if given["source"] not in SOURCES:
+        raise unknown("source", given["source"], SOURCES, "data")
+    return SOURCES[given["source"]].parse(given, "data")
+
+
+def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Reads a job from a YAML or JSON file.
+
+    Args:
+        path: the file.
+        overrides: "dotted.key=value", the value in YAML; an index counts in a list.
+
+    Raises:
+        ConfigError: the file or an override cannot be read, or says something impossible.
+    """
+    data = read_config(path)
+    for override in overrides:
+        _override(data, override)
+    return TrainConfig.parse(data, str(path))
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes dotted.key=value, such as schedule.epochs=3, not {override!r}")
+    *parents, last = key.split(".")
+    place: Any = data
+    for part in parents:
+        place = _entry(place, part, key)
+    if isinstance(place, list):
+        place[_index(place, last, key)] = parse_yaml(text)
+    elif isinstance(place, dict):
+        place[last] = parse_yaml(text)
+    else:
+        raise ConfigError(f"--set {key}: {parents[-1]!r} holds {place!r}, which has no keys")
+
+
+def _entry(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, key)]
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {key}: there is nothing to hold {part!r} in {place!r}")
+    return place.setdefault(part, {})
+
+
+def _index(place: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f"--set {key}: {part!r} is no index of a list of {len(place)}")
+    return int(part)
+
+
+def dump_settings(settings: TrainConfig) -> str:
+    """``settings`` as YAML that ``load_settings`` reads."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,92 @@
+"""Figures of a run: curves of losses and metrics, and images with their predictions."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from classy_vision.train.images import ImageError, open_image
+from classy_vision.train.job import Job
+from classy_vision.train.run_folder import Row
+
+RIGHT, WRONG, NEUTRAL = "#1a7f37", "#cf222e", "#333333"
+
+
+def draw_curves(history: Sequence[Row], job: Job) -> bytes:
+    """A PNG: a row per head, its losses and each of its metrics over the epochs."""
+    heads = {head: ["loss", *task.metrics()] for head, task in job.tasks.items()}
+    columns = max(map(len, heads.values()))
+    figure = Figure(figsize=(4.2 * columns, 2.9 * len(heads)), layout="constrained")
+    axes = figure.subplots(len(heads), columns, squeeze=False)
+    for row, (head, names) in zip(axes, heads.items()):
+        for axis, name in zip(row, names):
+            _draw_curve(axis, history, head, name)
+        for axis in row[len(names) :]:
+            axis.set_axis_off()
+    return _png(figure)
+
+
+def _draw_curve(axis: Axes, history: Sequence[Row], head: str, name: str) -> None:
+    epochs = [row["epoch"] for row in history]
+    for split, label, colour in (("train", "training", "tab:gray"), ("val", "held out", "tab:blue")):
+        key = f"{split}/{head}/{name}"
+        if key in history[-1]:
+            marker = "o" if len(epochs) < 3 else ""
+            axis.plot(epochs, [row[key] for row in history], marker=marker, color=colour, label=label)
+    axis.set_title(f"{head}: {name}", fontsize=10)
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor]) -> bytes:
+    """A PNG of images with what each head says of them, and the truth where it differs.
+
+    Args:
+        job: the images, tasks and targets.
+        rows: of the records.
+        outputs: of these rows, by head.
+    """
+    columns = min(6, len(rows))
+    lines = -(-len(rows) // columns)
+    height = 1.7 + 0.22 * len(job.tasks)
+    figure = Figure(figsize=(2.0 * columns, height * lines + 0.3), layout="constrained")
+    figure.suptitle("Held-out images: green is right, red is wrong (truth in brackets)", fontsize=10)
+    for axis in (axes := list(figure.subplots(lines, columns, squeeze=False).flat)):
+        axis.set_axis_off()
+    for i, (axis, row) in enumerate(zip(axes, rows)):
+        _draw_image(axis, job, row, {head: output[i] for head, output in outputs.items()})
+    return _png(figure)
+
+
+def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -> None:
+    try:
+        image = job.preprocessing.crop(open_image(job.records.images[row], job.channels))
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    except ImageError:
+        axis.text(0.5, 0.5, "unreadable", ha="center", transform=axis.transAxes)
+    for line, (head, task) in enumerate(job.tasks.items()):
+        target = job.targets[head][row]
+        said, true = task.say(outputs[head]), task.say_target(target)
+        judged = task.has_classes and bool(task.valid(target[None]))
+        colour = NEUTRAL if not judged else RIGHT if said == true else WRONG
+        text = f"{head}: {said}" if said == true else f"{head}: {said} ({true})"
+        short = textwrap.shorten(text, 30, placeholder="…")
+        place = (0.5, -0.04 - 0.13 * line)
+        axis.annotate(
+            short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour
+        )
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

@@ -1,0 +1,206 @@
+"""A training job made ready: settings, data and model agree, or an error says where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.train.config import TaskConfig, TrainConfig
+from classy_vision.train.preprocessing import Preprocessing, with_statistics
+from classy_vision.train.sources import Records, load_records
+from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
+
+# Options that make a head give logits in evaluation too, which the losses and metrics take.
+LOGITS: dict[str, dict[str, Any]] = {"fully_convolutional_linear": {"activation_func": "identity"}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what.
+
+    Attributes:
+        settings: complete: a model for ``build_model``, classes, mean and std.
+        records: the images.
+        tasks: by head id, in the order of the heads.
+        targets: by head id, a row per image.
+    """
+
+    settings: TrainConfig
+    records: Records
+    tasks: Mapping[str, Task]
+    targets: Mapping[str, Tensor]
+
+    @property
+    def channels(self) -> int:
+        return int(self.settings.model["in_channels"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.settings.data)
+
+    def outputs(self, outputs: Any) -> dict[str, Tensor]:
+        """What the model gives, by head id, in float32."""
+        return by_head(outputs, self.tasks)
+
+
+def by_head(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """A model's outputs by head id, also where there is only one, in float32."""
+    named = outputs if isinstance(outputs, dict) else dict.fromkeys(tasks, outputs)
+    return {head: named[head].float() for head in tasks}
+
+
+def prepare(settings: TrainConfig) -> Job:
+    """Reads the labels and checks everything that can be checked before work is done.
+
+    Raises:
+        ConfigError: what does not fit, with the values on both sides.
+    """
+    records = load_records(settings.data, settings.schedule.seed)
+    heads = _heads(settings.model)
+    tasks = {head: _task(head, config, records) for head, config in _task_configs(settings, heads).items()}
+    model = _complete_model(settings.model, heads, tasks, records)
+    settings = settings.model_copy(
+        update={
+            "model": model,
+            "data": with_statistics(settings.data, model["in_channels"]),
+            "tasks": {head: task.config for head, task in tasks.items()},
+        }
+    )
+    check_model(settings, tasks)
+    _check_schedule(settings, records)
+    targets = {head: _targets(task, records) for head, task in tasks.items()}
+    return Job(settings, records, tasks, targets)
+
+
+def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:
+    """Builds the model without memory, and runs it on the shape of a batch.
+
+    Raises:
+        ConfigError: it cannot be built, does not take such images, or gives no logits.
+    """
+    size, channels = settings.data.image_size, settings.model["in_channels"]
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(settings.model).eval()
+        try:
+            outputs = by_head(model(torch.empty(2, channels, size, size)), tasks)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"the model does not take images of {size}x{size} pixels: {reason}") from None
+    for head, output in outputs.items():
+        if output.shape != (2, tasks[head].outputs):
+            raise ConfigError(
+                f"head {head!r} gives {tuple(output.shape[1:])} for an image, but its task needs "
+                f"{tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
+            )
+    return model
+
+
+# -- heads and tasks
+
+
+def _heads(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The heads by id, in their order."""
+    heads = model.get("heads")
+    if not isinstance(heads, (list, tuple)) or not heads:
+        hint = "; num_classes comes from the data" if "num_classes" in model else ""
+        raise ConfigError(f"model.heads: at least one head is needed, in a list{hint}")
+    named: dict[str, dict[str, Any]] = {}
+    for head in heads:
+        if not isinstance(head, Mapping) or not head.get("unique_id"):
+            raise ConfigError(f"model.heads: every head is a mapping with a unique_id, not {head!r}")
+        named[str(head["unique_id"])] = {**LOGITS.get(str(head.get("name")), {}), **head}
+    return named
+
+
+def _task_configs(settings: TrainConfig, heads: Mapping[str, Any]) -> dict[str, TaskConfig]:
+    if not settings.tasks:
+        return {head: TaskConfig() for head in heads}
+    for head in settings.tasks:
+        if head not in heads:
+            raise unknown("head", head, heads, "tasks")
+    for head in heads:
+        if head not in settings.tasks:
+            raise ConfigError(f"tasks: head {head!r} has no task; give it one, or remove the head")
+    return {head: settings.tasks[head] for head in heads}
+
+
+def _task(head: str, config: TaskConfig, records: Records) -> Task:
+    """The task with its column and classes found."""
+    columns = records.columns
+    target = config.target or (next(iter(columns)) if len(columns) == 1 else head)
+    if target not in columns:
+        raise unknown("column", target, columns, f"tasks.{head}.target")
+    kind = KINDS[config.kind]
+    for held_out, split in ((False, "training"), (True, "validation")):
+        labelled = [row for row in records.rows(held_out) if columns[target][row] is not None]
+        needed = 2 if held_out and kind is Regression else 1  # r2 is of a spread
+        if len(labelled) < needed:
+            raise ConfigError(
+                f"tasks.{head}: column {target!r} has {len(labelled)} labels in the {split} split; "
+                f"at least {needed} is needed"
+            )
+    classes = config.classes
+    if kind.has_classes and classes is None:
+        classes = find_classes(kind, (columns[target][row] for row in records.rows(False)))
+    if config.kind == "classification" and classes is not None and len(classes) < 2:
+        raise ConfigError(f"tasks.{head}: column {target!r} has only one class in training: {classes[0]!r}")
+    return kind(head, config.model_copy(update={"target": target, "classes": classes}))
+
+
+def _targets(task: Task, records: Records) -> Tensor:
+    """The targets of all rows, (n,) or (n, k)."""
+    assert task.config.target is not None
+    encoded = []
+    for row, cell in enumerate(records.columns[task.config.target]):
+        try:
+            encoded.append(task.encode(cell))
+        except ConfigError as error:
+            hint = "; the classes are those of the training split" if task.has_classes else ""
+            where = f"{records.name(row)}, column {task.config.target!r}"
+            raise ConfigError(f"{where}: {error}{hint}") from None
+    return torch.tensor(encoded)
+
+
+# -- the model and the schedule
+
+
+def _complete_model(
+    model: Mapping[str, Any],
+    heads: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, Task],
+    records: Records,
+) -> dict[str, Any]:
+    complete = []
+    for name, head in heads.items():
+        found, given = tasks[name].outputs, head.get("num_classes")
+        if given not in (None, found):
+            raise ConfigError(
+                f"head {name!r} has num_classes = {given}, but column {tasks[name].config.target!r} "
+                f"has {found}: {_few(tasks[name].classes)}; leave num_classes out to take the data's"
+            )
+        complete.append({**head, "num_classes": found})
+    return {"in_channels": records.channels, **model, "heads": complete}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "a number"
+
+
+def _check_schedule(settings: TrainConfig, records: Records) -> None:
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard: true needs: pip install 'classy-vision-models[tensorboard]'")
+    images, batch = len(records.rows(False)), settings.schedule.batch_size
+    if batch > images:
+        raise ConfigError(
+            f"schedule.batch_size = {batch} is more than the {images} training images; "
+            f"{min(32, max(1, images // 4))} would do"
+        )
+    if settings.schedule.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("schedule.mixed_precision = 'fp16' needs a GPU; a CPU can use 'bf16'")

@@ -1,0 +1,212 @@
+"""A run from start to finish: started, resumed, watched and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.train.batches import ImageDataset, collate, make_loader
+from classy_vision.train.config import TrainConfig
+from classy_vision.train.display import Display
+from classy_vision.train.engine import Engine, trunk_parts
+from classy_vision.train.figures import draw_curves, draw_predictions
+from classy_vision.train.job import Job, prepare
+from classy_vision.train.optimizer import make_optimizer
+from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
+from classy_vision.train.sync_norm import sync_batch_norm
+from classy_vision.weights.classy_vision import to_native
+from classy_vision.weights.files import WEIGHTS, read_tensors
+from classy_vision.weights.state import head_of
+
+SHOWN = 24
+"""Images in predictions.png."""
+
+
+def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row:
+    """Trains a model as ``settings`` say, and leaves a run folder.
+
+    Args:
+        settings: the job.
+        output: the run folder, made here.
+        force: replace a run that is there.
+
+    Returns:
+        What was measured in the last epoch.
+
+    Raises:
+        ConfigError: something does not fit, cannot be read or cannot be written.
+    """
+    job = prepare(settings)
+    folder = RunFolder(Path(output))
+    accelerator = _accelerator(job)
+    if accelerator.is_main_process:
+        folder.create(job.settings, force)
+    accelerator.wait_for_everyone()
+    return _run(job, folder, accelerator)
+
+
+def resume(output: str | Path) -> Row:
+    """Goes on with a run after its last whole epoch, to the numbers it would have had.
+
+    Raises:
+        ConfigError: this is no run folder, the run is finished, or its data have changed.
+    """
+    folder = RunFolder(Path(output))
+    settings = folder.settings()
+    if folder.finished:
+        raise ConfigError(f"{str(output)!r} is finished: all {settings.schedule.epochs} epochs are done")
+    job = prepare(settings)
+    return _run(job, folder, _accelerator(job))
+
+
+def _accelerator(job: Job) -> Accelerator:
+    schedule = job.settings.schedule
+    accelerator = Accelerator(
+        mixed_precision=schedule.mixed_precision,
+        cpu=not torch.cuda.is_available(),
+    )
+    if schedule.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"schedule.batch_size = {schedule.batch_size} is shared by {accelerator.num_processes} "
+            f"processes, so it must be a multiple of that"
+        )
+    return accelerator
+
+
+def _run(job: Job, folder: RunFolder, accelerator: Accelerator) -> Row:
+    row = _run_epochs(job, folder, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held
+    accelerator.end_training()
+    return row
+
+
+def _run_epochs(job: Job, folder: RunFolder, accelerator: Accelerator) -> Row:
+    state = folder.read_checkpoint()
+    model = _initial_model(job)
+    if state:
+        model.load_state_dict(state["model"])
+    engine = _engine(job, model, accelerator, state)
+    history: list[Row] = list(state["history"]) if state else []
+    wanted = job.settings.tensorboard and accelerator.is_main_process
+    logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
+    with engine.display.running(), logger as log:
+        for epoch in range(len(history), job.settings.schedule.epochs):
+            history.append(engine.run_epoch(epoch))
+            if accelerator.is_main_process:
+                folder.write_checkpoint(_state(engine, model, history))
+                folder.write_history(history)
+            if log:
+                log(history[-1])
+    if accelerator.is_main_process:
+        _finish(job, folder, model, history, accelerator.device)
+        engine.display.line(f"the run is in {folder.path}")
+    return history[-1]
+
+
+# -- the model
+
+
+def _initial_model(job: Job) -> ClassyModel:
+    torch.manual_seed(job.settings.schedule.seed)
+    model = build_model(job.settings.model)
+    if job.settings.weights is not None:
+        load_trunk(model, job.settings.weights)
+    if job.settings.schedule.freeze_trunk:
+        for part in trunk_parts(model):
+            part.requires_grad_(False)
+    return model
+
+
+def load_trunk(model: ClassyModel, path: str | Path) -> None:
+    """Takes the trunk's weights from a checkpoint or run folder; heads stay as they are.
+
+    Raises:
+        ConfigError: the file cannot be read, or its trunk is another.
+    """
+    path = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    own = model.state_dict()
+    trunk = {key for key in own if not head_of(key)}
+    native = to_native(read_tensors(path), model.key_map(), trunk)
+    given = {key: value for key, value in native.items() if not head_of(key)}
+    model.load_state_dict({**{key: own[key] for key in own if head_of(key)}, **given})
+
+
+def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:
+    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    if world > 1:
+        sync_batch_norm(model, device)
+    model.to(device)
+    optimizer = make_optimizer(model, job.settings.schedule)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    pin = device.type == "cuda"
+    return Engine(
+        job,
+        accelerator,
+        accelerator.prepare_model(model),
+        accelerator.prepare_optimizer(optimizer),
+        make_loader(job, False, rank, world, pin),
+        make_loader(job, True, rank, world, pin),
+        Display(job.tasks, job.settings.schedule.epochs, Console(quiet=rank > 0)),
+    )
+
+
+def _state(engine: Engine, model: nn.Module, history: list[Row]) -> dict[str, Any]:
+    scaler = engine.accelerator.scaler
+    return {
+        "model": model.state_dict(),
+        "optimizer": engine.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "history": history,
+    }
+
+
+# -- what is left behind
+
+
+@contextmanager
+def _tensorboard(path: Path, done: int) -> Iterator[Callable[[Row], None]]:
+    """Gives a function that logs an epoch; what was logged after ``done`` epochs is replaced."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(path), purge_step=done + 1)
+
+    def log(row: Row) -> None:
+        for name, value in row.items():
+            writer.add_scalar(name, value, int(row["epoch"]))
+        writer.flush()
+
+    with closing(writer):
+        yield log
+
+
+def _finish(
+    job: Job, folder: RunFolder, model: nn.Module, history: list[Row], device: torch.device
+) -> None:
+    """Writes the figures, and last of all the weights, which make the run finished."""
+    folder.write_history(history)
+    folder.write(CURVES, draw_curves(history, job))
+    rows = job.records.rows(held_out=True)
+    shown = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
+    folder.write(PREDICTIONS, draw_predictions(job, shown, _outputs(job, model, shown, device)))
+    folder.finish(model)
+
+
+@torch.no_grad()
+def _outputs(job: Job, model: nn.Module, rows: list[int], device: torch.device) -> dict[str, Tensor]:
+    """What the model says of ``rows``, by head, on the CPU."""
+    dataset = ImageDataset(job, augment=False)
+    images = collate([dataset[0, row] for row in rows]).images.to(device)
+    return {head: output.cpu() for head, output in job.outputs(model.eval()(images)).items()}

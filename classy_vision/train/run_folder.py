@@ -1,0 +1,120 @@
+"""The folder of a run: what is in it, and how it survives a crash or a full disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import TrainConfig, dump_settings, load_settings
+from classy_vision.weights.files import WEIGHTS, read_tensors, replacing, write_tensors
+
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.json"
+TABLE = "metrics.csv"
+CURVES = "curves.png"
+PREDICTIONS = "predictions.png"
+TENSORBOARD = "tensorboard"
+
+Row = dict[str, float]
+"""What was measured in an epoch, e.g. "val/species/accuracy"."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong inside into one message about ``path``."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(
+            f"cannot write {str(path)!r}: {reason}. What was written before is whole; with that "
+            f"mended, go on with: classy train --resume {path.parent}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk. Every file is written beside its place and renamed."""
+
+    path: Path
+
+    def create(self, settings: TrainConfig, force: bool) -> None:
+        """Makes the folder, with the settings in it.
+
+        Args:
+            settings: complete.
+            force: start anew where another run is; its files go.
+
+        Raises:
+            ConfigError: there is something already, or the folder cannot be written.
+        """
+        if not force and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
+                f"{self.path}, or replace it by --force"
+            )
+        with writing(self.path / CONFIG):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (CHECKPOINT, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS):
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        self.write(CONFIG, dump_settings(settings).encode())
+
+    def settings(self) -> TrainConfig:
+        """The settings of the run.
+
+        Raises:
+            ConfigError: this is no run folder.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise ConfigError(f"{str(self.path)!r} is no run folder: it has no {CONFIG}")
+        return load_settings(self.path / CONFIG)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return (self.path / WEIGHTS).is_file() and not (self.path / CHECKPOINT).is_file()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, all of it or nothing."""
+        with writing(self.path / name), replacing(self.path / name) as beside:
+            beside.write_bytes(data)
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Writes what is needed to go on after an epoch."""
+        with writing(self.path / CHECKPOINT), replacing(self.path / CHECKPOINT) as beside:
+            torch.save(dict(state), beside)
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint; None where no epoch was finished."""
+        path = self.path / CHECKPOINT
+        return read_tensors(path) if path.is_file() else None
+
+    def write_history(self, history: Sequence[Row]) -> None:
+        """Writes the metrics of all epochs as JSON and CSV."""
+        text = json.dumps({"final": history[-1], "epochs": list(history)}, indent=2)
+        self.write(METRICS, text.encode())
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, list(history[-1]))
+        writer.writeheader()
+        writer.writerows(history)
+        self.write(TABLE, table.getvalue().encode())
+
+    def finish(self, model: nn.Module) -> None:
+        """Writes the weights, and removes the checkpoint that they replace."""
+        with writing(self.path / WEIGHTS):
+            write_tensors(self.path / WEIGHTS, model.state_dict(), {"format": "pt"})
+            (self.path / CHECKPOINT).unlink(missing_ok=True)

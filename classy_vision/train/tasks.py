@@ -1,0 +1,240 @@
+"""The kinds of tasks: how labels are encoded, what is minimised, what is measured and shown.
+
+Axes: n samples, k outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+from torchmetrics.regression import MeanAbsoluteError, R2Score
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.train.config import TaskConfig
+
+DASH = "-"
+Score = tuple[str, float | None]
+"""A label and its probability; a number has none."""
+
+
+class Task(ABC):
+    """What one head learns.
+
+    Args:
+        name: the head's id.
+        config: with ``target`` and, for kinds that have them, ``classes``.
+    """
+
+    has_classes: ClassVar[bool] = True
+    missing: ClassVar[float] = math.nan
+    """What stands for a label that is not there."""
+
+    def __init__(self, name: str, config: TaskConfig) -> None:
+        self.name = name
+        self.config = config
+        self.classes = config.classes or ()
+        self._codes = {label: code for code, label in enumerate(self.classes)}
+
+    @property
+    def outputs(self) -> int:
+        """The ``num_classes`` of the head."""
+        return len(self.classes)
+
+    @staticmethod
+    @abstractmethod
+    def labels(cell: Any) -> list[str]:
+        """The names in a cell."""
+
+    @abstractmethod
+    def encode(self, cell: Any) -> Any:
+        """The target of a cell, of which None is a missing one.
+
+        Raises:
+            ConfigError: it is none of the classes, or no number.
+        """
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(n, k) and targets to (n,); 0 where the label is missing."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """What is measured, of labels that are there."""
+
+    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and targets as the metrics take them."""
+        return outputs, targets
+
+    @abstractmethod
+    def scores(self, output: Tensor, top: int) -> list[Score]:
+        """The likeliest labels of one output (k,)."""
+
+    @abstractmethod
+    def say(self, output: Tensor) -> str:
+        """One output (k,) in words."""
+
+    @abstractmethod
+    def say_target(self, target: Tensor) -> str:
+        """One target in words; a dash where it is missing."""
+
+    def valid(self, targets: Tensor) -> Tensor:
+        """Which targets are there: (n,) of bool."""
+        return ~targets.reshape(len(targets), -1)[:, 0].isnan()
+
+    def code(self, label: str) -> int:
+        """The number of a class."""
+        if label not in self._codes:
+            raise unknown("class", label, self.classes)
+        return self._codes[label]
+
+
+class Classification(Task):
+    """One of k classes; cross-entropy."""
+
+    missing = -100  # what cross_entropy leaves out
+
+    @staticmethod
+    def labels(cell: Any) -> list[str]:
+        return [as_label(cell)]
+
+    def encode(self, cell: Any) -> int:
+        return int(self.missing) if cell is None else self.code(as_label(cell))
+
+    def valid(self, targets: Tensor) -> Tensor:
+        return targets != self.missing
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"accuracy": MulticlassAccuracy(self.outputs, average="micro", validate_args=False)}
+
+    def scores(self, output: Tensor, top: int) -> list[Score]:
+        return _ranked(output.softmax(0), self.classes, top)
+
+    def say(self, output: Tensor) -> str:
+        return self.classes[int(output.argmax())]
+
+    def say_target(self, target: Tensor) -> str:
+        return DASH if target == self.missing else self.classes[int(target)]
+
+
+class Multilabel(Task):
+    """Any number of k classes at once; binary cross-entropy, averaged over them."""
+
+    @staticmethod
+    def labels(cell: Any) -> list[str]:
+        parts = cell.split(";") if isinstance(cell, str) else cell
+        return [label for part in parts if (label := as_label(part).strip())]
+
+    def encode(self, cell: Any) -> list[float]:
+        if cell is None:
+            return [self.missing] * self.outputs
+        codes = {self.code(label) for label in self.labels(cell)}
+        return [float(code in codes) for code in range(self.outputs)]
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = binary_cross_entropy_with_logits(outputs, targets.nan_to_num(), reduction="none")
+        return losses.mean(1) * self.valid(targets)
+
+    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs.sigmoid(), targets.long()
+
+    def metrics(self) -> dict[str, Metric]:
+        k = self.outputs
+        return {
+            "mAP": MultilabelAveragePrecision(k, thresholds=200, validate_args=False),
+            "f1": MultilabelF1Score(k, validate_args=False),
+        }
+
+    def scores(self, output: Tensor, top: int) -> list[Score]:
+        return _ranked(output.sigmoid(), self.classes, top)
+
+    def say(self, output: Tensor) -> str:
+        return self.say_target((output > 0).float())
+
+    def say_target(self, target: Tensor) -> str:
+        if target[0].isnan():
+            return DASH
+        return ", ".join(label for label, on in zip(self.classes, target) if on) or "none"
+
+
+class Regression(Task):
+    """A number; mean squared error."""
+
+    has_classes = False
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @staticmethod
+    def labels(cell: Any) -> list[str]:
+        return []
+
+    def encode(self, cell: Any) -> float:
+        if cell is None:
+            return self.missing
+        try:
+            number = float(cell)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f"{cell!r} is no finite number")
+        return number
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs[:, 0] - targets.nan_to_num()).square() * self.valid(targets)
+
+    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs[:, 0], targets
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+
+    def scores(self, output: Tensor, top: int) -> list[Score]:
+        return [(self.say(output), None)]
+
+    def say(self, output: Tensor) -> str:
+        return f"{output[0].item():.4g}"
+
+    def say_target(self, target: Tensor) -> str:
+        return DASH if target.isnan() else f"{target.item():.4g}"
+
+
+KINDS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "multilabel": Multilabel,
+    "regression": Regression,
+}
+
+
+def as_label(cell: Any) -> str:
+    """The name of a class as a text: 3, 3.0 and "3" are the same."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell)
+
+
+def find_classes(kind: type[Task], cells: Iterable[Any]) -> tuple[str, ...]:
+    """The names in ``cells``, sorted as numbers where all are."""
+    found = {label for cell in cells if cell is not None for label in kind.labels(cell)}
+    numeric = all(label.lstrip("-").isdigit() for label in found)
+    return tuple(sorted(found, key=int) if numeric else sorted(found))
+
+
+def _ranked(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Score]:
+    best, codes = probabilities.topk(min(top, len(classes)))
+    return [(classes[code], probability) for probability, code in zip(best.tolist(), codes.tolist())]
