@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from classy_vision.config import ConfigError, PositiveInt
+from classy_vision.config import ConfigError, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, pool, register_head
 from classy_vision.layers.activation import ActivationType, new_activation
 
@@ -34,6 +34,7 @@ class FullyConnectedHead(ClassyHead):
         activation: behind that convolution: "relu" or "silu", or a module.
         zero_init_bias: start from a bias of zero.
         normalize_inputs: "l2" scales the pooled features to length 1.
+        dropout_rate: part of the pooled features that training drops.
 
     Raises:
         ConfigError: ``zero_init_bias`` without ``num_classes``.
@@ -48,6 +49,7 @@ class FullyConnectedHead(ClassyHead):
         activation: Activation = ActivationType.RELU,
         zero_init_bias: bool = False,
         normalize_inputs: Literal["l2"] | None = None,
+        dropout_rate: Probability = 0.0,
     ) -> None:
         super().__init__(unique_id, num_classes)
         if zero_init_bias and num_classes is None:
@@ -55,6 +57,7 @@ class FullyConnectedHead(ClassyHead):
         self.conv_planes = conv_planes
         self.zero_init_bias = zero_init_bias
         self.normalize_inputs = normalize_inputs
+        self.dropout = nn.Dropout(dropout_rate)
         if conv_planes is not None:
             act = activation or ActivationType.RELU
             self.activation = act if isinstance(act, nn.Module) else new_activation(act)
@@ -77,4 +80,4 @@ class FullyConnectedHead(ClassyHead):
         x = pool(x)
         if self.normalize_inputs == NORMALIZE_L2:
             x = normalize(x, dim=1)
-        return x if self.num_classes is None else self.fc(x)
+        return x if self.num_classes is None else self.fc(self.dropout(x))

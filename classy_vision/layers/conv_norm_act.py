@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from classy_vision.layers.activation import ActivationType, new_activation
 
@@ -23,6 +24,17 @@ class ConvNormAct(nn.Sequential):
         super().__init__(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "SAME": to ceil(size / stride), more at the far side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
+            pad = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [pad // 2, pad - pad // 2]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
 @dataclass(frozen=True)
 class Bricks:
     """Makes the convolutions of one network, which share their norm and activation.
@@ -30,11 +42,13 @@ class Bricks:
     Attributes:
         activation: behind each norm.
         bn_epsilon, bn_momentum: of the batch norms.
+        same_padding: pad as TensorFlow does, instead of symmetrically.
     """
 
     activation: ActivationType
     bn_epsilon: float
     bn_momentum: float
+    same_padding: bool = False
 
     def __call__(
         self,
@@ -46,11 +60,19 @@ class Bricks:
         norm: bool = True,
         act: bool = True,
     ) -> ConvNormAct:
+        conv = SameConv2d if self.same_padding else nn.Conv2d
         return ConvNormAct(
-            nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+            conv(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(channels_out, self.bn_epsilon, self.bn_momentum) if norm else None,
             self.act() if act else None,
         )
+
+    def stem(self, channels_in: int, channels_out: int, kernel: int, stride: int, pool: bool) -> ConvNormAct:
+        """The first convolution of a network, and a 3x3 max pool of stride 2 where asked for."""
+        stem = self(channels_in, channels_out, kernel, stride)
+        if pool:
+            stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
+        return stem
 
     def act(self) -> nn.Module:
         return new_activation(self.activation)

@@ -263,9 +263,7 @@ class AnyNet(ClassyModel):
         p = self.params
         brick = Bricks(p.activation, p.bn_epsilon, p.bn_momentum)
         kernel, stride, pool = STEMS[p.stem_type]
-        self.stem = brick(p.in_channels, p.stem_width, kernel, stride)
-        if pool:
-            self.stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
+        self.stem = brick.stem(p.in_channels, p.stem_width, kernel, stride, pool)
         self.blocks = nn.ModuleDict()
         drops = iter(depth_rates(p.stochastic_depth, sum(p.depths)))
         se_ratio = p.se_ratio if p.use_se else None

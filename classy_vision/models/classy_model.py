@@ -38,8 +38,8 @@ class ClassyModel(HeadedTrunk):
         ConfigError: a key or value that the family does not take.
     """
 
-    default_head: ClassVar[Mapping[str, Any]] = {"name": "fully_connected"}
-    """The head that ``num_classes`` stands for."""
+    default_num_classes: ClassVar[int | None] = None
+    """``num_classes`` where a config has neither that nor heads."""
 
     execute_heads = Removed("call the model: model(x) gives the heads' outputs")
     head_outputs = Removed("nothing is kept between calls; use what model(x) returns")
@@ -71,15 +71,22 @@ class ClassyModel(HeadedTrunk):
         Raises:
             ConfigError: a key or value that the family does not take.
         """
-        options = {k: v for k, v in config.items() if k not in ("name", "heads", "num_classes")}
-        default: list[dict[str, Any]] = []
-        if config.get("num_classes") is not None and not config.get("heads"):
-            head = {"unique_id": "default_head", "num_classes": config["num_classes"]}
-            default = [{**cls.default_head, **head, "fork_block": END}]
-            build_head(default[0])  # a wrong value is found before the trunk is made
-        model = cls(cls.config_class.parse(options, config.get("name", cls.__name__)))
-        _attach(model, default)
+        given = {k: v for k, v in config.items() if k not in ("name", "heads", "num_classes")}
+        options = cls.config_class.parse(given, config.get("name", cls.__name__))
+        classes = config.get("num_classes", cls.default_num_classes)
+        if classes is None or "heads" in config:
+            return cls(options)
+        head = {"unique_id": "default_head", "num_classes": classes, "fork_block": END}
+        head = {**cls.default_head(options), **head}
+        build_head(head)  # a wrong value is found before the trunk is made
+        model = cls(options)
+        _attach(model, [head])
         return model
+
+    @classmethod
+    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
+        """The head that ``num_classes`` stands for, by its name and options."""
+        return {"name": "fully_connected"}
 
     @staticmethod
     def from_model(
@@ -137,12 +144,17 @@ class ClassyModel(HeadedTrunk):
 
         Tensors are the model's own unless ``deep_copy`` is set.
         """
-        trunk = {key: value for key, value in self.state_dict().items() if not head_of(key)}
         key_map = self.key_map()
-        heads = {
-            block: {head.unique_id: dict(head.state_dict()) for head in entries}
-            for block, entries in self.get_heads().items()
+        trunk: dict[str, Tensor] = {}
+        heads: dict[str, dict[str, dict[str, Tensor]]] = {
+            block: {head.unique_id: {} for head in entries} for block, entries in self.get_heads().items()
         }
+        for key, value in sorted(self.state_dict().items(), key=lambda entry: head_of(entry[0]) or ""):
+            if head_of(key) and not (key_map and key_map.to_theirs(key)):
+                _, block, head, rest = key.split(".", 3)
+                heads[block][head][rest] = value
+            else:
+                trunk[key] = value
         classy = {"model": {"trunk": key_map.save(trunk) if key_map else trunk, "heads": heads}}
         return copy.deepcopy(classy) if deep_copy else classy
 

@@ -183,11 +183,8 @@ class ResNeXt(ClassyModel):
         super().__init__(config, **options)
         c = self.config
         brick = Bricks(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
-        if c.small_input:
-            self.stem = brick(c.in_channels, c.init_planes, 3)
-        else:
-            self.stem = brick(c.in_channels, c.init_planes, 7, 2)
-            self.stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
+        kernel, stride, pool = (3, 1, False) if c.small_input else (7, 2, True)
+        self.stem = brick.stem(c.in_channels, c.init_planes, kernel, stride, pool)
         self.blocks = nn.ModuleDict()
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         last = [s for s, depth in enumerate(c.num_blocks) if depth][-1:]

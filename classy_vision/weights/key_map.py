@@ -29,10 +29,18 @@ class KeyMap:
         layout: what the layout is called in messages.
         rows: (their prefix, our prefix), in the order in which their layout lists the keys.
         spellings: (their older prefix, their prefix), for files written before a renaming.
+        dropped: prefixes of theirs for which the model has no place, to be left out.
     """
 
-    def __init__(self, layout: str, rows: Sequence[Row], spellings: Sequence[Row] = ()) -> None:
+    def __init__(
+        self,
+        layout: str,
+        rows: Sequence[Row],
+        spellings: Sequence[Row] = (),
+        dropped: Sequence[str] = (),
+    ) -> None:
         self.layout = layout
+        self._dropped = [_Prefix(theirs) for theirs in dropped]
         self._theirs = [_Prefix(theirs) for theirs, _ in rows]
         self._ours = [_Prefix(ours) for _, ours in rows]
         self._spellings = [(_Prefix(old), _Prefix(new)) for old, new in spellings]
@@ -46,17 +54,28 @@ class KeyMap:
                 return native
         return None
 
+    def to_theirs(self, key: str) -> str | None:
+        """Their name for our ``key``; None where their layout has no place for it."""
+        return self._to_theirs(key)[1]
+
+    def _to_theirs(self, key: str) -> tuple[int, str | None]:
+        for row, (theirs, ours) in enumerate(zip(self._theirs, self._ours)):
+            if (foreign := ours.rewrite(key, theirs)) is not None:
+                return row, foreign
+        return -1, None
+
     def load(self, state: Mapping[str, T]) -> dict[str, T]:
         """A state dict in our layout from one in theirs.
 
         Raises:
             ConfigError: lists the keys that no row knows.
         """
-        native = {key: self.to_native(key) for key in state}
+        kept = [key for key in state if not any(d.rewrite(key, d) for d in self._dropped)]
+        native = {key: self.to_native(key) for key in kept}
         strangers = [key for key, ours in native.items() if ours is None]
         if strangers:
             raise ConfigError(f"{listed('key', strangers)} not known in the {self.layout} layout")
-        return {str(native[key]): value for key, value in state.items()}
+        return {str(native[key]): state[key] for key in kept}
 
     def save(self, state: Mapping[str, T]) -> dict[str, T]:
         """A state dict in their layout and order from one in ours.
@@ -68,12 +87,10 @@ class KeyMap:
         found: list[tuple[int, int, str, T]] = []
         for key, value in state.items():
             part = parts.setdefault(".".join(key.split(".")[:2]), len(parts))
-            for row, (theirs, ours) in enumerate(zip(self._theirs, self._ours)):
-                if (foreign := ours.rewrite(key, theirs)) is not None:
-                    found.append((part, row, foreign, value))
-                    break
-            else:
+            row, foreign = self._to_theirs(key)
+            if foreign is None:
                 raise unknown("key", key, [], f"the {self.layout} layout has no place for it")
+            found.append((part, row, foreign, value))
         found.sort(key=lambda entry: entry[:2])
         return {foreign: value for _, _, foreign, value in found}
 

@@ -24,6 +24,32 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "block1",
         "block2-1",
     ),
+    "densenet": (
+        {
+            "name": "densenet",
+            "num_blocks": [2, 1, 1],
+            "init_planes": 8,
+            "growth_rate": 4,
+            "small_input": True,
+        },
+        "block_0",
+        "transition-1",
+    ),
+    "efficientnet": (
+        {
+            "name": "efficientnet",
+            "stochastic_depth": 0.0,
+            "model_params": {
+                "width_coefficient": 0.25,
+                "depth_coefficient": 0.5,
+                "resolution": 64,
+                "dropout_rate": 0.0,
+            },
+            "heads": [],
+        },
+        "block1",
+        "block4-1",
+    ),
     "regnet": (
         {"name": "regnet", "depth": 5, "w_0": 8, "w_a": 8.0, "w_m": 2.0, "group_width": 8},
         "block1",
