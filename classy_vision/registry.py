@@ -14,12 +14,20 @@ C = TypeVar("C", bound=type[Any])
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered name: the class behind it, and the preset values it stands for."""
+    """A registered name: the class behind it, and the preset values it stands for.
+
+    Attributes:
+        family: the name that the class itself is registered by.
+    """
 
     name: str
     cls: type[T]
+    family: str
     preset: Mapping[str, Any] = field(default_factory=dict)
-    is_preset: bool = False
+
+    @property
+    def is_preset(self) -> bool:
+        return self.name != self.family
 
 
 class Registry(Generic[T]):
@@ -58,9 +66,9 @@ class Registry(Generic[T]):
         def decorate(cls: C) -> C:
             if not bypass_checks:
                 self._check(name, cls)
-            self._entries[name] = Entry(name, cls)
+            self._entries[name] = Entry(name, cls, name)
             for preset, values in (presets or {}).items():
-                self._entries[preset] = Entry(preset, cls, values, is_preset=True)
+                self._entries[preset] = Entry(preset, cls, name, values)
             return cls
 
         return decorate

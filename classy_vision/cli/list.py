@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,10 +30,14 @@ def list_models(
     """
     from rich.console import Console
 
+    from classy_vision.cost.presets import known_costs
     from classy_vision.cost.table import dump
 
-    gc.freeze()  # spares the collector, which dozens of models call often, a look through all of torch
-    rows = [_row(name, family) for name, family in _matching(pattern)]
+    known = known_costs()
+    rows = [
+        {"name": name, "family": family, **(known.get(name) or _costs(name))}
+        for name, family in _matching(pattern)
+    ]
     text = dump(rows, rows, as_json, as_csv)
     if text is not None:
         print(text)
@@ -44,45 +47,31 @@ def list_models(
     console.print(_caption(), style="dim")
 
 
-def _families() -> dict[type, str]:
-    """The name of each class of models."""
-    from classy_vision.models import MODELS
-
-    return {entry.cls: entry.name for entry in MODELS if not entry.is_preset}
-
-
 def _matching(pattern: str) -> list[tuple[str, str]]:
     """(preset, family) of the presets that ``pattern`` names, family by family."""
     from classy_vision.config import unknown
     from classy_vision.models import MODELS
 
-    families = _families()
-    presets = {entry.name: families[entry.cls] for entry in MODELS if entry.is_preset}
+    presets = {entry.name: entry.family for entry in MODELS if entry.is_preset}
     wanted = pattern.lower()
     if wanted not in presets and not set(wanted) & set("*?["):
         wanted = f"*{wanted}*"
     found = [(name, family) for name, family in presets.items() if fnmatchcase(name, wanted)]
     if not found:
         raise unknown("model", pattern, presets)
-    order = list(families.values())
+    order = [entry.name for entry in MODELS]
     return sorted(found, key=lambda row: order.index(row[1]))
 
 
-def _row(name: str, family: str) -> dict[str, Any]:
+def _costs(name: str) -> dict[str, Any]:
+    """Counted now, for a preset that someone else has registered."""
     from classy_vision.cost import OnMeta, count
     from classy_vision.models import build_model
 
     with OnMeta():
         model = build_model(name, num_classes=CLASSES)
     costs = count(model.eval())
-    shape = list(costs.input_shape)
-    return {
-        "name": name,
-        "family": family,
-        "params": costs.params,
-        "macs": costs.macs,
-        "input_shape": shape,
-    }
+    return {"params": costs.params, "macs": costs.macs, "input_shape": list(costs.input_shape)}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -110,7 +99,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 def _caption() -> str:
     from classy_vision.models import MODELS
 
-    with_presets = {entry.cls for entry in MODELS if entry.is_preset}
-    rest = [name for cls, name in _families().items() if cls not in with_presets]
+    with_presets = {entry.family for entry in MODELS if entry.is_preset}
+    rest = [entry.name for entry in MODELS if not entry.is_preset and entry.name not in with_presets]
     text = f"Parameters and multiply-adds (MACs) with the default head for {CLASSES} classes."
     return f"{text}\nFamilies that a config describes: {', '.join(rest)}." if rest else text

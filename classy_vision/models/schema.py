@@ -81,15 +81,13 @@ def _definitions() -> Schema:
     """``$defs``: model, head, and one for every family, kind of head and shared type."""
     defs: Schema = {}
     heads = {entry.name: _head(entry.name, entry.cls, defs) for entry in HEADS}
-    families = {entry.cls: entry.name for entry in MODELS if not entry.is_preset}
     models: Schema = {}
     for entry in MODELS:
-        family = families[entry.cls]
         if entry.is_preset:
             defaults = {key: {"default": value} for key, value in entry.preset.items()}
-            models[entry.name] = {**_reference(f"model.{family}"), "properties": defaults}
+            models[entry.name] = {**_reference(f"model.{entry.family}"), "properties": defaults}
         else:
-            models[entry.name] = _family(family, entry.cls.config_class, defs)
+            models[entry.name] = _family(entry.name, entry.cls.config_class, defs)
     return {"model": _choice("name", models), "head": _choice("name", heads), **defs}
 
 

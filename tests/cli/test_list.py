@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.models import MODELS
-from tests.cost.golden import FILE
+from classy_vision.cost.presets import known_costs
+from classy_vision.models import MODELS, RegNet, register_model
+from classy_vision.models.regnet import PRESETS
 
-GOLDEN = json.loads(FILE.read_text())
+GOLDEN = known_costs()
 
 
 def run(*args: str, width: int = 80) -> Result:
@@ -46,7 +47,6 @@ def test_json() -> None:
         "name": "resnet50",
         "family": "resnext",
         **GOLDEN["resnet50"],
-        "input_shape": [3, 224, 224],
     }
 
 
@@ -58,6 +58,13 @@ def test_csv() -> None:
 
 def test_one_form_at_a_time() -> None:
     assert isinstance(run("resnet50", "--csv", "--json").exception, ConfigError)
+
+
+def test_a_preset_of_a_users_own_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    register_model("my_regnet", {"my_regnet_tiny": PRESETS["regnet_x_200mf"]})(RegNet)
+    (row,) = json.loads(run("my_regnet_tiny", "--json").stdout)
+    assert row == {"name": "my_regnet_tiny", "family": "my_regnet", **GOLDEN["regnet_x_200mf"]}
 
 
 def test_patterns() -> None:

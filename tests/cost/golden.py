@@ -1,14 +1,13 @@
-"""Writes tests/golden/costs.json: python -m tests.cost.golden"""
+"""Writes the costs of presets that the package ships: python -m tests.cost.golden"""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from classy_vision.cost import Costs, OnMeta, count
+from classy_vision.cost.presets import FILE
 from classy_vision.models import MODELS, build_model
 
-FILE = Path(__file__).parents[1] / "golden" / "costs.json"
 PRESETS = [
     entry.name for entry in MODELS if entry.is_preset and entry.cls.__module__.startswith("classy_vision.")
 ]
@@ -21,10 +20,11 @@ def costs(preset: str) -> Costs:
     return count(model.eval())
 
 
+def as_data(row: Costs) -> dict[str, object]:
+    return {"params": row.params, "macs": row.macs, "input_shape": list(row.input_shape)}
+
+
 if __name__ == "__main__":
     rows = {preset: costs(preset) for preset in PRESETS}
-    lines = (
-        f"  {json.dumps(name)}: {json.dumps({'params': row.params, 'macs': row.macs})}"
-        for name, row in rows.items()
-    )
+    lines = (f"  {json.dumps(name)}: {json.dumps(as_data(row))}" for name, row in rows.items())
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
