@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,4 +63,9 @@ def training_package() -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"this command needs {error.name}: pip install 'classy-vision-models[train]'"
+        ) from None
+    except RuntimeError as error:  # torchmetrics imports torchvision where there is one
+        raise ConfigError(
+            f"cannot import what training needs: {error}. If that names torchvision, it is not the "
+            f"one for torch {version('torch')}: reinstall or remove it"
         ) from None

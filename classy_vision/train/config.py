@@ -245,14 +245,18 @@ def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set takes dotted.key=value, such as schedule.epochs=3, not {override!r}")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} cannot be read as YAML") from None
     *parents, last = key.split(".")
     place: Any = data
     for part in parents:
         place = _entry(place, part, key)
     if isinstance(place, list):
-        place[_index(place, last, key)] = parse_yaml(text)
+        place[_index(place, last, key)] = value
     elif isinstance(place, dict):
-        place[last] = parse_yaml(text)
+        place[last] = value
     else:
         raise ConfigError(f"--set {key}: {parents[-1]!r} holds {place!r}, which has no keys")
 

@@ -25,7 +25,11 @@ _UNREADABLE = (
 
 
 class ImageError(ConfigError):
-    """A file that holds no readable image."""
+    """A file that holds no readable image, and the reason."""
+
+    def __init__(self, source: Path, reason: object) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.reason = str(reason)
 
 
 def open_image(source: Path | Image.Image, channels: int) -> Image.Image:
@@ -44,11 +48,11 @@ def open_image(source: Path | Image.Image, channels: int) -> Image.Image:
         with Image.open(source) as image:
             return _eight_bits(ImageOps.exif_transpose(image)).convert(MODES[channels])
     except FileNotFoundError:
-        raise ImageError(f"{source}: no such file") from None
+        raise ImageError(source, "no such file") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{source}: not an image, or of an unknown format") from None
+        raise ImageError(source, "not an image, or of an unknown format") from None
     except _UNREADABLE as error:
-        raise ImageError(f"{source}: {error}") from None
+        raise ImageError(source, error) from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -89,7 +89,7 @@ class Predictor:
         rows = iter(range(len(images)))
         for path, image in zip(paths, read):
             if isinstance(image, ImageError):
-                yield Prediction(path, error=str(image))
+                yield Prediction(path, error=image.reason)
                 continue
             row = next(rows)
             scores = {h: task.scores(outputs[h][row].cpu(), top) for h, task in self.tasks.items()}

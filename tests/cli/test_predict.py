@@ -1,0 +1,96 @@
+"""``classy predict`` on files as people have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from classy_vision.cli import main
+from classy_vision.train import load_settings, train
+from tests.train.command import classy, head, job, write
+
+COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that knows red from blue, and how light an image is."""
+    root = tmp_path_factory.mktemp("colours")
+    rows = ["path,colour,light"]
+    for number in range(40):
+        name, colour = list(COLOURS.items())[number % 2]
+        light = 0.3 + 0.7 * (number // 2) / 20
+        Image.new("RGB", (12, 10), tuple(int(c * light) for c in colour)).save(root / f"{number}.png")
+        rows.append(f"{number}.png,{name},{light:.3f}")
+    (root / "table.csv").write_text("\n".join(rows))
+    config = job(
+        {"source": "table", "file": str(root / "table.csv")},
+        head("colour"),
+        head("light", "block1"),
+        tasks={"colour": {}, "light": {"kind": "regression"}},
+        schedule={"epochs": 8, "batch_size": 8},
+    )
+    train(load_settings(write(root / "job.json", config)), root / "run")
+    return root / "run"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    Image.new("RGB", (20, 30), COLOURS["red"]).save(tmp_path / "red.jpg")
+    Image.new("RGB", (20, 30), COLOURS["blue"]).save(tmp_path / "blue.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return tmp_path
+
+
+def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["classy", "predict", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, capsys.readouterr().out
+
+
+def test_json(run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [images / "red.jpg", images / "broken.png", images / "blue.png"]
+    code, out = predict(capsys, monkeypatch, run, *paths, "--format", "json")
+    found = json.loads(out)
+    assert code == 1  # one could not be read
+    assert [entry["image"] for entry in found] == list(map(str, paths))
+    assert found[0]["predictions"]["colour"][0]["label"] == "red"
+    assert found[2]["predictions"]["colour"][0]["label"] == "blue"
+    assert sum(score["probability"] for score in found[0]["predictions"]["colour"]) == pytest.approx(1)
+    assert found[0]["predictions"]["light"][0]["probability"] is None
+    assert set(found[1]) == {"image", "error"}
+
+
+def test_csv(run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out = predict(capsys, monkeypatch, run, images / "red.jpg", "--format", "csv", "--top", "1")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [(row["head"], row["rank"]) for row in rows] == [("colour", "1"), ("light", "1")]
+    assert rows[0]["label"] == "red"
+    assert 0.5 < float(rows[0]["probability"]) <= 1
+
+
+def test_a_folder_as_a_table(run: Path, images: Path) -> None:
+    done = classy("predict", run, images)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()]
+    cells = [line[1:-1] for line in lines if len(line) == 6]
+    firsts = {Path(row[0]).name: row[2] for row in cells if row[0]}
+    assert firsts["blue.png"] == "blue"
+    assert firsts["red.jpg"] == "red"
+    assert firsts["broken.png"]
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, images: Path) -> None:
+    done = classy("predict", tmp_path, images / "red.jpg")
+    assert done.returncode == 2
+    assert done.stderr == f"error: '{tmp_path}' is no run folder: it has no config.yaml\n"

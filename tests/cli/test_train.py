@@ -1,0 +1,151 @@
+"""``classy train`` as real processes: what it leaves, and what survives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from classy_vision.cli import main
+from classy_vision.config import ConfigError
+from classy_vision.models import ClassyModel
+from classy_vision.train import load_settings, train
+from tests.train.command import classy, digits_job, start, stop_when, write
+
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("configs") / "digits.json", digits_job())
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> Path:
+    folder = config.parent / "run"
+    done = classy("train", config, "--output", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    rows = json.loads((folder / "metrics.json").read_text())["epochs"]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def test_a_run_folder_holds_the_model_and_how_it_went(run: Path) -> None:
+    model = ClassyModel.from_checkpoint(run).eval()
+    assert {h.unique_id: h.num_classes for heads in model.get_heads().values() for h in heads} == {
+        "loop": 2,
+        "digit": 10,
+    }
+    assert model(torch.zeros(1, 1, 8, 8))["digit"].shape == (1, 10)
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val/loop/accuracy"]) for row in rows] == [r["val/loop/accuracy"] for r in history(run)]
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(run / name) as image:
+            levels = image.convert("L").getextrema()
+            assert levels[0] < 100 < 250 < levels[1]  # something is drawn
+    lines = (run / "stdout").read_text().splitlines()
+    assert lines[0].split() == ["digit", "loop"]
+    assert [line.split()[0] for line in lines[1:5]] == ["epoch", "1", "2", "3"]
+    assert not (run / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_learns(seed: int, tmp_path: Path) -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    done = classy("train", configs / "digits.yaml", "--output", tmp_path, "--set", f"schedule.seed={seed}")
+    assert done.returncode == 0, done.stderr
+    final = history(tmp_path)[-1]
+    assert final["val/digit/accuracy"] > 0.98
+    assert final["val/loop/accuracy"] > 0.97
+
+
+def test_two_processes_give_the_numbers_of_one(run: Path, config: Path, tmp_path: Path) -> None:
+    done = classy("train", config, "--output", tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the run is in") == 1
+    one, two = load_file(run / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
+    for first, second in zip(history(run), history(tmp_path / "two")):
+        assert second == pytest.approx(first, rel=1e-3, abs=0.003)  # one image of 360
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(run: Path, config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = start("train", config, "--output", folder)
+    stop_when((folder / "checkpoint.pt").exists, process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "model.safetensors").exists()
+    done = classy("train", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert history(folder) == history(run)
+    whole, resumed = load_file(run / "model.safetensors"), load_file(folder / "model.safetensors")
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def test_ctrl_c_says_how_to_go_on(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    process = start("train", config, "--output", folder, "--set", "schedule.epochs=50")
+    _, err = stop_when((folder / "checkpoint.pt").exists, process, signal.SIGINT)
+    assert process.returncode == 130
+    assert err.strip() == f"stopped; go on with: classy train --resume {folder}"
+
+
+def test_nothing_is_overwritten_unless_it_is_forced(run: Path, config: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ConfigError, match=f"'{run}' exists: .*--force"):
+        train(load_settings(config), run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_force_starts_anew(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("checkpoint.pt", "model.safetensors", "notes.txt"):
+        (folder / name).write_text("old")
+    train(load_settings(config, ["schedule.epochs=1"]), folder, force=True)
+    assert ClassyModel.from_checkpoint(folder)
+    assert (folder / "notes.txt").read_text() == "old"
+
+
+def test_a_full_disk_is_one_message_and_leaves_what_was_there(config: Path, tmp_path: Path) -> None:
+    def no_file_above_8_kib() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    folder = tmp_path / "full"
+    done = classy("train", config, "--output", folder, preexec_fn=no_file_above_8_kib)
+    assert done.returncode == 2
+    assert f"error: cannot write '{folder / 'checkpoint.pt'}': " in done.stderr
+    assert f"classy train --resume {folder}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "here", "--force"], "--resume takes everything from the run folder"),
+        ([], "give a config to train"),
+        (["missing.yaml"], "cannot read the config 'missing.yaml'"),
+        (["--resume", "missing"], "'missing' is no run folder"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["classy", "train", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""The command line as a person runs it: real processes, and jobs small enough for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SMALL_TRUNK = {
+    "name": "anynet",
+    "stem_type": "res_stem_cifar",
+    "stem_width": 4,
+    "block_type": "res_basic_block",
+    "depths": [1, 1],
+    "widths": [4, 8],
+    "strides": [2, 2],
+    "group_widths": [4, 8],
+    "bottleneck_multipliers": [1.0, 1.0],
+}
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+
+
+def head(name: str, block: str = "trunk_output", **options: Any) -> dict[str, Any]:
+    return {"name": "fully_connected", "unique_id": name, "fork_block": block, **options}
+
+
+def job(data: Mapping[str, Any], *heads: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+    """A job of two epochs of a small trunk."""
+    schedule = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "workers": 0}
+    schedule |= sections.pop("schedule", {})
+    return {
+        "model": {**SMALL_TRUNK, "heads": list(heads)},
+        "data": {"image_size": 8, **data},
+        "schedule": schedule,
+        **sections,
+    }
+
+
+def digits_job(**sections: Any) -> dict[str, Any]:
+    """The digits with two heads at two depths."""
+    schedule = {"epochs": 3, "batch_size": 128, **sections.pop("schedule", {})}
+    heads = head("digit", "trunk_output"), head("loop", "block1")
+    return job({"source": "digits"}, *heads, schedule=schedule, **sections)
+
+
+def write(path: Path, config: Mapping[str, Any]) -> Path:
+    path.write_text(json.dumps(config))
+    return path
+
+
+def start(*arguments: object, processes: int = 1, **options: Any) -> subprocess.Popen[str]:
+    launcher = TORCHRUN if processes == 2 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "classy_vision.cli", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def classy(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def stop_when(
+    ready: Callable[[], bool], process: subprocess.Popen[str], number: signal.Signals
+) -> tuple[str, str]:
+    """Sends a signal as soon as ``ready``, and gives what the process had printed."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, "it ended before it was stopped: " + process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.communicate(timeout=60)

@@ -1,0 +1,70 @@
+"""What a job may say, and what is said to one that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import TrainConfig, dump_settings, load_settings
+from tests.train.command import digits_job, write
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("data", {"source": "digit"}, "data: unknown source 'digit'; did you mean 'digits'"),
+        ("data", {"image_size": 8}, "data: key 'source' is required"),
+        ("data", {"source": "digits", "image_sise": 8}, "did you mean 'image_size'"),
+        ("data", {"source": "digits", "image_size": 8, "resize": 4}, "resize = 4 is below image_size = 8"),
+        ("data", {"source": "digits", "crop_area": [0.5, 2.0]}, "crop_area"),
+        ("schedule", {"epoch": 3}, "schedule: unknown key 'epoch'; did you mean 'epochs'"),
+        ("schedule", {"learning_rate": "fast"}, "learning_rate = 'fast'"),
+        ("schedule", {"epochs": 2, "warmup_epochs": 2}, "leaves none of 2 epochs"),
+        ("schedule", {"optimizer": "adam"}, "'sgd' or 'adamw'"),
+        ("tasks", {"digit": {"knd": "regression"}}, "tasks.digit: unknown key 'knd'; did you mean 'kind'"),
+        ("tasks", {"digit": {"kind": "regression", "label_smoothing": 0.1}}, "is for classification"),
+        ("tasks", {"digit": {"kind": "regression", "classes": ["a"]}}, "regression has no classes"),
+        ("tasks", {"digit": {"classes": ["a", "a"]}}, "stands there twice"),
+        ("taskz", {}, "unknown key 'taskz'; did you mean 'tasks'"),
+        ("schedule", 3, "schedule is a mapping"),
+    ],
+)
+def test_wrong_values_are_named(section: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        TrainConfig.parse({**digits_job(), section: value})
+
+
+def test_a_config_is_written_as_it_is_read(tmp_path: Path) -> None:
+    settings = TrainConfig.parse(digits_job(tasks={"digit": {"classes": [0, 1]}, "loop": None}))
+    assert settings.tasks["digit"].classes == ("0", "1")
+    (tmp_path / "again.yaml").write_text(dump_settings(settings))
+    again = load_settings(tmp_path / "again.yaml")
+    assert dump_settings(again) == dump_settings(settings)
+
+
+def test_overrides_reach_any_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "job.json", digits_job())
+    changes = ["schedule.learning_rate=1e-2", "model.heads.0.num_classes=10", "tasks.digit.weight=2"]
+    settings = load_settings(path, [*changes, "tasks.loop.weight=1", "data.mean=[0.1]"])
+    assert settings.schedule.learning_rate == 0.01
+    assert settings.model["heads"][0]["num_classes"] == 10
+    assert settings.tasks["digit"].weight == 2
+    assert settings.data.mean == (0.1,)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs", "dotted.key=value"),
+        ("schedule.epochs.x=3", "which has no keys"),
+        ("model.heads.7.num_classes=3", "'7' is no index of a list of 2"),
+        ("schedule.epochs=[", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_overrides(override: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "job.json", digits_job())
+    with pytest.raises(ConfigError, match=message):
+        load_settings(path, [override])

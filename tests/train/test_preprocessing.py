@@ -1,0 +1,64 @@
+"""Which part of an image the model sees, in which scale."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import DigitsConfig
+from classy_vision.train.preprocessing import Preprocessing, centre_box, random_box, with_statistics
+
+
+def preprocessing(channels: int = 3, **options: object) -> Preprocessing:
+    data = DigitsConfig.parse({"source": "digits", "image_size": 4, **options})
+    return Preprocessing(with_statistics(data, channels))
+
+
+def test_the_centre_is_seen() -> None:
+    assert centre_box((10, 6), 1.0) == (2, 0, 8, 6)
+    assert centre_box((6, 10), 0.5) == (1.5, 3.5, 4.5, 6.5)
+
+
+def test_values_are_normalised_by_channel() -> None:
+    x = preprocessing(mean=[0.0, 0.5, 1.0], std=[1.0, 0.5, 2.0])(Image.new("RGB", (9, 7), (255, 255, 0)))
+    assert x.shape == (3, 4, 4)
+    torch.testing.assert_close(x[:, 0, 0], torch.tensor([1.0, 1.0, -0.5]))
+    assert preprocessing(channels=1)(Image.new("L", (5, 5), 255)).unique().tolist() == [1.0]
+
+
+def test_resize_leaves_a_margin_out() -> None:
+    image = Image.new("L", (8, 8))
+    image.paste(255, (2, 2, 6, 6))
+    assert preprocessing(channels=1, resize=8)(image).unique().tolist() == [1.0]
+    assert preprocessing(channels=1)(image).min() < 0
+
+
+def test_random_boxes_lie_in_the_image_and_have_the_area() -> None:
+    rng = Random(0)
+    for _ in range(200):
+        left, top, right, bottom = random_box((30, 20), (0.2, 0.6), rng)
+        assert 0 <= left < right <= 30
+        assert 0 <= top < bottom <= 20
+        assert 0.2 <= (right - left) * (bottom - top) / 600 <= 0.6
+
+
+@pytest.mark.parametrize(("augment", "different"), [("none", 1), ("flip", 2), ("crop", 20)])
+def test_augmentation_is_drawn_from_its_generator(augment: str, different: int) -> None:
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    see = preprocessing(channels=1, augment=augment)
+    seen = {tuple(see(image, Random(seed)).flatten().tolist()) for seed in range(20)}
+    assert len(seen) == different
+    assert torch.equal(see(image, Random(7)), see(image, Random(7)))
+    assert torch.equal(see(image), preprocessing(channels=1)(image))
+
+
+def test_statistics_must_fit_the_channels() -> None:
+    with pytest.raises(ConfigError, match="one value for each of the model's 3 channels"):
+        preprocessing(mean=[0.5])
+    with pytest.raises(ConfigError, match="in_channels = 4"):
+        preprocessing(channels=4)

@@ -1,0 +1,139 @@
+"""Records from folders and tables, and what is said where they cannot be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import DigitsConfig, FolderConfig, TableConfig
+from classy_vision.train.sources import Records, load_records
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4)).save(path)
+
+
+def folder(root: Path, **options: Any) -> Records:
+    return load_records(FolderConfig(source="folder", root=str(root), **options), seed=0)
+
+
+def table(path: Path, seed: int = 0, **options: Any) -> Records:
+    return load_records(TableConfig(source="table", file=str(path), **options), seed)
+
+
+def csv_table(root: Path, text: str, images: int = 4) -> Path:
+    for number in range(images):
+        picture(root / f"{number}.png")
+    (root / "table.csv").write_text(text)
+    return root / "table.csv"
+
+
+def test_digits() -> None:
+    records = load_records(DigitsConfig(source="digits"), seed=1)
+    assert len(records.images) == 1797
+    assert len(records.rows(held_out=True)) == 360
+    loops = dict(zip(records.columns["digit"], records.columns["loop"]))
+    assert [digit for digit, loop in sorted(loops.items()) if loop == "closed"] == ["0", "6", "8", "9"]
+    again = load_records(DigitsConfig(source="digits"), seed=2)
+    assert again.held_out == records.held_out
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+def test_a_folder_with_splits(val: str, tmp_path: Path) -> None:
+    for path in ("train/cat/1.png", "train/cat/deep/2.JPG", "train/dog/3.png", f"{val}/cat/4.png"):
+        picture(tmp_path / path)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    records = folder(tmp_path)
+    assert [records.columns["label"][row] for row in records.rows(False)] == ["cat", "cat", "dog"]
+    assert [Path(str(records.images[row])).name for row in records.rows(True)] == ["4.png"]
+
+
+def test_a_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
+    for number in range(10):
+        picture(tmp_path / "many" / f"{number}.png")
+    for number in range(2):
+        picture(tmp_path / "few" / f"{number}.png")
+    records = folder(tmp_path, val_fraction=0.3)
+    held = [records.columns["label"][row] for row in records.rows(True)]
+    assert sorted(held) == ["few"] + ["many"] * 3
+    assert folder(tmp_path, val_fraction=0.3).held_out == records.held_out
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "has no folders in it"),
+        (["train/cat/1.png"], "has a folder 'train' but no other split"),
+        (["cat/1.png", "dog/notes.txt"], "dog is the folder of a class, but there is no image in it"),
+        (["cat/1.png"], "no image is in the validation split"),
+    ],
+)
+def test_folders_that_cannot_be_used(files: list[str], message: str, tmp_path: Path) -> None:
+    for name in files:
+        picture(tmp_path / name) if name.endswith("png") else (tmp_path / name).parent.mkdir()
+    with pytest.raises(ConfigError, match=message):
+        folder(tmp_path)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root: no such folder"):
+        folder(tmp_path / "nowhere")
+
+
+def test_a_csv_with_splits_and_missing_cells(tmp_path: Path) -> None:
+    text = "\ufeffpath,split,kind\n0.png,train,a\n1.png,VAL,\n\n2.png,train,NA\n"
+    records = table(csv_table(tmp_path, text))
+    assert list(records.held_out) == [False, True, False]
+    assert records.columns == {"kind": ["a", None, "NA"]}
+    assert records.images[0] == tmp_path / "0.png"
+
+
+def test_a_table_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
+    path = csv_table(tmp_path, "path,x\n" + "".join(f"{n}.png,{n}\n" for n in range(4)))
+    splits = {tuple(table(path, seed, val_fraction=0.5).held_out) for seed in range(20)}
+    assert len(splits) > 1
+    assert {sum(split) for split in splits} == {2}
+
+
+def test_parquet_and_another_folder_of_images(tmp_path: Path) -> None:
+    picture(tmp_path / "img" / "0.png")
+    columns = {"path": ["0.png"] * 2, "split": ["train", "val"], "tags": [["a", "b"], None]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    records = table(tmp_path / "t.parquet", images=str(tmp_path / "img"))
+    assert records.columns == {"tags": [["a", "b"], None]}
+    assert records.images[0] == tmp_path / "img" / "0.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,x\n0.png,1\n", "needs a column 'path': unknown column 'path'"),
+        ("path,x\n0.png,1\n9.png,1\n", r"names 1 of 2 images that do not exist, the first is .*9\.png"),
+        ("path,x\n0.png,1,2\n", "line 2: 3 cells under 2 headings"),
+        ("path,x\n,1\n", "row 1: there is no path"),
+        ("path,split\n0.png,trian\n", "unknown split 'trian'; did you mean 'train'"),
+        ("path,split\n0.png,train\n", "no image is in the validation split of 1"),
+        ("", "unknown column 'path'"),
+    ],
+)
+def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        table(csv_table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("no.csv", "no such file"), ("t.xlsx", "no known format"), ("t.parquet", "cannot read")],
+)
+def test_files_that_are_no_tables(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_text("x")
+    (tmp_path / "t.parquet").write_text("x")
+    with pytest.raises(ConfigError, match=message):
+        table(tmp_path / name)
