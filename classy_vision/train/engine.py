@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 from random import Random
 
@@ -154,8 +155,8 @@ class Engine:
             valid = task.valid(targets)
             sums.append(task.losses(output, targets).sum())
             counts.append(valid.sum())
-            if metrics is not None:
-                metrics[head].update(*task.comparable(output[valid], targets[valid]))
+            if metrics is not None and len(there := targets[valid]):
+                metrics[head].update(*task.comparable(output[valid], there))
         return torch.stack(sums), torch.stack(counts)
 
     # Evaluation
@@ -165,13 +166,18 @@ class Engine:
         """Losses and metrics of the held-out images."""
         model = self.accelerator.unwrap_model(self.model).eval()
         device = self.accelerator.device
-        metrics = {h: MetricCollection({**t.metrics()}).to(device) for h, t in self.job.tasks.items()}
+        metrics = {
+            head: MetricCollection({**task.metrics()}, compute_groups=False).to(device)
+            for head, task in self.job.tasks.items()
+        }
         meter = self._meter()
         for batch in self.val_batches:
             meter.add(*self.losses(model, batch, metrics))
         row = {f"val/{head}/loss": loss for head, loss in zip(self.job.tasks, meter.means())}
-        for head, collection in metrics.items():
-            row |= {f"val/{head}/{name}": float(value) for name, value in collection.compute().items()}
+        with warnings.catch_warnings():  # this process may have seen no label where others did
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            for head, collection in metrics.items():
+                row |= {f"val/{head}/{name}": float(x) for name, x in collection.compute().items()}
         return row
 
     # Parts

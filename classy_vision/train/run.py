@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -70,6 +71,7 @@ def resume(output: str | Path) -> Row:
 
 def _accelerator(job: Job) -> Accelerator:
     schedule = job.settings.schedule
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
     accelerator = Accelerator(
         mixed_precision=schedule.mixed_precision,
         cpu=not torch.cuda.is_available(),

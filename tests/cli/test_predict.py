@@ -14,6 +14,7 @@ from classy_vision.cli import main
 from classy_vision.train import load_settings, train
 from tests.train.command import classy, head, job, write
 
+Capture = pytest.CaptureFixture[str]
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
 
 
@@ -47,7 +48,9 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object) -> tuple[int, str]:
+def predict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object
+) -> tuple[int, str]:
     monkeypatch.setattr("sys.argv", ["classy", "predict", *map(str, args)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -56,7 +59,9 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return code, capsys.readouterr().out
 
 
-def test_json(run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json(
+    run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [images / "red.jpg", images / "broken.png", images / "blue.png"]
     code, out = predict(capsys, monkeypatch, run, *paths, "--format", "json")
     found = json.loads(out)
@@ -69,7 +74,9 @@ def test_json(run: Path, images: Path, capsys: pytest.CaptureFixture[str], monke
     assert set(found[1]) == {"image", "error"}
 
 
-def test_csv(run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv(
+    run: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out = predict(capsys, monkeypatch, run, images / "red.jpg", "--format", "csv", "--top", "1")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0

@@ -1,0 +1,101 @@
+"""Settings, data and model must agree before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import TrainConfig
+from classy_vision.train.job import prepare
+from tests.train.command import head, job
+
+
+def settings(table: Path, *heads: dict[str, Any], **sections: Any) -> TrainConfig:
+    data = {"source": "table", "file": str(table), **sections.pop("data", {})}
+    return TrainConfig.parse(job(data, *heads, **sections))
+
+
+def test_what_was_left_out_comes_from_the_data(table: Path) -> None:
+    tasks = {"colour": {}, "t": {"target": "tags", "kind": "multilabel"}, "light": {"kind": "regression"}}
+    ready = prepare(settings(table, head("colour"), head("t", "block1"), head("light"), tasks=tasks))
+    assert [h["num_classes"] for h in ready.settings.model["heads"]] == [3, 3, 1]
+    assert ready.settings.model["in_channels"] == 3
+    assert ready.tasks["colour"].classes == ("blue", "lime", "red")
+    assert ready.tasks["t"].classes == ("cold", "dull", "warm")
+    assert ready.settings.data.mean == (0.485, 0.456, 0.406)
+    assert ready.targets["colour"][:3].tolist() == [-100, 1, 0]
+    assert prepare(ready.settings).settings == ready.settings
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("heads", "sections", "message"),
+    [
+        (
+            [head("colour", num_classes=4)],
+            {},
+            "= 4, but column 'colour' has 3: blue, lime, red",
+        ),
+        ([head("color")], {}, "unknown column 'color'; did you mean 'colour'"),
+        ([head("colour")], {"tasks": {"colour": {"target": "lights"}}}, "did you mean 'light'"),
+        ([head("colour")], {"tasks": {"color": {}}}, "tasks: unknown head 'color'; did you mean 'colour'"),
+        ([head("colour"), head("light")], {"tasks": {"colour": {}}}, "head 'light' has no task"),
+        ([head("colour")], {"tasks": {"colour": {"kind": "regression"}}}, "'lime' is no finite number"),
+        ([head("colour")], {"tasks": {"colour": {"classes": ["red", "blue"]}}}, "unknown class 'lime'"),
+        ([head("colour", "block9")], {}, "unknown block 'block9'"),
+        ([{**head("colour"), "name": "identity"}], {}, "its task needs 3 numbers"),
+        (
+            [head("colour")],
+            {"schedule": {"batch_size": 64}},
+            "than the 18 training images; 4 would do",
+        ),
+        ([head("colour")], {"schedule": {"mixed_precision": "fp16"}}, "'fp16' needs a GPU"),
+        ([], {}, "at least one head is needed"),
+        ([{"name": "fully_connected"}], {}, "with a unique_id"),
+    ],
+)
+def test_what_does_not_agree_is_named(
+    heads: list[dict[str, Any]],
+    sections: dict[str, Any],
+    message: str,
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        prepare(settings(table, *heads, **sections))
+
+
+def edit(table: Path, column: int, split: str, value: str) -> None:
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    for cells in lines[1:]:
+        if cells[1] == split:
+            cells[column] = value
+    table.write_text("\n".join(map(",".join, lines)))
+
+
+@pytest.mark.parametrize(
+    ("split", "value", "message"),
+    [
+        ("train", "", "column 'colour' has 0 labels in the training split"),
+        ("val", "", "column 'colour' has 0 labels in the validation split"),
+        ("train", "red", "has only one class in training: 'red'"),
+        ("val", "pink", "column 'colour': unknown class 'pink'.*classes are those of the training split"),
+    ],
+)
+def test_labels_that_cannot_be_learned(split: str, value: str, message: str, table: Path) -> None:
+    edit(table, 2, split, value)
+    with pytest.raises(ConfigError, match=message):
+        prepare(settings(table, head("colour")))
+
+
+def test_a_model_that_does_not_take_the_images(table: Path) -> None:
+    config = settings(table, head("colour"))
+    vanilla = {**config.model, "stem_type": "simple_stem_in", "strides": [2, 2]}
+    assert prepare(config.model_copy(update={"model": vanilla}))
+    with pytest.raises(ConfigError, match="in_channels = 4: images have 1 channel"):
+        prepare(config.model_copy(update={"model": {**config.model, "in_channels": 4}}))

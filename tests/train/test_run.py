@@ -1,0 +1,135 @@
+"""Runs in this process: every option does what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classy_vision.config import ConfigError
+from classy_vision.train import TrainConfig, resume, train
+from classy_vision.train.run_folder import RunFolder
+from tests.train.command import classy, head, job, write
+
+HEADS = head("colour"), head("tags", "block1"), head("light", "block1")
+TASKS = {"colour": {}, "tags": {"kind": "multilabel"}, "light": {"kind": "regression"}}
+
+
+def settings(table: Path, **sections: Any) -> TrainConfig:
+    data = {"source": "table", "file": str(table), **sections.pop("data", {})}
+    return TrainConfig.parse(job(data, *HEADS, tasks=TASKS, **sections))
+
+
+def test_two_processes_share_missing_labels(table: Path, tmp_path: Path) -> None:
+    lines = table.read_text().replace(",val,blue", ",val,").replace(",val,red", ",val,")
+    table.write_text(lines)  # one label is left, so that only one process sees any
+    config = write(tmp_path / "job.json", settings(table).model_dump(mode="json"))
+    done = classy("train", config, "--output", tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    one = train(settings(table), tmp_path / "one")
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())["final"]
+    for times in ("seconds", "images_per_second"):
+        one[times] = two[times]
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def test_three_kinds_of_tasks_with_missing_labels(table: Path, tmp_path: Path) -> None:
+    final = train(settings(table, schedule={"epochs": 12, "batch_size": 6}), tmp_path / "run")
+    assert final["val/colour/accuracy"] == 1
+    assert {"val/tags/mAP", "val/tags/f1", "val/light/mae", "val/light/r2"} < set(final)
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"][0]
+    for name in ("colour", "tags", "light"):
+        assert final[f"train/{name}/loss"] < first[f"train/{name}/loss"]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"optimizer": "sgd"},
+        {"clip_grad_norm": 1e-4},
+        {"weight_decay": 3.0},
+        {"seed": 1},
+        {"mixed_precision": "bf16"},
+        {"warmup_epochs": 1},
+    ],
+)
+def test_every_option_changes_the_weights(schedule: dict[str, Any], table: Path, tmp_path: Path) -> None:
+    train(settings(table), tmp_path / "plain")
+    train(settings(table, schedule=schedule), tmp_path / "other")
+    plain, other = weights(tmp_path / "plain"), weights(tmp_path / "other")
+    assert not torch.equal(plain["heads.block1.tags.fc.weight"], other["heads.block1.tags.fc.weight"])
+
+
+def test_a_frozen_trunk_is_the_one_it_came_from(table: Path, tmp_path: Path) -> None:
+    train(settings(table), tmp_path / "first")
+    frozen = settings(table, weights=str(tmp_path / "first"), schedule={"freeze_trunk": True, "seed": 5})
+    train(frozen, tmp_path / "second")
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    same = {key for key in first if torch.equal(first[key], second[key])}
+    assert same == {key for key in first if not key.startswith("heads.")}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_or_skipped(
+    workers: int, table: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "5.png").write_text("no image")
+    with pytest.raises(ConfigError, match=r"5\.png: not an image.*data.on_bad_image to 'skip'"):
+        train(settings(table, schedule={"workers": workers}), tmp_path / "run")
+    train(
+        settings(table, schedule={"workers": workers}, data={"on_bad_image": "skip"}),
+        tmp_path / "skipped",
+    )
+    assert f"skipped 1 unreadable images, the first is {tmp_path / '5.png'}" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_explained(table: Path, tmp_path: Path) -> None:
+    schedule = {"optimizer": "sgd", "learning_rate": 1e30}
+    with pytest.raises(ConfigError, match="try a lower schedule.learning_rate"):
+        train(settings(table, schedule=schedule), tmp_path / "run")
+
+
+def test_tensorboard_logs_every_epoch(table: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings(table, tensorboard=True), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/colour/accuracy")] == [1, 2]
+
+
+def test_a_finished_run_is_not_gone_on_with(table: Path, tmp_path: Path) -> None:
+    train(settings(table), tmp_path / "run")
+    with pytest.raises(ConfigError, match="is finished: all 2 epochs are done"):
+        resume(tmp_path / "run")
+
+
+def test_a_failed_write_leaves_the_last_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("metrics.csv", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(ConfigError, match=r"cannot write '.*metrics\.csv': Read-only file system"):
+        folder.write("metrics.csv", b"new")
+    with pytest.raises(ConfigError, match=r"cannot write '.*checkpoint\.pt'"):
+        folder.write_checkpoint({"epoch": 1})
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("metrics.csv", b"old")]
+
+
+def test_a_run_that_was_stopped_before_its_first_epoch_starts_over(table: Path, tmp_path: Path) -> None:
+    whole = train(settings(table), tmp_path / "whole")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.yaml").write_text((tmp_path / "whole" / "config.yaml").read_text())
+    again = resume(tmp_path / "half")
+    assert again["train/colour/loss"] == whole["train/colour/loss"]

@@ -1,0 +1,105 @@
+"""Labels, losses and metrics of the kinds of tasks, with labels missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torchmetrics import MetricCollection
+
+from classy_vision.config import ConfigError
+from classy_vision.train.config import TaskConfig
+from classy_vision.train.tasks import KINDS, Task, find_classes
+
+LABELS: dict[str, list[Any]] = {
+    "classification": ["b", None, "a", "c"],
+    "multilabel": ["a;c", None, ";", ["b"]],
+    "regression": ["1.5", None, -2, 0.0],
+}
+CLASSES = {"classification": ("a", "b", "c"), "multilabel": ("a", "b", "c"), "regression": None}
+
+
+def task(kind: str, **options: Any) -> Task:
+    return KINDS[kind]("head", TaskConfig(kind=kind, classes=CLASSES[kind], **options))
+
+
+def targets(of: Task) -> torch.Tensor:
+    return torch.tensor([of.encode(cell) for cell in LABELS[of.config.kind]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_labels_cost_nothing_and_are_not_measured(kind: str) -> None:
+    of = task(kind)
+    truth = targets(of)
+    outputs = torch.randn(4, of.outputs, requires_grad=True)
+    assert of.valid(truth).tolist() == [True, False, True, True]
+    losses = of.losses(outputs, truth)
+    losses.sum().backward()
+    assert losses[1] == 0
+    assert outputs.grad is not None
+    assert outputs.grad[1].abs().sum() == 0
+    assert outputs.grad[0].abs().sum() > 0
+    assert of.say_target(truth[1]) == "-"
+
+
+def test_losses_are_the_usual_ones() -> None:
+    outputs, labels = torch.randn(4, 3), torch.tensor([1, -100, 0, 2])
+    smoothed = task("classification", label_smoothing=0.1)
+    expected = cross_entropy(outputs, labels, label_smoothing=0.1)
+    torch.testing.assert_close(smoothed.losses(outputs, labels).sum() / 3, expected)
+    several = task("multilabel")
+    truth = targets(several)
+    expected = binary_cross_entropy_with_logits(outputs[[0, 2, 3]], truth[[0, 2, 3]])
+    torch.testing.assert_close(several.losses(outputs, truth).sum() / 3, expected)
+    number = task("regression")
+    assert number.losses(torch.zeros(4, 1), targets(number)).tolist() == [2.25, 0, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "expected"),
+    [
+        ("classification", [[0, 9, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]], {"accuracy": 2 / 3}),
+        ("multilabel", [[9, -9, 9], [9, 9, 9], [-9, -9, -9], [-9, 9, -9]], {"mAP": 1, "f1": 1}),
+        ("regression", [[1.5], [7], [0], [0]], {"mae": 2 / 3, "r2": 1 - 4 / 6.1667}),
+    ],
+)
+def test_metrics(kind: str, outputs: list[list[float]], expected: dict[str, float]) -> None:
+    of = task(kind)
+    metrics = MetricCollection({**of.metrics()})
+    truth = targets(of)
+    valid = of.valid(truth)
+    metrics.update(*of.comparable(torch.tensor(outputs).float()[valid], truth[valid]))
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_scores_are_probabilities_best_first() -> None:
+    scores = task("classification").scores(torch.tensor([0.0, 2.0, 1.0]), top=2)
+    assert [label for label, _ in scores] == ["b", "c"]
+    assert scores[0][1] == pytest.approx(0.6652, abs=1e-4)
+    assert task("multilabel").scores(torch.tensor([0.0, 2.0, 1.0]), 1)[0][1] == pytest.approx(
+        0.8808, abs=1e-4
+    )
+    assert task("regression").scores(torch.tensor([1.23456]), 5) == [("1.235", None)]
+
+
+def test_classes_are_sorted_as_numbers_where_all_are() -> None:
+    assert find_classes(KINDS["classification"], ["10", "9", 2.0, None]) == ("2", "9", "10")
+    assert find_classes(KINDS["classification"], ["10", "9", "x"]) == ("10", "9", "x")
+    assert find_classes(KINDS["multilabel"], ["b; a", ["c"], None]) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "message"),
+    [
+        ("classification", "bb", "unknown class 'bb'; did you mean 'b'"),
+        ("multilabel", "a;d", "unknown class 'd'"),
+        ("regression", "tall", "'tall' is no finite number"),
+        ("regression", "nan", "'nan' is no finite number"),
+    ],
+)
+def test_labels_that_cannot_be(kind: str, cell: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task(kind).encode(cell)
