@@ -48,7 +48,9 @@ def train(
             package.train(package.load_settings(config, overrides or ()), folder, force)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            typer.echo(f"\nstopped; go on with: classy train --resume {folder}", err=True)
+            begun = Path(folder, "config.yaml").is_file()
+            how = f"go on with: classy train --resume {folder}" if begun else "nothing was written"
+            typer.echo(f"\nstopped; {how}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

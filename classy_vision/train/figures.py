@@ -15,6 +15,7 @@ from torch import Tensor
 from classy_vision.train.images import ImageError, open_image
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
+from classy_vision.train.tasks import DASH
 
 RIGHT, WRONG, NEUTRAL = "#1a7f37", "#cf222e", "#333333"
 
@@ -76,9 +77,9 @@ def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -
     for line, (head, task) in enumerate(job.tasks.items()):
         target = job.targets[head][row]
         said, true = task.say(outputs[head]), task.say_target(target)
-        judged = task.has_classes and bool(task.valid(target[None]))
+        judged = task.has_classes and true != DASH
         colour = NEUTRAL if not judged else RIGHT if said == true else WRONG
-        text = f"{head}: {said}" if said == true else f"{head}: {said} ({true})"
+        text = f"{head}: {said}" if true in (said, DASH) else f"{head}: {said} ({true})"
         short = textwrap.shorten(text, 30, placeholder="…")
         place = (0.5, -0.04 - 0.13 * line)
         axis.annotate(

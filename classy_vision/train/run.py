@@ -66,7 +66,10 @@ def resume(output: str | Path) -> Row:
     if folder.finished:
         raise ConfigError(f"{str(output)!r} is finished: all {settings.schedule.epochs} epochs are done")
     job = prepare(settings)
-    return _run(job, folder, _accelerator(job))
+    accelerator = _accelerator(job)
+    if accelerator.is_main_process:
+        folder.sweep()
+    return _run(job, folder, accelerator)
 
 
 def _accelerator(job: Job) -> Accelerator:

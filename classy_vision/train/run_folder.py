@@ -71,6 +71,7 @@ class RunFolder:
             for name in (CHECKPOINT, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+            self.sweep()
         self.write(CONFIG, dump_settings(settings).encode())
 
     def settings(self) -> TrainConfig:
@@ -87,6 +88,11 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         return (self.path / WEIGHTS).is_file() and not (self.path / CHECKPOINT).is_file()
+
+    def sweep(self) -> None:
+        """Removes files that a killed process had not finished."""
+        for part in self.path.glob(".*.part"):
+            part.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, all of it or nothing."""

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from classy_vision.cli import main
+from classy_vision.cli.train import train as train_command
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train import load_settings, train
@@ -90,8 +91,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(run: Path, config: Path, tmp_p
     stop_when((folder / "checkpoint.pt").exists, process, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (folder / "model.safetensors").exists()
+    (folder / ".model.safetensors.1.part").write_text("half")
     done = classy("train", "--resume", folder)
     assert done.returncode == 0, done.stderr
+    assert not list(folder.glob(".*"))
     assert history(folder) == history(run)
     whole, resumed = load_file(run / "model.safetensors"), load_file(folder / "model.safetensors")
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
@@ -151,3 +154,21 @@ def test_wrong_arguments(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("no", name="accelerate"), r"needs accelerate: pip install .*\[train\]"),
+        (RuntimeError("operator torchvision::nms does not exist"), "torchvision.*reinstall or remove it"),
+    ],
+)
+def test_packages_that_are_missing_or_broken(
+    error: Exception, message: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(ConfigError, match=message):
+        train_command(config)
