@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from classy_vision.cli import main
-from classy_vision.train import load_settings, train
+from classy_vision.config import ConfigError
+from classy_vision.train import Predictor, load_settings, train
 from tests.train.command import classy, head, job, write
 
 Capture = pytest.CaptureFixture[str]
@@ -97,7 +98,9 @@ def test_a_folder_as_a_table(run: Path, images: Path) -> None:
     assert firsts["broken.png"]
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, images: Path) -> None:
-    done = classy("predict", tmp_path, images / "red.jpg")
-    assert done.returncode == 2
-    assert done.stderr == f"error: '{tmp_path}' is no run folder: it has no config.yaml\n"
+def test_runs_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no run folder: it has no config.yaml"):
+        Predictor.load(tmp_path)
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(ConfigError, match="is not finished: classy train --resume"):
+        Predictor.load(tmp_path)
