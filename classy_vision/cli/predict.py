@@ -28,7 +28,7 @@ class Format(str, Enum):
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files or folders.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
     format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.train.config import TaskConfig, TrainConfig
+from classy_vision.train.config import DataConfig, TaskConfig, TrainConfig
 from classy_vision.train.preprocessing import Preprocessing, with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
@@ -69,7 +70,8 @@ def prepare(settings: TrainConfig) -> Job:
     settings = settings.model_copy(
         update={
             "model": model,
-            "data": with_statistics(settings.data, model["in_channels"]),
+            "data": _absolute(with_statistics(settings.data, model["in_channels"])),
+            "weights": settings.weights and str(Path(settings.weights).absolute()),
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
@@ -100,6 +102,13 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
                 f"{tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
             )
     return model
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """``data`` with whole paths, so that the run can be resumed from anywhere."""
+    paths = {name: getattr(data, name, None) for name in ("root", "file", "images")}
+    whole = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
+    return data.model_copy(update=whole)
 
 
 # -- heads and tasks

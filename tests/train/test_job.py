@@ -99,3 +99,10 @@ def test_a_model_that_does_not_take_the_images(table: Path) -> None:
     assert prepare(config.model_copy(update={"model": vanilla}))
     with pytest.raises(ConfigError, match="in_channels = 4: images have 1 channel"):
         prepare(config.model_copy(update={"model": {**config.model, "in_channels": 4}}))
+
+
+def test_paths_are_written_whole(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table.parent)
+    ready = prepare(settings(Path("table.csv"), head("colour"), weights="trunk.pt"))
+    assert ready.settings.data.file == str(table)  # type: ignore[union-attr]
+    assert ready.settings.weights == str(table.parent / "trunk.pt")
