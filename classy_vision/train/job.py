@@ -203,6 +203,8 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _check_schedule(settings: TrainConfig, records: Records) -> None:
+    if settings.weights and not Path(settings.weights).exists():
+        raise ConfigError(f"weights: no such checkpoint or run folder: {settings.weights!r}")
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard: true needs: pip install 'classy-vision-models[tensorboard]'")
     images, batch = len(records.rows(False)), settings.schedule.batch_size
