@@ -14,6 +14,7 @@ from classy_vision.models.regnet import RegNet
 from classy_vision.models.removed import names_gone
 from classy_vision.models.resnet import ResNet
 from classy_vision.models.resnext import ResNeXt
+from classy_vision.models.vision_transformer import VisionTransformer
 
 __all__ = [
     "MODELS",
@@ -26,6 +27,7 @@ __all__ = [
     "ResNeXt",
     "ResNet",
     "SqueezeAndExcitationLayer",
+    "VisionTransformer",
     "build_head",
     "build_model",
     "lecun_normal_init",

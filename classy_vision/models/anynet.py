@@ -23,7 +23,7 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import ModelConfig
-from classy_vision.weights.key_map import KeyMap, Row
+from classy_vision.weights.key_map import KeyMap, Renaming
 
 # -- config
 
@@ -219,9 +219,9 @@ STEMS: dict[StemType, tuple[int, int, bool]] = {
 # -- weight maps: names of the original -> ours; inside a block they differ by its type
 
 _THEIRS, _OURS = "trunk_output.block{s}.block{s}-{i}", "blocks.block{s}-{i}"
-_STEM: list[Row] = [("stem.stem.0", "stem.conv"), ("stem.stem.1", "stem.norm")]
-_SHORTCUT: list[Row] = [("proj", "shortcut.conv"), ("bn", "shortcut.norm")]
-_BOTTLENECK: list[Row] = [
+_STEM: list[Renaming] = [("stem.stem.0", "stem.conv"), ("stem.stem.1", "stem.norm")]
+_SHORTCUT: list[Renaming] = [("proj", "shortcut.conv"), ("bn", "shortcut.norm")]
+_BOTTLENECK: list[Renaming] = [
     *_SHORTCUT,
     ("f.a.0", "residual.a.conv"),
     ("f.a.1", "residual.a.norm"),
@@ -231,7 +231,7 @@ _BOTTLENECK: list[Row] = [
     ("f.c", "residual.c.conv"),
     ("f.final_bn", "residual.c.norm"),
 ]
-CLASSY_VISION: dict[BlockType, list[Row]] = {
+CLASSY_VISION: dict[BlockType, list[Renaming]] = {
     BlockType.VANILLA_BLOCK: [("a.0", "a.conv"), ("a.1", "a.norm"), ("b.0", "b.conv"), ("b.1", "b.norm")],
     BlockType.RES_BASIC_BLOCK: [
         *_SHORTCUT,

@@ -22,7 +22,7 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.weights.key_map import KeyMap, Row
+from classy_vision.weights.key_map import KeyMap, Renaming
 
 # -- config
 
@@ -142,19 +142,19 @@ def bottleneck(
 # -- weight maps: names of the original -> ours
 
 _THEIRS, _OURS = "blocks.{s}.block{s}-{i}", "blocks.block{s}-{i}"
-_STEM: list[Row] = [("initial_block._module.0", "stem.conv"), ("initial_block._module.1", "stem.norm")]
-_HEAD: list[Row] = [
+_STEM: list[Renaming] = [("initial_block._module.0", "stem.conv"), ("initial_block._module.1", "stem.norm")]
+_HEAD: list[Renaming] = [
     ("convolutional_block.0", "residual.a.conv"),
     ("convolutional_block.1", "residual.a.norm"),
 ]
-_TAIL: list[Row] = [("downsample.0", "shortcut.conv"), ("downsample.1", "shortcut.norm"), ("se", "se")]
-_BASIC: list[Row] = [
+_TAIL: list[Renaming] = [("downsample.0", "shortcut.conv"), ("downsample.1", "shortcut.norm"), ("se", "se")]
+_BASIC: list[Renaming] = [
     *_HEAD,
     ("convolutional_block.3", "residual.b.conv"),
     ("bn", "residual.b.norm"),
     *_TAIL,
 ]
-_BOTTLENECK: list[Row] = [
+_BOTTLENECK: list[Renaming] = [
     *_HEAD,
     ("convolutional_block.3", "residual.b.conv"),
     ("convolutional_block.4", "residual.b.norm"),
@@ -162,7 +162,7 @@ _BOTTLENECK: list[Row] = [
     ("bn", "residual.c.norm"),
     *_TAIL,
 ]
-BEFORE_0_2: list[Row] = [("blocks.{s}.{i}._module", _THEIRS)]
+BEFORE_0_2: list[Renaming] = [("blocks.{s}.{i}._module", _THEIRS)]
 
 # -- model
 

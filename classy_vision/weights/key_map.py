@@ -11,13 +11,31 @@ it has; what follows the prefix is carried over as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 
 T = TypeVar("T")
-Row = tuple[str, str]
+
+
+class Transform(NamedTuple):
+    """What to do with a tensor whose axes differ between two layouts."""
+
+    load: Callable[[Tensor], Tensor]
+    save: Callable[[Tensor], Tensor]
+
+
+def _swap_first_axes(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, 1)
+
+
+SWAP_FIRST_AXES = Transform(_swap_first_axes, _swap_first_axes)
+
+Renaming = tuple[str, str]
+Row = Renaming | tuple[str, str, Transform]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
 
@@ -27,7 +45,8 @@ class KeyMap:
 
     Args:
         layout: what the layout is called in messages.
-        rows: (their prefix, our prefix), in the order in which their layout lists the keys.
+        rows: (their prefix, our prefix), and a transform where tensors differ, in the order in
+            which their layout lists the keys.
         spellings: (their older prefix, their prefix), for files written before a renaming.
         dropped: prefixes of theirs for which the model has no place, to be left out.
     """
@@ -36,33 +55,21 @@ class KeyMap:
         self,
         layout: str,
         rows: Sequence[Row],
-        spellings: Sequence[Row] = (),
+        spellings: Sequence[Renaming] = (),
         dropped: Sequence[str] = (),
     ) -> None:
         self.layout = layout
-        self._dropped = [_Prefix(theirs) for theirs in dropped]
-        self._theirs = [_Prefix(theirs) for theirs, _ in rows]
-        self._ours = [_Prefix(ours) for _, ours in rows]
+        self._rows = [(_Prefix(row[0]), _Prefix(row[1]), row[2] if len(row) > 2 else None) for row in rows]
         self._spellings = [(_Prefix(old), _Prefix(new)) for old, new in spellings]
+        self._dropped = [_Prefix(theirs) for theirs in dropped]
 
     def to_native(self, key: str) -> str | None:
         """Our name for their ``key``; None where no row knows it."""
-        for old, new in self._spellings:
-            key = old.rewrite(key, new) or key
-        for theirs, ours in zip(self._theirs, self._ours):
-            if (native := theirs.rewrite(key, ours)) is not None:
-                return native
-        return None
+        return self._ours(key)[0]
 
     def to_theirs(self, key: str) -> str | None:
         """Their name for our ``key``; None where their layout has no place for it."""
-        return self._to_theirs(key)[1]
-
-    def _to_theirs(self, key: str) -> tuple[int, str | None]:
-        for row, (theirs, ours) in enumerate(zip(self._theirs, self._ours)):
-            if (foreign := ours.rewrite(key, theirs)) is not None:
-                return row, foreign
-        return -1, None
+        return self._theirs(key)[0]
 
     def load(self, state: Mapping[str, T]) -> dict[str, T]:
         """A state dict in our layout from one in theirs.
@@ -71,11 +78,14 @@ class KeyMap:
             ConfigError: lists the keys that no row knows.
         """
         kept = [key for key in state if not any(d.rewrite(key, d) for d in self._dropped)]
-        native = {key: self.to_native(key) for key in kept}
-        strangers = [key for key, ours in native.items() if ours is None]
+        found = {key: self._ours(key) for key in kept}
+        strangers = [key for key, (name, _) in found.items() if name is None]
         if strangers:
             raise ConfigError(f"{listed('key', strangers)} not known in the {self.layout} layout")
-        return {str(native[key]): state[key] for key in kept}
+        return {
+            str(name): transform.load(state[key]) if transform else state[key]  # type: ignore[arg-type,misc]
+            for key, (name, transform) in found.items()
+        }
 
     def save(self, state: Mapping[str, T]) -> dict[str, T]:
         """A state dict in their layout and order from one in ours.
@@ -84,15 +94,31 @@ class KeyMap:
             UnknownNameError: a key has no place in their layout.
         """
         parts: dict[str, int] = {}
-        found: list[tuple[int, int, str, T]] = []
+        found: list[tuple[int, int, str, Any]] = []
         for key, value in state.items():
-            part = parts.setdefault(".".join(key.split(".")[:2]), len(parts))
-            row, foreign = self._to_theirs(key)
-            if foreign is None:
+            name, row = self._theirs(key)
+            if name is None:
                 raise unknown("key", key, [], f"the {self.layout} layout has no place for it")
-            found.append((part, row, foreign, value))
+            segments = key.split(".")
+            part = parts.setdefault(".".join(segments[: 2 if segments[0] == "blocks" else 1]), len(parts))
+            transform = self._rows[row][2]
+            found.append((part, row, name, transform.save(value) if transform else value))  # type: ignore[arg-type]
         found.sort(key=lambda entry: entry[:2])
-        return {foreign: value for _, _, foreign, value in found}
+        return {name: value for _, _, name, value in found}
+
+    def _ours(self, key: str) -> tuple[str | None, Transform | None]:
+        for old, new in self._spellings:
+            key = old.rewrite(key, new) or key
+        for theirs, ours, transform in self._rows:
+            if (name := theirs.rewrite(key, ours)) is not None:
+                return name, transform
+        return None, None
+
+    def _theirs(self, key: str) -> tuple[str | None, int]:
+        for row, (theirs, ours, _) in enumerate(self._rows):
+            if (name := ours.rewrite(key, theirs)) is not None:
+                return name, row
+        return None, -1
 
 
 class _Prefix:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-FAMILIES = ("AnyNet", "DenseNet", "EfficientNet", "RegNet", "ResNe")
+FAMILIES = ("AnyNet", "DenseNet", "EfficientNet", "RegNet", "ResNe", "ViT", "VisionTransformer")
 
 
 @cache

@@ -67,6 +67,19 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "block0",
         "block1-0",
     ),
+    "vision_transformer": (
+        {
+            "name": "vision_transformer",
+            "image_size": 32,
+            "patch_size": 8,
+            "num_layers": 3,
+            "num_heads": 2,
+            "hidden_dim": 16,
+            "mlp_dim": 32,
+        },
+        "layer_0",
+        "layer_1",
+    ),
 }
 HEADS: dict[str, dict[str, Any]] = {
     "fully_connected": {"num_classes": 3},
@@ -75,6 +88,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "identity": {},
 }
 CASES = [(family, head) for family in FAMILIES for head in HEADS]
+# The quick part of them: every family with some head, and every head with some family.
+QUICK = {(family, list(HEADS)[i % len(HEADS)]) for i, family in enumerate(FAMILIES)}
 
 
 def config(family: str, head: str = "fully_connected") -> dict[str, Any]:

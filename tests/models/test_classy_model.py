@@ -102,13 +102,21 @@ def test_feature_info_is_what_comes_out(family: str) -> None:
         features = model.features(torch.zeros(2, 3, 40, 56), model.block_names)
     for name, feature in features.items():
         assert info[name].shape == tuple(feature.shape[1:])
-        assert info[name].channels == feature.shape[1]
-        assert info[name].stride == round(40 / feature.shape[2])
+        if feature.dim() == 4:
+            assert info[name].channels == feature.shape[1]
+            assert info[name].stride == round(40 / feature.shape[2])
+        else:
+            assert info[name].channels == feature.shape[-1]
+            assert info[name].stride is None
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (96, 24)])
 @every_family
 def test_any_input_size(family: str, size: tuple[int, int]) -> None:
+    if family == "vision_transformer" and size[0] % 8:
+        with pytest.raises(ValueError, match=r"multiples of the patch size 8, not \(33, 47\)"):
+            build(family)(torch.zeros(1, 3, *size))
+        return
     assert build(family).eval()(torch.zeros(1, 3, *size))["late"].shape == (1, 3)
 
 
@@ -374,7 +382,7 @@ def test_gradient_checkpointing_changes_no_number(family: str) -> None:
     runs = counted(sparing)
     for model in (plain, sparing):
         loss(model(batch())).backward()
-    assert runs["block1-0"] == 2
+    assert runs[plain._step(FAMILIES[family][1])] == 2
     for (name, wanted), given in zip(plain.named_parameters(), sparing.parameters()):
         if wanted.grad is not None:
             torch.testing.assert_close(given.grad, wanted.grad, msg=name)

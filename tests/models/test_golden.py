@@ -9,7 +9,7 @@ from torch import Tensor
 from classy_vision.models import ClassyModel, build_model
 from tests.golden.vectors import Vector, names
 
-CASES = names("anynet", "densenet", "efficientnet", "regnet", "resnet", "resnext")
+CASES = names("anynet", "densenet", "efficientnet", "regnet", "resnet", "resnext", "vit")
 
 
 def built(vector: Vector) -> ClassyModel:
@@ -39,7 +39,17 @@ def test_block_statistics(case: str) -> None:
     wanted = {path.rpartition(".")[2]: stats for path, stats in vector["block_stats"].items()}
     if not case.startswith("efficientnet"):  # whose trunk ended in a classifier
         wanted["trunk_output"] = wanted.pop("<trunk>")
-    inside = {"bn0", "conv_stem", "conv_head", "bn1", "avg_pooling", "dropout", "fc", "<trunk>"}
+    inside = {
+        "conv_proj",
+        "bn0",
+        "conv_stem",
+        "conv_head",
+        "bn1",
+        "avg_pooling",
+        "dropout",
+        "fc",
+        "<trunk>",
+    }
     wanted = {block: stats for block, stats in wanted.items() if block not in inside}
     assert wanted.keys() <= set(model.block_names)
     assert len(wanted) > 4
@@ -47,10 +57,21 @@ def test_block_statistics(case: str) -> None:
         features = model.features(vector.input, list(wanted))
     for block, stats in wanted.items():
         given = features[block]
+        given = given.transpose(0, 1) if given.dim() == 3 else given  # tokens came first
         assert list(given.shape) == stats["shape"]
         assert given.mean().item() == pytest.approx(stats["mean"], rel=1e-9, abs=1e-9)
         assert given.std(correction=0).item() == pytest.approx(stats["std"], rel=1e-9, abs=1e-9)
         assert given.flatten()[:4].tolist() == pytest.approx(stats["first4"], rel=1e-9, abs=1e-9)
+
+
+def test_positions_of_another_image_size() -> None:
+    vector = Vector("state_vit_posembed_up")
+    model = build_model(vector["config_target"]).double().eval()
+    model.set_classy_state(vector.classy_state)
+    with torch.no_grad():
+        positions = torch.from_numpy(vector.data["pos_embedding"])
+        assert relative(model.stem.positions.transpose(0, 1), positions) < 1e-6
+        assert relative(model(vector.input), vector.outputs["out"]) < 1e-6
 
 
 def test_the_layout_from_before_0_2() -> None:

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from classy_vision.heads import HEADS as REGISTERED_HEADS
 from classy_vision.models import ClassyModel
-from tests.models.small import CASES, HEADS, batch, build, loss
+from tests.models.small import CASES, HEADS, QUICK, batch, build, loss
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-all_cases = pytest.mark.parametrize(("family", "head"), CASES)
+all_cases = pytest.mark.parametrize(
+    ("family", "head"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 
 
 def agree(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -31,7 +34,7 @@ def step(model: ClassyModel) -> None:
 
 
 def test_all_heads_are_here() -> None:
-    assert HEADS.keys() == {entry.name for entry in REGISTERED_HEADS}
+    assert HEADS.keys() == {entry.name for entry in REGISTERED_HEADS} == {head for _, head in QUICK}
 
 
 @all_cases
