@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -72,10 +73,15 @@ class Config(BaseModel):
     )
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+    def parse(cls, data: Mapping[str, Any], where: str = "config", also: Iterable[str] = ()) -> Self:
         """Checks ``data`` (left unchanged) and returns it as a configuration.
 
         Lists and tuples are the same here, and numpy numbers are numbers.
+
+        Args:
+            data: the values.
+            where: what they are of, for messages.
+            also: keys that are allowed beside these but were taken out before.
 
         Raises:
             ConfigError: names every wrong key and value, what was allowed and the nearest key.
@@ -83,7 +89,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(_plain(data))
         except ValidationError as error:
-            raise _explain(error, cls, where) from None
+            raise _explain(error, cls, where, also) from None
 
 
 def _plain(value: Any) -> Any:
@@ -96,13 +102,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _explain(error: ValidationError, cls: type[BaseModel], where: str) -> ConfigError:
+def _explain(error: ValidationError, cls: type[BaseModel], where: str, also: Iterable[str]) -> ConfigError:
     lines: list[str] = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"])
+        path = ".".join(str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part)))
         if problem["type"] == "extra_forbidden":
             owner, key = _owner(cls, problem["loc"])
-            lines.append(str(unknown("key", key, owner, where)))
+            lines.append(
+                str(unknown("key", key, [*owner, *also] if len(problem["loc"]) == 1 else owner, where))
+            )
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {path!r} is required")
         else:
@@ -118,10 +126,19 @@ def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str],
     fields = cls.model_fields
     for part in loc[:-1]:
         annotation = fields[str(part)].annotation if str(part) in fields else None
-        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
+        inner = [
+            a for a in (annotation, *get_args(annotation)) if inspect.isclass(a) and issubclass(a, BaseModel)
+        ]
+        if not inner:
             return [], ".".join(map(str, loc))
-        fields = annotation.model_fields
-    return list(fields), str(loc[-1])
+        fields = inner[0].model_fields
+    return [*fields, *_spellings(fields.values())], str(loc[-1])
+
+
+def _spellings(fields: Iterable[FieldInfo]) -> list[str]:
+    """Further names of fields."""
+    aliases = [field.validation_alias for field in fields]
+    return [str(name) for a in aliases if isinstance(a, AliasChoices) for name in a.choices]
 
 
 @cache
@@ -129,8 +146,9 @@ def config_of(function: Callable[..., Any]) -> type[Config]:
     """The configuration that a typed function or constructor takes: its parameters."""
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name == "self":
+    parameters = list(inspect.signature(function).parameters.items())
+    for name, parameter in parameters[1:] if parameters and parameters[0][0] == "self" else parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
@@ -141,9 +159,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number, as in YAML 1.2, and not a text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), "-+0123456789"
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), "-+0123456789")
 
 
 def parse_yaml(text: str) -> Any:

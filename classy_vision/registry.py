@@ -64,8 +64,8 @@ class Registry(Generic[T]):
         """
 
         def decorate(cls: C) -> C:
-            if not bypass_checks:
-                self._check(name, cls)
+            for taken in () if bypass_checks else (name, *(presets or {})):
+                self._check(taken, cls)
             self._entries[name] = Entry(name, cls, name)
             for preset, values in (presets or {}).items():
                 self._entries[preset] = Entry(preset, cls, name, values)
@@ -74,9 +74,9 @@ class Registry(Generic[T]):
         return decorate
 
     def _check(self, name: str, cls: type[Any]) -> None:
-        if not issubclass(cls, self.base):
+        if not (isinstance(cls, type) and issubclass(cls, self.base)):
             raise ValueError(
-                f"cannot register {cls.__name__} as {self.kind} {name!r}: "
+                f"cannot register {getattr(cls, '__name__', cls)} as {self.kind} {name!r}: "
                 f"it is not a subclass of {self.base.__name__}"
             )
         held = self._entries.get(name)

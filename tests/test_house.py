@@ -81,9 +81,7 @@ def test_import_is_quick() -> None:
         "print(time.perf_counter() - start)"
     )
     times = [
-        float(
-            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
     ]
     assert min(times) < 0.3

@@ -113,9 +113,7 @@ def with_classes(config: dict[str, Any], classes: int | None) -> dict[str, Any]:
         return config
     if not config.get("heads"):
         return {"num_classes": classes, **config}
-    heads = [
-        {"num_classes": classes, **head} if isinstance(head, dict) else head for head in config["heads"]
-    ]
+    heads = [{"num_classes": classes, **head} if isinstance(head, dict) else head for head in config["heads"]]
     return {**config, "heads": heads}
 
 

@@ -91,9 +91,7 @@ def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs
         ConfigError: the model does not take such an input.
     """
     if not isinstance(model, ClassyModel):
-        raise TypeError(
-            f"count takes a ClassyModel, not {type(model).__name__}: see ClassyModel.from_model"
-        )
+        raise TypeError(f"count takes a ClassyModel, not {type(model).__name__}: see ClassyModel.from_model")
     shape = tuple(input_shape or model.input_shape)
     run = _Run(model)
     tensors = dict((*run.named_parameters(), *run.named_buffers()))

@@ -35,7 +35,7 @@ class ClassyHead(nn.Module):
         if type(self) is ClassyHead:
             raise TypeError("ClassyHead is abstract: use one of its subclasses")
         super().__init__()
-        self.unique_id = check_name("unique_id", str(unique_id or type(self).__name__))
+        self.unique_id = check_name("unique_id", type(self).__name__ if unique_id is None else str(unique_id))
         self.num_classes = num_classes
 
     @classmethod
@@ -95,7 +95,7 @@ def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str,
 
     Args:
         heads: by block.
-        channels: of each block.
+        channels: of each block, where they are known.
 
     Raises:
         ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
@@ -110,12 +110,27 @@ def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str,
                     f"two heads have the id {head.unique_id!r}, on {blocks[head.unique_id]!r} and "
                     f"{block!r}; ids name the outputs, so each must be different"
                 )
-            if head.in_plane not in (None, channels[block]):
+            if head.in_plane not in (None, channels.get(block, head.in_plane)):
                 raise ConfigError(
                     f"head {head.unique_id!r} expects in_plane={head.in_plane}, but block {block!r} "
                     f"has {channels[block]} channels; leave in_plane out to take the block's"
                 )
             blocks[head.unique_id] = block
+
+
+def build_all(heads: Sequence[tuple[ClassyHead, int | None]]) -> None:
+    """Builds the heads that have no ``in_plane`` for the given one: all of them, or none."""
+    built: list[tuple[ClassyHead, dict[str, nn.Module | None]]] = []
+    try:
+        for head, channels in heads:
+            if head.in_plane is None and channels is not None:
+                built.append((head, dict(head._modules)))
+                head.build(channels)
+    except Exception:
+        for head, modules in built:
+            head._modules = modules
+            head.in_plane = None
+        raise
 
 
 def pool(x: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +20,21 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _kept_statistics(block)
+        return nullcontext(), _KeptStatistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
-@contextmanager
-def _kept_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-    kept = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(buffers, kept):
+class _KeptStatistics(AbstractContextManager[None]):
+    """Puts back the buffers of batch norms; entered once per backward pass."""
+
+    def __init__(self, block: nn.Module) -> None:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    def __enter__(self) -> None:
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    def __exit__(self, *_: object) -> None:
+        for buffer, value in zip(self.buffers, self.kept):
             buffer.data.copy_(value)  # .data: the backward pass has saved the buffer's version

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from classy_vision.heads import build_head
-from classy_vision.layers.lecun_normal_init import lecun_normal_init
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.models.anynet import AnyNet
 from classy_vision.models.classy_model import MODELS, ClassyModel, build_model, register_model
 from classy_vision.models.densenet import DenseNet
 from classy_vision.models.efficientnet import EfficientNet
 from classy_vision.models.features import FeatureInfo
+from classy_vision.models.lecun_normal_init import lecun_normal_init
 from classy_vision.models.regnet import RegNet
 from classy_vision.models.removed import names_gone
 from classy_vision.models.resnet import ResNet

@@ -94,9 +94,7 @@ class AnyNetParams(AnyNetOptions):
 
     def get_expanded_params(self) -> list[tuple[int, int, int, int, float]]:
         """(width, stride, depth, group width, bottleneck multiplier) of each stage."""
-        return list(
-            zip(self.widths, self.strides, self.depths, self.group_widths, self.bottleneck_multipliers)
-        )
+        return list(zip(self.widths, self.strides, self.depths, self.group_widths, self.bottleneck_multipliers))
 
     @model_validator(mode="after")
     def _check_stages(self) -> Self:
@@ -143,7 +141,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.drop(self.residual(x))
         if self.shortcut is not None:
-            out = out.add_(self.shortcut(x))
+            out = out + self.shortcut(x)
         return self.activation(out)
 
 

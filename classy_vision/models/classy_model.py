@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
-from classy_vision.models.headed_trunk import HeadedTrunk
-from classy_vision.models.removed import Removed
-from classy_vision.models.taps import leaves, run_tapped, tap
+from classy_vision.models.loadable_trunk import LoadableTrunk
+from classy_vision.models.removed import ATTRIBUTES, names_gone
+from classy_vision.models.taps import Taps, run_tapped, tap
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.registry import Registry
-from classy_vision.weights.classy_vision import checkpoint_config, to_native, unpack
+from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
-from classy_vision.weights.key_map import KeyMap
-from classy_vision.weights.state import check_fit, head_of
 
 
-class ClassyModel(HeadedTrunk):
-    """A trunk with heads, that can be built from configs and checkpoints and give its state.
+class ClassyModel(LoadableTrunk):
+    """A trunk with heads, made from configs, checkpoints and other modules.
 
     ``model(x)`` gives the end of the trunk where there are no heads, the output of a single
     head, or a dict of outputs by head id. Nothing behind the deepest block that is read runs.
@@ -41,11 +37,6 @@ class ClassyModel(HeadedTrunk):
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
 
-    execute_heads = Removed("call the model: model(x) gives the heads' outputs")
-    head_outputs = Removed("nothing is kept between calls; use what model(x) returns")
-    get_block_outputs = Removed("nothing is kept between calls; use model.features(x, blocks)")
-    attachable_block_names = Removed("use model.block_names")
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "wrapper_cls" in cls.__dict__:
@@ -59,6 +50,11 @@ class ClassyModel(HeadedTrunk):
             raise TypeError("ClassyModel is abstract: use build_model, a subclass or from_model")
         super().__init__(config, **options)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__}.{name} is gone: {ATTRIBUTES[name]}")
+        return super().__getattr__(name)
+
     # Building
 
     @classmethod
@@ -71,10 +67,10 @@ class ClassyModel(HeadedTrunk):
         Raises:
             ConfigError: a key or value that the family does not take.
         """
-        given = {k: v for k, v in config.items() if k not in ("name", "heads", "num_classes")}
-        options = cls.config_class.parse(given, config.get("name", cls.__name__))
+        given = {k: v for k, v in config.items() if k not in MODEL_KEYS}
+        options = cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
         classes = config.get("num_classes", cls.default_num_classes)
-        if classes is None or "heads" in config:
+        if classes is None or config.get("heads") is not None:
             return cls(options)
         head = {"unique_id": "default_head", "num_classes": classes, "fork_block": END}
         head = {**cls.default_head(options), **head}
@@ -93,14 +89,17 @@ class ClassyModel(HeadedTrunk):
         model: nn.Module,
         blocks: Sequence[str] | Mapping[str, str] = (),
         input_shape: Sequence[int] | None = None,
+        model_depth: int | None = None,
     ) -> ClassyModel:
         """Any module as a trunk: its submodules named in ``blocks`` are the blocks.
 
         Args:
             model: takes a batch, gives a tensor.
-            blocks: paths of submodules in the order they run ("layer1.0" becomes block
-                "layer1-0"), or {block name: path}.
+            blocks: paths of submodules in the order in which they run ("layer1.0" becomes block
+                "layer1-0"), or {block name: path}. Each gives (n, c, h, w), (n, c, t, h, w),
+                tokens (n, s, c) or (n, c), and runs once.
             input_shape: the input without the batch, (3, 224, 224) by default.
+            model_depth: not used; the original took it.
 
         Raises:
             ConfigError: a path that the module does not have.
@@ -112,18 +111,18 @@ class ClassyModel(HeadedTrunk):
         """The model that a checkpoint holds.
 
         Args:
-            checkpoint: a checkpoint of the original, its file, or a run folder.
+            checkpoint: a checkpoint of the original, its file or folder, or a run folder.
 
         Raises:
             ConfigError: the file is damaged or unsafe, or does not say which model it is of.
         """
         if isinstance(checkpoint, (str, Path)):
             path = Path(checkpoint)
-            if path.is_dir():
-                model = build_model(read_config(path / "config.yaml")["model"])
+            if (path / "config.yaml").is_file():
+                model = build_model(read_config(path / "config.yaml").get("model", {}))
                 model.load_state_dict(read_tensors(path / WEIGHTS))
                 return model
-            checkpoint = read_tensors(path)
+            checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
         model = build_model(checkpoint_config(checkpoint))
         model.set_classy_state(checkpoint)
         return model
@@ -133,85 +132,9 @@ class ClassyModel(HeadedTrunk):
         """The model itself. In the original: the model behind its wrapper."""
         return self
 
-    # State
 
-    def key_map(self) -> KeyMap | None:
-        """The trunk's names in the original's layout; None where they are ours."""
-        return None
-
-    def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
-        """The state in the original's layout: {"model": {"trunk": ..., "heads": ...}}.
-
-        Tensors are the model's own unless ``deep_copy`` is set.
-        """
-        key_map = self.key_map()
-        trunk: dict[str, Tensor] = {}
-        heads: dict[str, dict[str, dict[str, Tensor]]] = {
-            block: {head.unique_id: {} for head in entries} for block, entries in self.get_heads().items()
-        }
-        for key, value in sorted(self.state_dict().items(), key=lambda entry: head_of(entry[0]) or ""):
-            if head_of(key) and not (key_map and key_map.to_theirs(key)):
-                _, block, head, rest = key.split(".", 3)
-                heads[block][head][rest] = value
-            else:
-                trunk[key] = value
-        classy = {"model": {"trunk": key_map.save(trunk) if key_map else trunk, "heads": heads}}
-        return copy.deepcopy(classy) if deep_copy else classy
-
-    def set_classy_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Loads a classy state, or raises and changes nothing.
-
-        Heads that the state does not hold keep their weights.
-
-        Args:
-            state: a classy state or a checkpoint of the original, in any of its layouts.
-            strict: False lets trunk keys be missing or left over.
-
-        Raises:
-            ConfigError: keys or shapes are not the model's.
-        """
-        native = self._to_native(state)
-        given = {head_of(key) for key in native}
-        own = {k: v for k, v in self.state_dict().items() if head_of(k) and head_of(k) not in given}
-        self.load_state_dict({**own, **native}, strict)
-
-    def load_head_states(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Loads the heads of a classy state, and nothing else, or raises and changes nothing.
-
-        Raises:
-            ConfigError: heads, keys or shapes that are not the model's.
-        """
-        packed = unpack(state)
-        heads = to_native({"trunk": {}, "heads": packed[1] if packed else {}}, None, set())
-        trunk = {k: v for k, v in self.state_dict().items() if not head_of(k)}
-        self.set_classy_state({**trunk, **heads}, strict)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _IncompatibleKeys:
-        """As in torch, but all or nothing, and with the original's layouts understood.
-
-        Raises:
-            ConfigError: keys or shapes are not the model's; the message names the first few.
-        """
-        native = self._to_native(state_dict)
-        check_fit(self.state_dict(), native, strict, type(self).__name__)
-        return super().load_state_dict(native, strict, assign)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Understands the original's layouts also where the model is part of another module."""
-        mine = {k: v for k, v in state_dict.items() if k.startswith(prefix)} if prefix else {}
-        if mine:
-            native = self._to_native({k[len(prefix) :]: v for k, v in mine.items()})
-            for key in mine:
-                del state_dict[key]
-            state_dict.update({prefix + key: value for key, value in native.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _to_native(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        return to_native(state, self.key_map(), {k for k in self.state_dict() if not head_of(k)})
-
-
+MODEL_KEYS = ("name", "heads", "num_classes")
+"""Keys of a model config that are not the family's."""
 MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
 register_model = MODELS.register
 
@@ -228,20 +151,25 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     Raises:
         ConfigError: no such model, head or block, or options that they do not take.
     """
-    given = {"name": config} if isinstance(config, str) else dict(config)
-    given.update(overrides)
+    if not isinstance(config, (str, Mapping)):
+        raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
+    given = {**({"name": config} if isinstance(config, str) else config), **overrides}
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")
     entry = MODELS[given["name"]]
-    heads: Any = given.get("heads") or []
-    for head in heads:
+    heads = given.get("heads")
+    if not isinstance(heads, (list, tuple, type(None))):
+        raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
+    for head in heads or ():
         if not isinstance(head, Mapping):
             raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")
         if "fork_block" not in head:
             raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
+        if not isinstance(head["fork_block"], str):
+            raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
         build_head(head)  # a wrong head is found before the trunk is made
     model = entry.cls.from_config({**entry.preset, **given})
-    _attach(model, heads)
+    _attach(model, heads or ())
     return model
 
 
@@ -269,7 +197,8 @@ class ModelAdapter(ClassyModel):
         super().__init__(in_channels=shape[0])
         if not isinstance(model, nn.Module):
             raise TypeError(f"from_model takes a torch.nn.Module, not {type(model).__name__}")
-        paths = tap(model, blocks)
+        self._taps = Taps()
+        paths = tap(self._taps, model, blocks)
         self._input_shape = shape
         self._names = list(paths)
         self.aliases = {path: name for name, path in paths.items() if path != name}
@@ -283,7 +212,15 @@ class ModelAdapter(ClassyModel):
         """The module checks its input itself."""
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        features, end = run_tapped(self.model, x, until)
+        until = self._step(until)
+        features, end = run_tapped(self._taps, self.model, x, until)
+        wanted = self._steps()[: self._steps().index(until) + 1]
+        missed = [name for name in wanted if name not in features and name != END]
+        if missed:
+            raise ConfigError(
+                f"block {missed[0]!r} had not run when {until!r} had: name only blocks that run, in the "
+                f"order in which they do"
+            )
         yield from features.items()
         if end is not None and until == END:
             yield END, end
@@ -299,14 +236,6 @@ class ModelAdapter(ClassyModel):
     def _all_aliases(self) -> Mapping[str, str]:
         return self.aliases
 
-    def _behind(self, step: str) -> list[nn.Module]:
-        if step == END:
-            return []
-        ran: set[nn.Module] = set()
-        hooks = [m.register_forward_pre_hook(lambda m, _: ran.add(m)) for m in leaves(self.model)]
-        try:
-            self.feature_info([step])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [module for module in leaves(self.model) if module not in ran]
+
+if not TYPE_CHECKING:
+    __getattr__ = names_gone(__name__)

@@ -8,7 +8,7 @@ Blocks are named ``block{stage}-{index}`` and ``transition-{stage}``, counted fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
+from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.weights.key_map import KeyMap, Row
 
@@ -169,3 +170,7 @@ class DenseNet(ClassyModel):
     def _all_aliases(self) -> Mapping[str, str]:
         ends = {f"block_{s}": f"block{s}-{n - 1}" for s, n in enumerate(self.config.num_blocks)}
         return {"initial_block": "stem", **ends, "features": END}
+
+
+if not TYPE_CHECKING:
+    __getattr__ = names_gone(__name__, PRESETS)

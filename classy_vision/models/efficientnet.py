@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
+from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.weights.key_map import KeyMap, Row
 
@@ -174,7 +175,7 @@ class MBConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
-        return self.drop(out).add_(x) if self.same_shape else out
+        return self.drop(out) + x if self.same_shape else out
 
 
 # -- weight maps: names of the original -> ours
@@ -214,9 +215,7 @@ class EfficientNet(ClassyModel):
     default_num_classes = 1000
     config: EfficientNetConfig
 
-    def __init__(
-        self, config: EfficientNetConfig | Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, config: EfficientNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         c = self.config
         brick = Bricks(ActivationType.SILU, c.bn_epsilon, c.bn_momentum, c.padding == "same")
@@ -251,3 +250,7 @@ class EfficientNet(ClassyModel):
         # The original kept a classifier in the trunk, beside whatever heads there were.
         own = any(head.unique_id == "default_head" for head in self.get_heads().get(END, []))
         return KeyMap("ClassyVision", CLASSY_VISION, dropped=() if own else ("fc",))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = names_gone(__name__, PRESETS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -43,30 +43,69 @@ class _Walk(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, until: str) -> list[tuple[str, Tensor]]:
-        steps: Iterator[tuple[str, Tensor]] = self.model.walk(x, until)  # type: ignore[operator]
-        return list(steps)
+    def forward(self, x: Tensor, until: str) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = {}
+        versions: dict[str, int] = {}
+        for name, feature in self.model.walk(x, until):  # type: ignore[operator]
+            features[name], versions[name] = feature, feature._version
+        for name, feature in features.items():
+            if feature._version != versions[name]:
+                raise ConfigError(f"what follows block {name!r} changes it in place, so nothing can read it")
+        return features
 
 
 def trace_shapes(model: nn.Module, input_shape: tuple[int, ...], until: str) -> dict[str, FeatureInfo]:
     """Every step of ``model.walk`` up to ``until``, run on the meta device: no data, no weights.
 
-    The model itself is neither run nor changed.
+    Raises:
+        ConfigError: the trunk cannot take such an input.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        features, _ = _on_meta(model, input_shape, until)
+    return {name: FeatureInfo.of(name, feature, input_shape) for name, feature in features.items()}
+
+
+def trace_unread(model: nn.Module, input_shape: tuple[int, ...], steps: Container[str], until: str) -> set[str]:
+    """Names of the parameters that the features of ``steps`` do not depend on.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
     """
-    walk = _Walk(model)
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*walk.named_parameters(), *walk.named_buffers())
-    }
+    with torch.inference_mode(False), torch.enable_grad():
+        features, parameters = _on_meta(model, input_shape, until)
+        total = torch.stack([f.sum() for name, f in features.items() if name in steps]).sum()
+        if not total.requires_grad:
+            return set(parameters)
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients) if gradient is None}
+
+
+def _on_meta(
+    model: nn.Module, input_shape: tuple[int, ...], until: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The features up to ``until``, and the parameters they were made with, all without data."""
+    parameters = {name: _outline(p, p.is_floating_point()) for name, p in model.named_parameters()}
+    state = {**parameters, **{name: _outline(b, False) for name, b in model.named_buffers()}}
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    # Two samples: a batch norm in training refuses one value per channel.
-    x = torch.empty((2, *input_shape), device="meta", dtype=dtype)
+    x = torch.empty((1, *input_shape), device="meta", dtype=dtype)
+    training = [module for module in model.modules() if module.training]
     try:
-        with torch.no_grad():
-            steps = functional_call(walk, state, (x, until))
+        for module in training:  # norms in training mind the batch and other processes
+            module.training = False
+        return functional_call(
+            _Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, until)
+        ), parameters
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a trunk of someone else's may raise
-        raise ConfigError(f"the trunk cannot take input_shape={input_shape}: {error}") from error
-    return {name: FeatureInfo.of(name, feature, input_shape) for name, feature in steps}
+        raise ConfigError(
+            f"{type(model).__name__} cannot be run without data on input_shape={input_shape}: {error}"
+        ) from error
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _outline(tensor: Tensor, requires_grad: bool) -> Tensor:
+    outline = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return outline.requires_grad_(requires_grad and torch.is_grad_enabled())

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from classy_vision.heads.classy_head import ClassyHead, attachable
-from classy_vision.models.trunk import ModelConfig, Trunk
+from classy_vision.config import ConfigError
+from classy_vision.heads.classy_head import ClassyHead, attachable, build_all
+from classy_vision.models.features import trace_unread
+from classy_vision.models.trunk import END, ModelConfig, Trunk
 from classy_vision.weights.state import head_of
 
 
@@ -31,7 +35,7 @@ class HeadedTrunk(Trunk):
             ValueError: the input's rank or channels are not what the trunk takes.
         """
         if not self.heads:
-            return self.extract_features(x)
+            return self.features(x, [END])[END]
         self.check_input(x)
         readers = self._readers()
         outputs: dict[str, Any] = {}
@@ -44,7 +48,8 @@ class HeadedTrunk(Trunk):
         """Replaces all heads, or raises and changes nothing.
 
         Heads take the model's device, type and mode; those without ``in_plane`` get it from
-        their block. Blocks that no head reads take no part in training until one does.
+        their block. Parameters that no head depends on get ``requires_grad=False`` until one
+        does: make optimizers afterwards.
 
         Args:
             heads: {block: heads}.
@@ -53,14 +58,21 @@ class HeadedTrunk(Trunk):
             UnknownNameError: no such block.
             ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
         """
-        wanted = {block: entries for block, some in heads.items() if (entries := list(some))}
-        channels = {block: info.channels for block, info in self.feature_info(wanted).items()}
+        if not isinstance(heads, Mapping):
+            raise ConfigError(f"set_heads takes {{block: [head, ...]}}, not {type(heads).__name__}")
+        wanted: dict[str, list[ClassyHead]] = {}
+        for block, entries in heads.items():
+            step = self._step(block)
+            if not isinstance(entries, Iterable) or isinstance(entries, nn.Module):
+                raise ConfigError(f"block {block!r}: a list of heads is needed, not {type(entries).__name__}")
+            if entries := list(entries):
+                wanted[step if "." in block else block] = entries
+        channels = self._channels(wanted)
         attachable(wanted, channels)
         like = next((p for p in self._trunk().values() if p.is_floating_point()), None)
-        for block, entries in wanted.items():
-            for head in entries:
-                if head.in_plane is None:
-                    head.build(channels[block])
+        with torch.inference_mode(False):
+            build_all([(head, channels.get(block)) for block, entries in wanted.items() for head in entries])
+            for head in (head for entries in wanted.values() for head in entries):
                 if like is not None:
                     head.to(device=like.device, dtype=like.dtype)
                 head.train(self.training)
@@ -68,6 +80,13 @@ class HeadedTrunk(Trunk):
             {block: nn.ModuleDict({h.unique_id: h for h in entries}) for block, entries in wanted.items()}
         )
         self._rest()
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As in torch, but that blocks which no head reads stay out of training."""
+        self._resting = frozenset()
+        super().requires_grad_(requires_grad)
+        self._rest()
+        return self
 
     def get_heads(self) -> dict[str, list[ClassyHead]]:
         """The heads by block."""
@@ -87,13 +106,29 @@ class HeadedTrunk(Trunk):
     def _trunk(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if not head_of(name)}
 
+    def _channels(self, heads: Mapping[str, list[ClassyHead]]) -> dict[str, int]:
+        """The channels of blocks; none where the trunk cannot tell and the heads know theirs."""
+        try:
+            return {block: info.channels for block, info in self.feature_info(heads).items()}
+        except ConfigError:
+            if any(head.in_plane is None for entries in heads.values() for head in entries):
+                raise
+            return {}
+
     def _rest(self) -> None:
         """Takes gradients from the parameters that no head needs, and gives back the others'."""
-        parts = self._behind(self._deepest(self._readers())) if self.heads else []
-        unread = {id(p) for part in parts for p in part.parameters()}
         trunk = self._trunk()
         for name in self._resting & trunk.keys():
             trunk[name].requires_grad_(True)
-        self._resting = frozenset(n for n, p in trunk.items() if id(p) in unread and p.requires_grad)
+        unread = self._unread() if self.heads else set()
+        self._resting = frozenset(name for name, p in trunk.items() if name in unread and p.requires_grad)
         for name in self._resting:
             trunk[name].requires_grad_(False)
+            trunk[name].grad = None
+
+    def _unread(self) -> set[str]:
+        readers = self._readers()
+        try:
+            return trace_unread(self, self.input_shape, readers, self._deepest(readers))
+        except ConfigError:  # then all of it may be needed
+            return set()

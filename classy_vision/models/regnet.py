@@ -64,6 +64,11 @@ class RegNetParams(AnyNetOptions):
     def to_anynet(self) -> AnyNetParams:
         stages = [(width, len(list(blocks))) for width, blocks in groupby(self._block_widths())]
         groups = [min(self.group_width, int(w * self.bottleneck_multiplier)) for w, _ in stages]
+        if 0 in groups:
+            raise ValueError(
+                f"bottleneck_multiplier = {self.bottleneck_multiplier} leaves no channels in a stage of "
+                f"width {stages[groups.index(0)][0]}"
+            )
         shared = {name: getattr(self, name) for name in AnyNetOptions.model_fields}
         return AnyNetParams(
             depths=tuple(depth for _, depth in stages),

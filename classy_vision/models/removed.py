@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-
-class Removed:
-    """An attribute of the original that is gone; reading it from an object raises."""
-
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        if instance is None:
-            return self
-        raise RuntimeError(f"{owner.__name__}.{self.name} is gone: {self.advice}")
-
+ATTRIBUTES = {
+    "execute_heads": "call the model: model(x) gives the heads' outputs",
+    "head_outputs": "nothing is kept between calls; use what model(x) returns",
+    "get_block_outputs": "nothing is kept between calls; use model.features(x, blocks)",
+    "attachable_block_names": "use model.block_names",
+    "wrapper_cls": "models are not wrapped; override forward in a subclass",
+    "_heads": "use model.get_heads()",
+    "initial_block": "use model.stem",
+    "conv_stem": "use model.stem",
+    "conv_head": "use model.tail",
+    "encoder": "use model.blocks, a ModuleDict by block name",
+    "trunk_output": "use model.blocks, a ModuleDict by block name, or model.features(x, ['block1'])",
+}
+"""Attributes of the original's models."""
 
 NAMES = {
     "ClassyBlock": "blocks are plain modules; read one with model.features(x, [name])",
@@ -30,6 +29,16 @@ NAMES = {
     "ResStemCifar": "use build_model({'name': 'anynet', 'stem_type': 'res_stem_cifar', ...})",
     "ResStemIN": "use build_model({'name': 'anynet', 'stem_type': 'res_stem_in', ...})",
     "SimpleStemIN": "use build_model({'name': 'anynet', 'stem_type': 'simple_stem_in', ...})",
+    "VanillaBlock": "use build_model({'name': 'anynet', 'block_type': 'vanilla_block', ...})",
+    "ResBasicBlock": "use build_model({'name': 'anynet', 'block_type': 'res_basic_block', ...})",
+    "ResBottleneckBlock": "use build_model({'name': 'anynet', 'block_type': 'res_bottleneck_block', ...})",
+    "ResBottleneckLinearBlock": (
+        "use build_model({'name': 'anynet', 'block_type': 'res_bottleneck_linear_block', ...})"
+    ),
+    "BasicLayer": "use build_model({'name': 'resnext', 'basic_layer': True, ...})",
+    "BottleneckLayer": "use build_model({'name': 'resnext', ...})",
+    "MODEL_REGISTRY": "use classy_vision.models.MODELS, or classy list",
+    "HEAD_REGISTRY": "use classy_vision.heads.HEADS",
     "AnyStage": "stages are names: model.features(x, ['block2']) gives the end of stage 2",
 }
 

@@ -69,9 +69,7 @@ class ResNeXtConfig(ModelConfig):
         return self.basic_layer or self.small_input
 
 
-def _preset(
-    num_blocks: tuple[int, ...], groups: tuple[int, int] | None = None, **more: Any
-) -> dict[str, Any]:
+def _preset(num_blocks: tuple[int, ...], groups: tuple[int, int] | None = None, **more: Any) -> dict[str, Any]:
     row = {"num_blocks": num_blocks, "zero_init_bn_residuals": True, **more}
     return row if groups is None else {**row, "base_width_and_cardinality": groups}
 
@@ -117,7 +115,7 @@ class ResNeXtBlock(nn.Module):
         out: Tensor = self.residual(x)
         if self.se is not None:
             out = self.se(out)
-        return self.activation(self.drop(out).add_(self.shortcut(x)))
+        return self.activation(self.drop(out) + self.shortcut(x))
 
 
 def basic(brick: Bricks, width_in: int, width: int, stride: int, closed: bool) -> nn.Sequential:

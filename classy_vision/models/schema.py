@@ -118,8 +118,7 @@ def _choice(key: str, schemas: Mapping[str, Schema]) -> Schema:
         "required": [key],
         "properties": {key: {"enum": list(schemas)}},
         "allOf": [
-            {"if": {"properties": {key: {"const": value}}}, "then": schema}
-            for value, schema in schemas.items()
+            {"if": {"properties": {key: {"const": value}}}, "then": schema} for value, schema in schemas.items()
         ],
     }
 

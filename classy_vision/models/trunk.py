@@ -57,7 +57,16 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
         given = config.model_dump(exclude_unset=True) if isinstance(config, ModelConfig) else config
+        if not isinstance(given or {}, Mapping):
+            raise ConfigError(f"{type(self).__name__} takes a config or keyword arguments, not {config!r}")
         self.config = self.config_class.parse({**(given or {}), **options}, type(self).__name__)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and hasattr(type(self), name):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is taken by the base class; name the module otherwise"
+            )
+        super().__setattr__(name, value)
 
     # Running
 
@@ -68,8 +77,9 @@ class Trunk(nn.Module):
 
         Args:
             x: the input batch.
-            until: the last step to run.
+            until: the last block to run.
         """
+        until = self._step(until)
         x = self.stem(x)
         yield "stem", x
         if until == "stem":
@@ -98,6 +108,8 @@ class Trunk(nn.Module):
 
     def extract_features(self, x: Tensor) -> Tensor:
         """The end of the trunk, whatever heads there are."""
+        if not self._steps():  # a model of the original's style, all of it in its own forward
+            return self(x)
         return self.features(x, [END])[END]
 
     def check_input(self, x: Tensor) -> None:
@@ -154,6 +166,8 @@ class Trunk(nn.Module):
         Raises:
             ConfigError: no such block, or the trunk cannot take an input of that shape.
         """
+        if isinstance(blocks, str):
+            raise ConfigError(f"feature_info takes a list of blocks: [{blocks!r}]")
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
             return {}
@@ -165,20 +179,24 @@ class Trunk(nn.Module):
 
     def _all_aliases(self) -> Mapping[str, str]:
         """The original's names: those of the family, and of a stage, ``block3`` for its end."""
-        stages = {name.rpartition("-")[0]: name for name in self._steps() if "-" in name}
-        return {**stages, **self.aliases}
+        steps = self._steps()
+        stages = {name.rpartition("-")[0]: name for name in steps if "-" in name}
+        return {alias: step for alias, step in {**stages, **self.aliases}.items() if alias not in steps}
 
     def _step(self, block: str) -> str:
         """The step of the walk that ``block`` names."""
         step = block if block in self._steps() else self._all_aliases().get(block)
+        if step is None and not self._steps():
+            raise unknown(
+                "block",
+                block,
+                [],
+                f"{type(self).__name__} has no blocks: assign stem, blocks and tail, or "
+                f"use ClassyModel.from_model(module, blocks=[{block!r}])",
+            )
         if step is None:
             raise unknown("block", block, self.block_names, type(self).__name__)
         return step
 
     def _deepest(self, steps: Container[str]) -> str:
         return [step for step in self._steps() if step in steps][-1]
-
-    def _behind(self, step: str) -> list[nn.Module]:
-        """The parts that run after ``step``."""
-        parts = [self.stem, *self.blocks.values(), self.tail]
-        return parts[self._steps().index(step) + 1 :]

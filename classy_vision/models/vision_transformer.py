@@ -24,6 +24,7 @@ from classy_vision.layers.activation import ActivationType
 from classy_vision.layers.conv_norm_act import Bricks, chain
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
+from classy_vision.layers.transformer import MLP, Attention
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import ModelConfig
@@ -87,7 +88,8 @@ class VisionTransformerConfig(ModelConfig):
             stride = torch.Size([layer.stride for layer in self.conv_stem_layers]).numel()
             if not self.conv_stem_layers or stride != self.patch_size:
                 raise ValueError(
-                    f"the strides of conv_stem_layers multiply to {stride}, not patch_size = {self.patch_size}"
+                    f"the strides of conv_stem_layers multiply to {stride}, not to patch_size = "
+                    f"{self.patch_size}"
                 )
         return self
 
@@ -97,8 +99,7 @@ class VisionTransformerConfig(ModelConfig):
         return 1 if self.classifier == "token" else 0
 
 
-# Table 1 of the paper: patch size, layers, width, MLP width, heads.
-_SIZES = {
+_SIZES = {  # table 1: patch size, layers, width, MLP width, heads
     "vit_b_32": (32, 12, 768, 3072, 12),
     "vit_b_16": (16, 12, 768, 3072, 12),
     "vit_l_32": (32, 24, 1024, 4096, 16),
@@ -118,41 +119,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # -- blocks
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention. Shape: (n, s, d), unchanged."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.qkv.weight)
-        nn.init.zeros_(self.qkv.bias)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-
-class MLP(nn.Module):
-    """Linear, GELU, linear. Shape: (n, s, d), unchanged."""
-
-    def __init__(self, width: int, inner: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.fc1, self.fc2):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
 
 
 class EncoderLayer(nn.Module):
@@ -228,14 +194,14 @@ def resized(positions: Tensor, prefix: int, grid: tuple[int, int], size: tuple[i
 
 
 class Pool(nn.Module):
-    """The class token, or the mean over all tokens. Shape: (n, s, d) to (n, d)."""
+    """The class token, where there is one, or the mean over tokens. Shape: (n, s, d) to (n, d)."""
 
-    def __init__(self, classifier: str) -> None:
+    def __init__(self, token: bool) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.token = token
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, 0] if self.classifier == "token" else x.mean(1)
+        return x[:, 0] if self.token else x.mean(1)
 
 
 # -- weight maps: names of the original -> ours
@@ -280,7 +246,7 @@ class VisionTransformer(ClassyModel):
         drops = depth_rates(c.stochastic_depth, c.num_layers)
         self.blocks = nn.ModuleDict({f"layer_{i}": EncoderLayer(c, drop) for i, drop in enumerate(drops)})
         self.blocks["ln"] = nn.LayerNorm(c.hidden_dim, c.layer_norm_eps)
-        self.tail = Pool(c.classifier)
+        self.tail = Pool(c.classifier == "token")
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:
@@ -302,8 +268,8 @@ class VisionTransformer(ClassyModel):
         rows: list[Row] = []
         layers = len(self.config.conv_stem_layers or ())
         for k in range(layers):
-            rows.append((f"conv_proj.conv_{k}", f"stem.proj.layer_{k}.conv"))
-            rows.append((f"conv_proj.bn_{k}", f"stem.proj.layer_{k}.norm"))
+            ours = f"stem.proj.layer_{k}"
+            rows += [(f"conv_proj.conv_{k}", f"{ours}.conv"), (f"conv_proj.bn_{k}", f"{ours}.norm")]
         if layers:
             rows.append((f"conv_proj.conv_{layers}", "stem.proj.last"))
         class_token, *rest = CLASSY_VISION
@@ -312,11 +278,10 @@ class VisionTransformer(ClassyModel):
     def _all_aliases(self) -> Mapping[str, str]:
         return {"layers": f"layer_{self.config.num_layers - 1}", "encoder": "ln"}
 
-    def _to_native(self, state: Mapping[str, Any]) -> dict[str, Any]:
+    def _to_native(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
         """Positions learned for another image size are interpolated."""
-        native = super()._to_native(state)
-        name, own = "stem.positions", self.stem.positions
-        given = native.get(name)
+        native = super()._to_native(state, strict)
+        own, given = self.stem.positions, native.get("stem.positions")
         if not isinstance(given, Tensor) or given.shape == own.shape:
             return native
         if given.dim() != 3 or given.shape[::2] != own.shape[::2]:
@@ -327,8 +292,8 @@ class VisionTransformer(ClassyModel):
                 f"{given.shape[1]} position embeddings are no square grid and {prefix} more: were they "
                 f"learned with another classifier than {self.config.classifier!r}?"
             )
-        size = (self.stem.grid, self.stem.grid)
-        return {**native, name: resized(given, prefix, (side, side), size)}
+        grid = (self.stem.grid, self.stem.grid)
+        return {**native, "stem.positions": resized(given, prefix, (side, side), grid)}
 
 
 if not TYPE_CHECKING:

@@ -50,9 +50,7 @@ class GlobalBatches(Sampler[list[Key]]):
             seed that batch is dropped: the rows in it differ from epoch to epoch.
     """
 
-    def __init__(
-        self, rows: Sequence[int], batch_size: int, rank: int, world: int, seed: int | None
-    ) -> None:
+    def __init__(self, rows: Sequence[int], batch_size: int, rank: int, world: int, seed: int | None) -> None:
         self.rows = torch.tensor(rows)
         self.batch_size = batch_size
         self.rank = rank

@@ -191,7 +191,7 @@ class TrainConfig(Config):
     tensorboard: bool = False
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any], where: str = "config") -> Self:
+    def parse(cls, data: Mapping[str, Any], where: str = "config", also: Iterable[str] = ()) -> Self:
         """Checks every section by its own class, so that messages name the nearest key.
 
         Raises:
@@ -207,7 +207,7 @@ class TrainConfig(Config):
                 str(head): TaskConfig.parse(_section(f"tasks.{head}", task or {}), f"tasks.{head}")
                 for head, task in _section("tasks", given["tasks"]).items()
             }
-        return super().parse(given, where)
+        return super().parse(given, where, also)
 
 
 def _section(name: str, value: Any) -> Mapping[str, Any]:

@@ -82,9 +82,7 @@ def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -
         text = f"{head}: {said}" if true in (said, DASH) else f"{head}: {said} ({true})"
         short = textwrap.shorten(text, 30, placeholder="…")
         place = (0.5, -0.04 - 0.13 * line)
-        axis.annotate(
-            short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour
-        )
+        axis.annotate(short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour)
 
 
 def _png(figure: Figure) -> bytes:

@@ -24,9 +24,7 @@ from classy_vision.train.job import Job, prepare
 from classy_vision.train.optimizer import make_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
-from classy_vision.weights.classy_vision import to_native
 from classy_vision.weights.files import WEIGHTS, read_tensors
-from classy_vision.weights.state import head_of
 
 SHOWN = 24
 """Images in predictions.png."""
@@ -139,11 +137,7 @@ def load_trunk(model: ClassyModel, path: str | Path) -> None:
         ConfigError: the file cannot be read, or its trunk is another.
     """
     path = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
-    own = model.state_dict()
-    trunk = {key for key in own if not head_of(key)}
-    native = to_native(read_tensors(path), model.key_map(), trunk)
-    given = {key: value for key, value in native.items() if not head_of(key)}
-    model.load_state_dict({**{key: own[key] for key in own if head_of(key)}, **given})
+    model.load_trunk_state(read_tensors(path))
 
 
 def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:
@@ -197,9 +191,7 @@ def _tensorboard(path: Path, done: int) -> Iterator[Callable[[Row], None]]:
         yield log
 
 
-def _finish(
-    job: Job, folder: RunFolder, model: nn.Module, history: list[Row], device: torch.device
-) -> None:
+def _finish(job: Job, folder: RunFolder, model: nn.Module, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
     folder.write_history(history)
     folder.write(CURVES, draw_curves(history, job))

@@ -91,9 +91,7 @@ def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _on_cpu(norm: _BatchNorm) -> CpuSyncBatchNorm:
-    synced = CpuSyncBatchNorm(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-    )
+    synced = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     synced._parameters.update(norm._parameters)
     synced._buffers.update(norm._buffers)
     return synced.train(norm.training)

@@ -36,19 +36,32 @@ def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-def unpack(state: Mapping[str, Any]) -> tuple[State, Heads] | None:
-    """Trunk and heads of a checkpoint, a classy state or a raw state dict; None for others."""
-    if "classy_state_dict" in state:
-        state = state["classy_state_dict"]
-    if "base_model" in state:
-        state = state["base_model"]
-    if "model" in state:
-        state = state["model"]
-    if "trunk" in state:
-        return dict(state["trunk"]), {b: dict(h) for b, h in state.get("heads", {}).items()}
+_CONTAINERS = ("classy_state_dict", "base_model", "model", "state_dict")
+_PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled models
+
+
+def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
+    """Trunk and heads, out of whatever container they are in.
+
+    A flat state dict is all trunk, unless it has heads as the original writes them.
+
+    Raises:
+        ConfigError: this is no state.
+    """
+    for key in _CONTAINERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ConfigError(f"a state dict maps names to tensors, but this is a {type(state).__name__}")
+    if isinstance(state.get("trunk"), Mapping):
+        heads = state.get("heads") or {}
+        return dict(state["trunk"]), {block: dict(ids) for block, ids in heads.items()}
+    for prefix in _PREFIXES * 2:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     if any(key.startswith("_heads.") for key in state):
         return _without_wrappers(state)
-    return None
+    return dict(state), {}
 
 
 def _without_wrappers(state: Mapping[str, Any]) -> tuple[State, Heads]:
@@ -67,21 +80,26 @@ def _without_wrappers(state: Mapping[str, Any]) -> tuple[State, Heads]:
     return trunk, heads
 
 
-def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str]) -> State:
+def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str], strict: bool) -> State:
     """A flat state dict in our layout from any container, in the original's layout or ours.
 
     Args:
         state: what a user may hand over.
         key_map: the trunk's names in the original's layout; None where they are ours.
         native: the names in our layout, to tell the layouts apart.
+        strict: whether keys that the map does not know are an error, or left as they are.
+
+    Raises:
+        ConfigError: this is no state, or it is of neither layout.
     """
-    packed = unpack(state)
-    flat, heads = packed if packed is not None else (dict(state), {})
-    if not all(isinstance(key, str) for key in flat):
-        raise ConfigError("a state dict has strings as keys")
+    flat, heads = unpack(state)
     trunk = {key: value for key, value in flat.items() if not head_of(key)}
     if key_map is not None and not native.intersection(trunk):
-        trunk = key_map.load(trunk)
+        # An infix of a head without weights is not to be told from the keys alone.
+        known = {key: key if key_map.to_native(key) else key.replace("._module.", ".") for key in trunk}
+        strangers = {} if strict else {k: v for k, v in trunk.items() if not key_map.knows(known[k])}
+        theirs = {known[key]: value for key, value in trunk.items() if key not in strangers}
+        trunk = {**key_map.load(theirs), **strangers}
     trunk.update({key: value for key, value in flat.items() if head_of(key)})
     return trunk | {
         f"heads.{block}.{head}.{key}": value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +33,11 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"no such weights file: {str(path)!r}")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _is_safetensors(path):
             return dict(load_file(path))
         data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if "GLOBAL" not in str(error) else _culprit(str(error))
+        reason = _culprit(str(error))
         raise ConfigError(
             f"refused to read {str(path)!r}: it holds more than tensors and plain values, and "
             f"reading it could run code ({reason}). Convert it where you trust it, with "
@@ -50,9 +51,16 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return dict(data)
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins as one does: the length of a JSON object, and the object."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
 def _culprit(message: str) -> str:
-    start = message.find("GLOBAL ")
-    return "it names " + message[start + 7 :].split()[0].rstrip(".,") if start >= 0 else message
+    """What torch's reader stumbled over; its advice to read unsafely is not passed on."""
+    found = re.search(r"(?:GLOBAL|Unsupported (?:class|operand|global)):?\s+([\w.]+)", message)
+    return f"it names {found[1]}" if found else "it is no file of torch.save"
 
 
 def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -71,9 +79,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
+        beside.chmod(0o666 & ~_umask())  # some writers make private files
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_with(path: str | Path, write: Callable[[Path], object]) -> None:

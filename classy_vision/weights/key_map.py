@@ -71,6 +71,10 @@ class KeyMap:
         """Their name for our ``key``; None where their layout has no place for it."""
         return self._theirs(key)[0]
 
+    def knows(self, key: str) -> bool:
+        """Whether their ``key`` has a place, or is to be left out."""
+        return any(d.rewrite(key, d) for d in self._dropped) or self.to_native(key) is not None
+
     def load(self, state: Mapping[str, T]) -> dict[str, T]:
         """A state dict in our layout from one in theirs.
 

@@ -20,19 +20,29 @@ def head_of(key: str) -> str | None:
     return ".".join(key.split(".")[:3]) if key.startswith("heads.") else None
 
 
-def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Any], strict: bool, model: str) -> None:
-    """Raises a StateError where ``given`` cannot be loaded into ``own``."""
-    missing = [key for key in own if key not in given]
+def check_fit(own: Mapping[str, Any], given: Mapping[str, Any], strict: bool, assign: bool, model: str) -> None:
+    """Raises a StateError where ``given`` cannot be loaded into ``own``.
+
+    What a module keeps beside tensors is its own to check, and torch fills in missing counts of
+    batches, which old files do not have.
+    """
+    tensors = {key: value for key, value in own.items() if isinstance(value, Tensor)}
+    missing = [key for key in tensors if key not in given and not key.endswith(".num_batches_tracked")]
     left_over = [key for key in given if key not in own]
+    no_tensors = [key for key in tensors if key in given and not isinstance(given[key], Tensor)]
     shapes = [
-        f"{key}: {tuple(getattr(given[key], 'shape', ()))} for {tuple(own[key].shape)}"
-        for key in own
-        if key in given and getattr(given[key], "shape", None) != own[key].shape
+        f"{key}: {tuple(given[key].shape)} for {tuple(value.shape)}"
+        for key, value in tensors.items()
+        if isinstance(given.get(key), Tensor) and given[key].shape != value.shape
     ]
     parts = [f"{listed('shape', shapes)} differ"] if shapes else []
+    if no_tensors:
+        parts.append(f"{listed('key', no_tensors)} without a tensor")
     if strict and missing:
         parts.append(f"{listed('key', missing)} missing")
     if strict and left_over:
         parts.append(f"{listed('key', left_over)} without a place")
+    if not assign and any(t.is_meta and not given[k].is_meta for k, t in tensors.items() if k in given):
+        parts.append("the model is on the meta device and holds no weights: pass assign=True")
     if parts:
         raise StateError(f"the weights do not fit this {model}: {'; '.join(parts)}")

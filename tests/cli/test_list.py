@@ -29,9 +29,7 @@ def names(*args: str) -> list[str]:
 
 
 def test_all_presets_as_a_user_sees_them() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "classy_vision.cli", "list"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "classy_vision.cli", "list"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     for entry in MODELS:

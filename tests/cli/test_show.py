@@ -150,9 +150,7 @@ def test_what_cannot_be_shown(tmp_path: Path) -> None:
     assert "unknown model 'resnet5'; did you mean 'resnet50'?" in message("resnet5")
     assert "cannot read the config" in message(str(tmp_path / "none.yaml"))
     assert "key 'name', a training config the key 'model'" in message(written(tmp_path, {"modle": {}}))
-    assert "did you mean 'small_input'" in message(
-        written(tmp_path, {"name": "resnet18", "smal_input": True})
-    )
+    assert "did you mean 'small_input'" in message(written(tmp_path, {"name": "resnet18", "smal_input": True}))
     assert "'depth' is required" in message("regnet")
     assert "heads is a list of mappings" in message(written(tmp_path, {"name": "resnet18", "heads": ["a"]}))
 

@@ -51,9 +51,7 @@ def test_a_run_folder_holds_the_model_and_how_it_went(run: Path) -> None:
     assert model(torch.zeros(1, 1, 8, 8))["digit"].shape == (1, 10)
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["val/loop/accuracy"]) for row in rows] == [
-        r["val/loop/accuracy"] for r in history(run)
-    ]
+    assert [float(row["val/loop/accuracy"]) for row in rows] == [r["val/loop/accuracy"] for r in history(run)]
     for name in ("curves.png", "predictions.png"):
         with Image.open(run / name) as image:
             levels = image.convert("L").getextrema()

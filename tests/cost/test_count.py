@@ -162,9 +162,7 @@ def test_blocks_that_do_not_fit_together() -> None:
 
 
 def test_any_module_as_a_trunk() -> None:
-    module = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Flatten(), nn.Linear(320, 2)
-    )
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.Flatten(), nn.Linear(320, 2))
     costs = count(ClassyModel.from_model(module, blocks=["1", "2"], input_shape=(3, 8, 8)))
     assert [(step.name, step.params) for step in costs.steps] == [
         ("1", 16),

@@ -18,9 +18,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 X = (2, 3, 4, 5)
-UNARY = [
-    (operator, (meta(*X),)) for operator in (aten.gelu, aten.relu, aten.sigmoid, aten.silu, aten.relu_)
-]
+UNARY = [(operator, (meta(*X),)) for operator in (aten.gelu, aten.relu, aten.sigmoid, aten.silu, aten.relu_)]
 UNARY += [(operator, (meta(*X),)) for operator in (aten.erfinv_, aten.normal_, aten.sigmoid_, aten.silu_)]
 UNARY += [(operator, (meta(*X),)) for operator in (aten.uniform_, aten.zero_, aten.empty_like)]
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [

@@ -27,12 +27,8 @@ def config(name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, "unique_id": "head", **options}
 
 
-@pytest.mark.parametrize(
-    "name", ["fully_connected", "fully_convolutional_linear", "vision_transformer_head"]
-)
-@pytest.mark.parametrize(
-    "feature", [MAP, CLIP, TOKENS, MAP[:, :, 0, 0]], ids=["map", "clip", "tokens", "flat"]
-)
+@pytest.mark.parametrize("name", ["fully_connected", "fully_convolutional_linear", "vision_transformer_head"])
+@pytest.mark.parametrize("feature", [MAP, CLIP, TOKENS, MAP[:, :, 0, 0]], ids=["map", "clip", "tokens", "flat"])
 def test_takes_the_features_of_any_family(name: str, feature: Tensor) -> None:
     head = build_head(config(name, num_classes=3, in_plane=6)).eval()
     assert head(feature).shape == (2, 3)
@@ -60,9 +56,7 @@ def test_fully_connected_normalizes() -> None:
 
 
 def test_fully_connected_with_a_convolution() -> None:
-    head = build_head(
-        config("fully_connected", in_plane=6, num_classes=3, conv_planes=8, activation="silu")
-    )
+    head = build_head(config("fully_connected", in_plane=6, num_classes=3, conv_planes=8, activation="silu"))
     assert [key for key in head.state_dict() if "running" not in key and "batches" not in key] == [
         "conv.weight",
         "bn.weight",
@@ -106,9 +100,7 @@ def test_convolutional_head_activations(activation: str, function: Any) -> None:
 
 
 def test_convolutional_head_dropout() -> None:
-    given = config(
-        "fully_convolutional_linear", num_classes=3, in_plane=6, use_dropout=True, dropout_ratio=0.9
-    )
+    given = config("fully_convolutional_linear", num_classes=3, in_plane=6, use_dropout=True, dropout_ratio=0.9)
     kept = dict(given)
     head = build_head(given)
     assert given == kept

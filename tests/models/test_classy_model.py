@@ -45,8 +45,7 @@ def test_output_without_heads_is_the_end_of_the_trunk(family: str) -> None:
     model = trunk_of(family)
     torch.testing.assert_close(model(batch()), model.extract_features(batch()))
     assert (
-        model(batch()).shape[1:]
-        == model.feature_info()["trunk_output"].shape[:1] + (model(batch()).shape[2:])
+        model(batch()).shape[1:] == model.feature_info()["trunk_output"].shape[:1] + (model(batch()).shape[2:])
     )
 
 
@@ -158,9 +157,7 @@ def test_names_of_the_original() -> None:
     assert regnet[-1] == "trunk_output"
     assert regnet.index("block1-0") < regnet.index("block1") < regnet.index("block2-0")
     resnext = trunk_of("resnext")
-    assert {"initial_block", "stem", "block1-1", "block1", "blocks", "trunk_output"} <= set(
-        resnext.block_names
-    )
+    assert {"initial_block", "stem", "block1-1", "block1", "blocks", "trunk_output"} <= set(resnext.block_names)
     features = resnext.features(batch(), ["blocks", "trunk_output", "block2", "block2-0"])
     assert len({feature.data_ptr() for feature in features.values()}) == 1
 
@@ -228,9 +225,7 @@ def test_in_plane_is_inferred_or_checked() -> None:
     head = FullyConnectedHead("a", 2)
     model.set_heads({"block2": [head]})
     assert head.in_plane == head.fc.in_features == width
-    with pytest.raises(
-        ConfigError, match=f"'b' expects in_plane=7, but block 'block2' has {width} channels"
-    ):
+    with pytest.raises(ConfigError, match=f"'b' expects in_plane=7, but block 'block2' has {width} channels"):
         model.set_heads({"block2": [FullyConnectedHead("b", 2, in_plane=7)]})
 
 
@@ -246,17 +241,21 @@ class _Broken(ClassyHead):
         {"block1": [FullyConnectedHead("x", 2)], "block2": [FullyConnectedHead("x", 2)]},
         {"block1": [FullyConnectedHead("x", 2), FullyConnectedHead("y", 2, in_plane=1)]},
         {"block1": [FullyConnectedHead("x", 2), nn.Linear(1, 1)]},
-        {"block1": [_Broken("x")]},
+        {"block1": [FullyConnectedHead("y", 2), _Broken("x")]},
     ],
     ids=["unknown block", "equal ids", "wrong in_plane", "no head", "cannot be built"],
 )
 def test_set_heads_changes_all_or_nothing(heads: Any) -> None:
     model = build("regnet").eval()
+    given = [head for entries in heads.values() for head in entries if isinstance(head, FullyConnectedHead)]
+    widths = [head.in_plane for head in given]
     before, modules = model(batch()), model.get_heads()
     gradients = {n: p.requires_grad for n, p in model.named_parameters()}
     with pytest.raises(ConfigError):
         model.set_heads(heads)
     assert model.get_heads() == modules
+    assert [head.in_plane for head in given] == widths
+    assert all(head.training and not any(head.parameters()) for head in given if head.in_plane is None)
     assert {n: p.requires_grad for n, p in model.named_parameters()} == gradients
     for name, output in model(batch()).items():
         assert torch.equal(output, before[name])
@@ -275,10 +274,23 @@ def test_blocks_that_nothing_reads_take_no_part_in_training() -> None:
     assert {n.split(".")[0] for n, p in model.named_parameters() if not p.requires_grad} == {"stem"}
 
 
+def test_freezing_by_the_user_stays() -> None:
+    model = trunk_of("regnet")
+    model.set_heads({"block1": [FullyConnectedHead("a", 2)]})
+    model.requires_grad_(True)
+    loss({"a": model(batch())}).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.requires_grad_(False)
+    model.set_heads({"trunk_output": [FullyConnectedHead("a", 2)]})
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"heads"}
+    assert all(p.grad is None for n, p in model.named_parameters() if "block2" in n)
+
+
 def test_num_classes_is_a_head_at_the_end() -> None:
     model = build_model("regnet_x_200mf", num_classes=7)
     assert model(batch()).shape == (2, 7)
     assert list(model.get_heads()) == ["trunk_output"]
+    assert build_model({"name": "regnet_x_200mf", "heads": None, "num_classes": 3})(batch()).shape == (2, 3)
     both = build_model({**config("regnet"), "num_classes": 1000})
     assert {head.unique_id for heads in both.get_heads().values() for head in heads} == {"early", "late"}
 
@@ -317,6 +329,14 @@ def test_configs_are_left_as_they_are() -> None:
          "input should be None"),
         ({"name": "anynet", **{k: [1] for k in ("depths", "widths", "strides")}, "group_widths": [1, 2],
           "bottleneck_multipliers": [1.0]}, "one entry per stage"),
+        ({"name": "resnet18", "num_clases": 3}, "did you mean 'num_classes'"),
+        ({"name": "efficientnet_b0", "drop_conect_rate": 0.1}, "did you mean 'drop_connect_rate'"),
+        ({"name": "efficientnet", "model_params": {"width_coeff": 1.0}}, "did you mean 'width_coefficient'"),
+        ({"name": "regnet_y_400mf", "bottleneck_multiplier": 0.01}, "leaves no channels"),
+        ({"name": "resnet18", "heads": 5}, "heads = 5: a list of mappings is needed"),
+        ({"name": "resnet18", "heads": [{"name": "identity", "unique_id": "a", "fork_block": ["stem"]}]},
+         "fork_block = ['stem']"),
+        (3, "build_model takes a name or a mapping, not int"),
         ({"name": "resnet18", "heads": ["fully_connected"]}, "heads is a list of mappings"),
         ({"name": "resnet18", "heads": [{"name": "identity", "unique_id": "a"}]},
          "key 'fork_block' is required"),
@@ -332,6 +352,35 @@ def test_bad_configs(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_model(given)
     assert message in str(error.value)
+
+
+def test_a_model_in_the_originals_style() -> None:
+    class Own(ClassyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)
+
+    model = Own()
+    assert model(batch()).shape == model.extract_features(batch()).shape == (2, 4, 30, 30)
+    assert list(model.get_classy_state()["model"]["trunk"]) == ["conv.weight", "conv.bias"]
+    with pytest.raises(ConfigError, match=r"has no blocks: .*from_model\(module, blocks=\['conv'\]\)"):
+        model.set_heads({"conv": [IdentityHead("a")]})
+    with pytest.raises(TypeError, match="Own.features is taken by the base class"):
+        model.features = nn.ReLU()
+
+
+def test_a_block_that_changes_its_input_is_found() -> None:
+    class Spoils(ClassyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Identity()
+            self.blocks = nn.ModuleDict({"a": nn.BatchNorm2d(4), "b": nn.ReLU(inplace=True)})
+
+    with pytest.raises(ConfigError, match="what follows block 'a' changes it in place"):
+        Spoils().set_heads({"b": [IdentityHead("x")]})
 
 
 def test_a_notebook_cell_runs_twice() -> None:
@@ -371,6 +420,9 @@ def test_a_notebook_cell_runs_twice() -> None:
     with pytest.raises(ValueError, match="not a subclass of ClassyModel"):
         register_model("a_layer")(nn.Linear)
     assert "a_layer" not in MODELS
+    with pytest.raises(ValueError, match="'resnet18': the name belongs to"):
+        register_model("mine", {"resnet18": {}})(latest)
+    assert "mine" not in MODELS
 
 
 # -- training
@@ -388,6 +440,17 @@ def test_gradient_checkpointing_changes_no_number(family: str) -> None:
             torch.testing.assert_close(given.grad, wanted.grad, msg=name)
     for name, buffer in plain.named_buffers():  # statistics and their count, once per step
         torch.testing.assert_close(dict(sparing.named_buffers())[name], buffer, msg=name)
+
+
+def test_gradient_checkpointing_with_a_backward_pass_per_head() -> None:
+    plain, sparing = build("regnet"), build("regnet", gradient_checkpointing=True)
+    for model in (plain, sparing):
+        outputs = model(batch())
+        outputs["early"].sum().backward(retain_graph=True)
+        outputs["late"].sum().backward()
+    for given, wanted in zip(sparing.parameters(), plain.parameters()):
+        if wanted.grad is not None:
+            torch.testing.assert_close(given.grad, wanted.grad)
 
 
 @every_family
@@ -411,8 +474,9 @@ def test_what_is_gone_says_what_to_write() -> None:
         "get_block_outputs": "model.features",
         "attachable_block_names": "model.block_names",
     }.items():
-        with pytest.raises(RuntimeError, match=advice):
+        with pytest.raises(AttributeError, match=advice):
             getattr(model, use)
+        assert not hasattr(model, use)
     with pytest.raises(TypeError, match="models are not wrapped"):
         type("Mine", (ClassyModel,), {"wrapper_cls": None})
 
@@ -422,6 +486,12 @@ def test_what_is_gone_says_what_to_write() -> None:
     [
         ("classy_vision.models", "ClassyBlock", "model.features"),
         ("classy_vision.models", "ClassyModelWrapper", "override forward"),
+        ("classy_vision.models.classy_model", "ClassyModelHeadExecutorWrapper", "runs the heads itself"),
+        ("classy_vision.models.classy_block", "ClassyBlock", "model.features"),
+        ("classy_vision.models", "MODEL_REGISTRY", "MODELS"),
+        ("classy_vision.models.anynet", "ResBottleneckBlock", "'block_type': 'res_bottleneck_block'"),
+        ("classy_vision.models.efficientnet", "EfficientNetB3", "build_model('efficientnet_b3')"),
+        ("classy_vision.models.vision_transformer", "ViTB16", "build_model('vit_b_16')"),
         ("classy_vision.models.regnet", "RegNetY32gf", "build_model('regnet_y_32gf')"),
         ("classy_vision.models.regnet", "RegNetX1_6gf", "build_model('regnet_x_1.6gf')"),
         ("classy_vision.models.resnext", "ResNeXt50", "build_model('resnext50_32x4d')"),

@@ -40,9 +40,7 @@ def trunk() -> ClassyModel:
 
 def headed() -> ClassyModel:
     model = trunk()
-    model.set_heads(
-        {"layer1-0": [FullyConnectedHead("early", 2)], "layer2": [FullyConnectedHead("late", 4)]}
-    )
+    model.set_heads({"layer1-0": [FullyConnectedHead("early", 2)], "layer2": [FullyConnectedHead("late", 4)]})
     return model
 
 
@@ -70,7 +68,6 @@ def test_stops_behind_the_deepest_block() -> None:
         module.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
     model.features(batch(), ["layer1.0"])
     assert runs == {"conv1": 1, "layer1": 1}
-    runs.clear()
     model.set_heads({"layer1": [FullyConnectedHead("a", 2)]})
     runs.clear()
     loss({"a": model(batch())}).backward()
@@ -123,6 +120,92 @@ def test_a_model_of_ours_inside() -> None:
     assert len(inner.state_dict()) == len(model.state_dict())
 
 
+class Encoder(nn.Module):
+    """Attention, a parameter beside the modules, and what nothing before the end uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 8, 8)
+        self.l0 = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.late = nn.Parameter(torch.zeros(8))
+        self.l1 = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l1(self.l0(self.patch(x).flatten(2).transpose(1, 2)) + self.late).mean(1)
+
+
+def test_what_takes_part_in_training_is_what_the_head_depends_on() -> None:
+    model = ClassyModel.from_model(Encoder(), ["l0"], (3, 32, 32))
+    model.set_heads({"l0": [FullyConnectedHead("a", 2)]})
+    loss({"a": model(batch())}).backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
+    assert {n.split(".")[1] for n in trained if n.startswith("model.")} == {"patch", "l0"}
+
+
+class Inplace(nn.Sequential):
+    def __init__(self) -> None:
+        relu = nn.ReLU(inplace=True)
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), relu, nn.Conv2d(4, 4, 3), relu)
+
+
+def test_features_are_those_of_their_own_block() -> None:
+    net = Inplace().eval()
+    model = ClassyModel.from_model(net, {"norm": "1", "conv": "3"}, (3, 32, 32))
+    alone = model.features(batch(), ["norm"])["norm"]
+    together = model.features(batch(), ["norm", "conv"])["norm"]
+    assert alone.min() < 0
+    assert torch.equal(alone, together)
+    reused = ClassyModel.from_model(net, {"relu": "2"}, (3, 32, 32))
+    with pytest.raises(ConfigError, match="'relu' runs more than once"):
+        reused(batch())
+
+
+def test_two_trunks_of_one_module() -> None:
+    net = Plain().eval()
+    first = ClassyModel.from_model(net, {"x": "layer1"}, (3, 32, 32))
+    second = ClassyModel.from_model(net, {"x": "layer2"}, (3, 32, 32))
+    assert first.features(batch(), ["x"])["x"].shape[1] == 8
+    assert second.features(batch(), ["x"])["x"].shape[1] == 12
+    outer = ClassyModel.from_model(nn.Sequential(first), {"x": "0.model.layer1"}, (3, 32, 32))
+    assert outer.features(batch(), ["x"])["x"].shape[1] == 8
+
+
+def test_without_heads_the_output_is_the_modules() -> None:
+    class Own(Plain):
+        def extract_features(self, x: Tensor) -> Tensor:
+            return self.conv1(x)
+
+    model = ClassyModel.from_model(Own(), ["layer1"], (3, 32, 32)).eval()
+    assert model(batch()).shape == (2, 5)
+    assert model.extract_features(batch()).shape == (2, 8, 15, 15)
+
+
+def test_a_dotted_name_takes_a_head() -> None:
+    model = trunk()
+    model.set_heads({"layer1.0": [FullyConnectedHead("a", 2)]})
+    assert list(model.get_heads()) == ["layer1-0"]
+
+
+def test_blocks_that_do_not_run_in_that_order() -> None:
+    model = ClassyModel.from_model(Plain(), ["layer2", "layer1"], (3, 32, 32))
+    with pytest.raises(ConfigError, match="'layer2' had not run when 'layer1' had"):
+        model.features(batch(), ["layer1"])
+
+
+def test_a_trunk_that_cannot_run_without_data_takes_heads_that_know_their_width() -> None:
+    class Checks(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.sum().item() != 0
+            return super().forward(x)
+
+    model = ClassyModel.from_model(Checks(), ["layer2"], (3, 32, 32))
+    with pytest.raises(ConfigError, match="cannot be run without data"):
+        model.set_heads({"layer2": [FullyConnectedHead("a", 2)]})
+    model.set_heads({"layer2": [FullyConnectedHead("a", 2, in_plane=12)]})
+    assert model(batch()).shape == (2, 2)
+
+
 def test_bad_blocks() -> None:
     with pytest.raises(ConfigError, match=r"unknown submodule 'layr1'; did you mean 'layer1'"):
         ClassyModel.from_model(Plain(), ["layr1"])
@@ -130,6 +213,10 @@ def test_bad_blocks() -> None:
         ClassyModel.from_model(Plain(), "layer1")
     with pytest.raises(ConfigError, match="block 'keys' cannot be used"):
         ClassyModel.from_model(Plain(), {"keys": "layer1"})
+    with pytest.raises(ConfigError, match="a shape goes to input_shape="):
+        ClassyModel.from_model(Plain(), (3, 224, 224))
+    with pytest.raises(ConfigError, match="belongs to the end of the trunk"):
+        ClassyModel.from_model(Plain(), {"trunk_output": "layer1"})
     with pytest.raises(TypeError, match=r"takes a torch.nn.Module, not int"):
         ClassyModel.from_model(3)
     with pytest.raises(ValueError, match="input_shape"):

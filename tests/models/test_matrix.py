@@ -34,7 +34,8 @@ def step(model: ClassyModel) -> None:
 
 
 def test_all_heads_are_here() -> None:
-    assert HEADS.keys() == {entry.name for entry in REGISTERED_HEADS} == {head for _, head in QUICK}
+    ours = {entry.name for entry in REGISTERED_HEADS if entry.cls.__module__.startswith("classy_vision.")}
+    assert HEADS.keys() == ours == {head for _, head in QUICK}
 
 
 @all_cases

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from classy_vision.config import ConfigError
+from classy_vision.heads import IdentityHead
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.weights.files import read_tensors, write_tensors
 from tests.models.small import FAMILIES, batch, build, config
@@ -65,6 +66,42 @@ def test_every_layout_wherever_it_is_handed_over(family: str, load: str, layout:
     assert pickle.dumps(state) == kept  # what was handed over is as it was
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefixes_containers_and_old_files(family: str) -> None:
+    model = build(family)
+    native, raw = model.state_dict(), raw_of(model)
+    for state in (
+        {f"module.{key}": value for key, value in native.items()},
+        {f"_orig_mod.module.{key}": value for key, value in raw.items()},
+        {"state_dict": native, "epoch": 3},
+        {"model": {f"module.{key}": value for key, value in native.items()}},
+        {key: value for key, value in native.items() if "num_batches_tracked" not in key},
+    ):
+        given = scrambled(family)
+        given.load_state_dict(state)
+        same(given, model)
+
+
+def test_a_raw_state_with_a_head_without_weights() -> None:
+    model, given = build("regnet", "identity"), scrambled("regnet")
+    given.set_heads({block: [IdentityHead(block)] for block in model.get_heads()})
+    given.load_state_dict(raw_of(model))
+    same(given, model)
+
+
+def test_the_trunk_alone() -> None:
+    model, given = build("regnet"), build("regnet")
+    head = given.state_dict()["heads.block1.early.fc.weight"].clone()
+    for tensor in model.state_dict().values():
+        tensor.fill_(1)
+    for state in (model.state_dict(), model.get_classy_state()):
+        given.load_trunk_state(state)
+        assert torch.equal(given.state_dict()["heads.block1.early.fc.weight"], head)
+        assert given.state_dict()["stem.conv.weight"].unique().tolist() == [1]
+    with pytest.raises(ConfigError, match="missing"):
+        given.load_trunk_state({})
+
+
 def test_as_a_part_of_another_module() -> None:
     model, inner = build("resnext"), scrambled("resnext")
     whole = nn.ModuleDict({"net": inner, "other": nn.Linear(2, 2)})
@@ -92,6 +129,8 @@ def test_head_states_alone() -> None:
     for tensor in model.state_dict().values():
         tensor.fill_(1)
     trunk = given.state_dict()["stem.conv.weight"].clone()
+    with pytest.raises(ConfigError, match="holds no heads"):
+        given.load_head_states({"stem.conv.weight": trunk})
     given.load_head_states(model.get_classy_state())
     assert given.state_dict()["heads.block1.early.fc.weight"].unique().tolist() == [1]
     assert torch.equal(given.state_dict()["stem.conv.weight"], trunk)
@@ -115,13 +154,17 @@ def _without(state: dict[str, Any], key: str) -> dict[str, Any]:
         (lambda s: _without(s, "stem.conv.weight"), r"1 key \(stem.conv.weight\) missing"),
         (lambda s: {**s, "stem.conv.wait": torch.ones(1)}, r"1 key \(stem.conv.wait\) without a place"),
         (lambda s: {**s, "stem.conv.weight": torch.ones(1)}, r"1 shape \(stem.conv.weight: \(1,\) for"),
-        (lambda s: {**s, "stem.conv.weight": "text"}, "1 shape"),
-        (lambda s: {f"model.{k}": v for k, v in s.items()}, "keys .*not known in the ClassyVision layout"),
+        (lambda s: {**s, "stem.conv.weight": "text"}, r"1 key \(stem.conv.weight\) without a tensor"),
+        (
+            lambda s: {**s, "stem.conv.weight": s["stem.conv.weight"].numpy()},
+            r"1 key \(stem.conv.weight\) without a tensor",
+        ),
+        (lambda s: {f"net.{k}": v for k, v in s.items()}, "keys .*not known in the ClassyVision layout"),
         (lambda s: build("resnext").state_dict(), "do not fit this RegNet"),
         (lambda s: build("resnext").get_classy_state(), "not known in the ClassyVision layout"),
         (lambda s: {}, "missing"),
     ],
-    ids=["missing", "left over", "shape", "no tensor", "prefix", "other", "other's original", "empty"],
+    ids=["missing", "left over", "shape", "no tensor", "array", "prefix", "other", "other's original", "empty"],
 )
 def test_loads_all_or_nothing(spoil: Any, message: str) -> None:
     source = build("regnet")
@@ -148,6 +191,7 @@ def test_strict_false_lets_keys_be_missing_or_left_over() -> None:
     state = _without(model.state_dict(), "stem.conv.weight")
     result = scrambled().load_state_dict({**state, "more": torch.ones(1)}, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == (["stem.conv.weight"], ["more"])
+    assert scrambled().load_state_dict({"foreign.weight": torch.ones(1)}, strict=False).unexpected_keys
     with pytest.raises(ConfigError, match="differ"):
         scrambled().load_state_dict({"stem.conv.weight": torch.ones(1)}, strict=False)
 
@@ -161,7 +205,9 @@ def test_from_checkpoint(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "checkpoint.torch")
     write_tensors(tmp_path / "model.safetensors", model.state_dict(), {})
     (tmp_path / "config.yaml").write_text(f"model: {config('regnet')}")
-    for source in (checkpoint, tmp_path / "checkpoint.torch", tmp_path):
+    (tmp_path / "original").mkdir()
+    torch.save(checkpoint, tmp_path / "original" / "checkpoint.torch")
+    for source in (checkpoint, tmp_path / "checkpoint.torch", tmp_path, tmp_path / "original"):
         same(ClassyModel.from_checkpoint(source), model)
     torch.save(model.state_dict(), tmp_path / "state.pt")
     with pytest.raises(ConfigError, match="does not say which model"):
@@ -183,6 +229,8 @@ def test_hostile_and_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("text.pt").write_text("no weights")
     Path("empty.pt").touch()
     torch.save([1, 2], "list.pt")
+    Path("safe.pt").write_bytes(Path("whole.safetensors").read_bytes())
+    assert read_tensors("safe.pt").keys() == build("regnet").state_dict().keys()
     for name, message in {
         "code.pt": "refused to read 'code.pt': .*could run code",
         "cut.pt": "'cut.pt' is damaged",
@@ -192,8 +240,9 @@ def test_hostile_and_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "list.pt": "holds a list",
         "none.pt": "no such weights file: 'none.pt'",
     }.items():
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as error:
             read_tensors(name)
+        assert "weights_only" not in str(error.value)
         with pytest.raises(ConfigError):
             ClassyModel.from_checkpoint(name)
     assert not Path("executed").exists()
@@ -217,5 +266,7 @@ def test_meta_model_takes_weights_by_assignment() -> None:
     model = build("regnet").eval()
     with torch.device("meta"):
         given = build_model(config("regnet")).eval()
+    with pytest.raises(ConfigError, match="pass assign=True"):
+        given.load_state_dict(model.state_dict())
     given.load_state_dict(model.state_dict(), assign=True)
     torch.testing.assert_close(given(batch())["late"], model(batch())["late"])
