@@ -10,13 +10,16 @@ from classy_vision.models.densenet import DenseNet
 from classy_vision.models.efficientnet import EfficientNet
 from classy_vision.models.features import FeatureInfo
 from classy_vision.models.lecun_normal_init import lecun_normal_init
+from classy_vision.models.mlp import MLP
 from classy_vision.models.regnet import RegNet
 from classy_vision.models.removed import names_gone
 from classy_vision.models.resnet import ResNet
 from classy_vision.models.resnext import ResNeXt
+from classy_vision.models.resnext3d import ResNeXt3D
 from classy_vision.models.vision_transformer import VisionTransformer
 
 __all__ = [
+    "MLP",
     "MODELS",
     "AnyNet",
     "ClassyModel",
@@ -25,6 +28,7 @@ __all__ = [
     "FeatureInfo",
     "RegNet",
     "ResNeXt",
+    "ResNeXt3D",
     "ResNet",
     "SqueezeAndExcitationLayer",
     "VisionTransformer",

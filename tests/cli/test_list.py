@@ -58,8 +58,7 @@ def test_one_form_at_a_time() -> None:
     assert isinstance(run("resnet50", "--csv", "--json").exception, ConfigError)
 
 
-def test_a_preset_of_a_users_own_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+def test_a_preset_of_a_users_own_is_counted() -> None:
     register_model("my_regnet", {"my_regnet_tiny": PRESETS["regnet_x_200mf"]})(RegNet)
     (row,) = json.loads(run("my_regnet_tiny", "--json").stdout)
     assert row == {"name": "my_regnet_tiny", "family": "my_regnet", **GOLDEN["regnet_x_200mf"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-FAMILIES = ("AnyNet", "DenseNet", "EfficientNet", "RegNet", "ResNe", "ViT", "VisionTransformer")
+FAMILIES = ("AnyNet", "DenseNet", "EfficientNet", "MLP", "RegNet", "ResNe", "ViT", "VisionTransformer")
 
 
 @cache
@@ -20,11 +20,7 @@ def entries() -> dict[str, dict[str, Any]]:
     for entry in known.values():
         if "keys" not in entry:
             entry["keys"] = known[entry["keys_ref"]]["keys"]
-    return {
-        name: entry
-        for name, entry in known.items()
-        if entry["class"].startswith(FAMILIES) and not entry["class"].startswith("ResNeXt3D")
-    }
+    return {name: entry for name, entry in known.items() if entry["class"].startswith(FAMILIES)}
 
 
 @cache

@@ -67,6 +67,27 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "block0",
         "block1-0",
     ),
+    "resnext3d": (
+        {
+            "name": "resnext3d",
+            "input_planes": 3,
+            "frames_per_clip": 4,
+            "clip_crop_size": 32,
+            "skip_transformation_type": "preactivated_shortcut",
+            "residual_transformation_type": "preactivated_bottleneck_transformation",
+            "num_blocks": [1, 2, 1],
+            "stem_planes": 8,
+            "stage_planes": 16,
+            "width_per_group": 4,
+        },
+        "pathway0-stage1",
+        "pathway0-stage2-block0",
+    ),
+    "mlp": (
+        {"name": "mlp", "input_dim": 3072, "output_dim": 4, "hidden_dims": [8, 6], "use_batchnorm": True},
+        "layer0",
+        "layer1",
+    ),
     "vision_transformer": (
         {
             "name": "vision_transformer",
@@ -81,6 +102,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "layer_1",
     ),
 }
+IMAGES = [family for family in FAMILIES if family not in ("mlp", "resnext3d")]  # nothing but images
 HEADS: dict[str, dict[str, Any]] = {
     "fully_connected": {"num_classes": 3},
     "fully_convolutional_linear": {"num_classes": 3},

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from classy_vision.config import ConfigError, UnknownNameError
 from classy_vision.heads import ClassyHead, FullyConnectedHead, IdentityHead, register_head
 from classy_vision.models import MODELS, ClassyModel, build_model, register_model
-from tests.models.small import FAMILIES, batch, build, config, loss
+from tests.models.small import FAMILIES, IMAGES, batch, build, config, loss
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
+residual_family = pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mlp"])
+image_family = pytest.mark.parametrize("family", IMAGES)
 
 
 def trunk_of(family: str, **more: Any) -> ClassyModel:
@@ -91,7 +93,7 @@ def test_features_of_nothing() -> None:
     assert trunk_of("regnet").features(batch(), []) == {}
 
 
-@every_family
+@image_family
 def test_feature_info_is_what_comes_out(family: str) -> None:
     model = trunk_of(family).train()
     state = {k: v.clone() for k, v in model.state_dict().items()}
@@ -110,7 +112,7 @@ def test_feature_info_is_what_comes_out(family: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (96, 24)])
-@every_family
+@image_family
 def test_any_input_size(family: str, size: tuple[int, int]) -> None:
     if family == "vision_transformer" and size[0] % 8:
         with pytest.raises(ValueError, match=r"multiples of the patch size 8, not \(33, 47\)"):
@@ -120,7 +122,7 @@ def test_any_input_size(family: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-@every_family
+@image_family
 def test_input_channels(family: str, channels: int) -> None:
     model = trunk_of(family, in_channels=channels)
     assert model.input_shape[0] == channels
@@ -139,7 +141,7 @@ def test_input_channels(family: str, channels: int) -> None:
         ([[0.0]], "is a tensor .*, not list"),
     ],
 )
-@every_family
+@image_family
 def test_wrong_inputs(family: str, given: Any, message: str) -> None:
     for model in (trunk_of(family), build(family)):
         with pytest.raises((ValueError, TypeError), match=message):
@@ -453,7 +455,7 @@ def test_gradient_checkpointing_with_a_backward_pass_per_head() -> None:
             torch.testing.assert_close(given.grad, wanted.grad)
 
 
-@every_family
+@residual_family
 def test_stochastic_depth_only_in_training(family: str) -> None:
     plain, random = build(family).eval(), build(family, stochastic_depth=0.9).eval()
     torch.testing.assert_close(random(batch()), plain(batch()))

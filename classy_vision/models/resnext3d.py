@@ -1,0 +1,288 @@
+"""ResNeXt3D: residual networks for clips, of plain, grouped or (2+1)-dimensional convolutions (Tran et
+al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", 2018; Feichtenhofer et al.,
+"SlowFast Networks for Video Recognition", 2019, for the bottlenecks).
+
+Blocks are named ``pathway0-stage{stage}-block{index}``, stages counted from 1 and blocks from 0;
+``pathway0-stage{stage}`` is the end of a stage. Pre-activated networks end with ``…-bn`` and ``…-relu``.
+Axes: n batch, c channels, t time, h height, w width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch.fx
+from pydantic import AliasChoices, Field, model_validator
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from classy_vision.config import ConfigError, PositiveFloat, PositiveInt
+from classy_vision.layers.conv_norm_act import chain
+from classy_vision.layers.initialize import kaiming_fan_out
+from classy_vision.layers.residual3d import BlockPlan, ResBlock3D, conv3d, relu
+from classy_vision.layers.stochastic_depth import depth_rates
+from classy_vision.models.classy_model import ClassyModel, register_model
+from classy_vision.models.removed import names_gone
+from classy_vision.models.trunk import ModelConfig
+from classy_vision.weights.inflate import inflated
+from classy_vision.weights.key_map import KeyMap, Renaming
+
+torch.fx.wrap("as_clip")
+
+# -- config
+
+
+class ResNeXt3DConfig(ModelConfig):
+    """A residual network for clips. Lists have an entry per stage.
+
+    Attributes:
+        in_channels: channels of the input; called ``input_planes`` in the original.
+        frames_per_clip, clip_crop_size: of the usual input.
+        input_key: where the clip is, if the input is a dict.
+        skip_transformation_type, residual_transformation_type: what blocks are made of.
+        num_blocks: blocks.
+        stem_name: plain, or (2+1)-dimensional with a 3x3 and then a 3x1x1 kernel.
+        stem_planes, stem_temporal_kernel, stem_spatial_kernel, stem_maxpool: of the stem.
+        stage_planes: output channels of the first stage; they double from stage to stage.
+        stage_temporal_kernel_basis: temporal kernels of bottlenecks, repeated over the blocks.
+        temporal_conv_1x1: whether those are on the first 1x1 convolution, not on the 3x3.
+        stage_temporal_stride, stage_spatial_stride: of the first block.
+        num_groups, width_per_group: inner channels of bottlenecks in the first stage.
+        zero_init_residual_transform: start residual branches at zero.
+        bn_epsilon, bn_momentum: of all batch norms.
+    """
+
+    in_channels: PositiveInt = Field(3, validation_alias=AliasChoices("in_channels", "input_planes"))
+    frames_per_clip: PositiveInt
+    clip_crop_size: PositiveInt
+    input_key: str | None = None
+    skip_transformation_type: Literal["postactivated_shortcut", "preactivated_shortcut"]
+    residual_transformation_type: Literal[
+        "basic_transformation",
+        "basic_r2plus1d_transformation",
+        "postactivated_bottleneck_transformation",
+        "preactivated_bottleneck_transformation",
+    ]
+    num_blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    stem_name: Literal["resnext3d_stem", "r2plus1d_stem"] = "resnext3d_stem"
+    stem_planes: PositiveInt = 64
+    stem_temporal_kernel: PositiveInt = 3
+    stem_spatial_kernel: PositiveInt = 7
+    stem_maxpool: bool = False
+    stage_planes: PositiveInt = 256
+    stage_temporal_kernel_basis: tuple[tuple[PositiveInt, ...], ...] = ((3,), (3,), (3,), (3,))
+    temporal_conv_1x1: tuple[bool, ...] = (False, False, False, False)
+    stage_temporal_stride: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    stage_spatial_stride: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_groups: PositiveInt = 1
+    width_per_group: PositiveInt = 64
+    zero_init_residual_transform: bool = False
+    bn_epsilon: PositiveFloat = 1e-5
+    bn_momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        stages = len(self.num_blocks)
+        lists = ("stage_temporal_kernel_basis", "temporal_conv_1x1", "stage_temporal_stride")
+        for name in (*lists, "stage_spatial_stride"):
+            if len(getattr(self, name)) < stages:
+                raise ValueError(f"{name} needs an entry for each of the {stages} stages of num_blocks")
+        return self
+
+    @property
+    def preactivated(self) -> bool:
+        return self.residual_transformation_type == "preactivated_bottleneck_transformation"
+
+
+# -- blocks
+
+
+class Stem3D(nn.Sequential):
+    """A convolution of stride 2 in space, norm, ReLU, and a max pool in space where asked for.
+
+    Shape: (n, c, t, h, w), or (n, c, h, w) as one frame, alone or in a dict, to a clip.
+    """
+
+    def __init__(self, c: ResNeXt3DConfig) -> None:
+        super().__init__()
+        self.input_key = c.input_key
+        norm = nn.BatchNorm3d(c.stem_planes, c.bn_epsilon, c.bn_momentum)
+        if c.stem_name == "r2plus1d_stem":
+            middle = nn.BatchNorm3d(45, c.bn_epsilon, c.bn_momentum)
+            conv: nn.Module = chain(
+                spatial=conv3d(c.in_channels, 45, (1, 3, 3), (1, 2, 2)),
+                norm=middle,
+                act=relu(),
+                temporal=conv3d(45, c.stem_planes, (3, 1, 1)),
+            )
+        else:
+            kernel = (c.stem_temporal_kernel, c.stem_spatial_kernel, c.stem_spatial_kernel)
+            conv = conv3d(c.in_channels, c.stem_planes, kernel, (1, 2, 2))
+        for name, part in {"conv": conv, "norm": norm, "act": relu()}.items():
+            self.add_module(name, part)
+        if c.stem_maxpool:
+            self.add_module("pool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(as_clip(x, self.input_key))  # type: ignore[no-untyped-call]
+
+
+def as_clip(x: Tensor | Mapping[str, Tensor], key: str | None) -> Tensor:
+    """The clip (n, c, t, h, w): out of a dict, and with a time of 1 where it has none."""
+    if isinstance(x, Mapping):
+        assert key is not None
+        x = x[key]
+    return x.unsqueeze(2) if x.dim() == 4 else x
+
+
+# -- weight maps: names of the original -> ours; inside a block they differ by its type
+
+_THEIRS = "stages.{s}.pathway0.pathway0-stage{s+1}-block{i}"
+_OURS = "blocks.pathway0-stage{s+1}-block{i}"
+_SKIP = {"skip.branch1": "skip.conv", "skip.branch1_bn": "skip.norm"}
+_PRE_SKIP = {"skip.branch1_bn": "skip.norm", "skip.branch1": "skip.conv"}
+_SPLIT = {"0": "spatial", "1": "norm", "3": "temporal"}
+_BRANCH = {f"residual.branch2{x}": f"residual.{x}.conv" for x in "abc"}
+_BRANCH_NORM = {f"residual.branch2{x}_bn": f"residual.{x}.norm" for x in "abc"}
+CLASSY_VISION: dict[str, dict[str, str]] = {
+    "basic_transformation": {
+        **{"residual.transform.0": "residual.a.conv", "residual.transform.1": "residual.a.norm"},
+        **{"residual.transform.3": "residual.b.conv", "residual.transform.4": "residual.b.norm"},
+    },
+    "basic_r2plus1d_transformation": {
+        **{f"residual.transform.0.{n}": f"residual.a.conv.{part}" for n, part in _SPLIT.items()},
+        "residual.transform.1": "residual.a.norm",
+        **{f"residual.transform.3.{n}": f"residual.b.conv.{part}" for n, part in _SPLIT.items()},
+        "residual.transform.4": "residual.b.norm",
+    },
+    "postactivated_bottleneck_transformation": {
+        key: name for pair in zip(_BRANCH.items(), _BRANCH_NORM.items()) for key, name in pair
+    },
+    "preactivated_bottleneck_transformation": {
+        key: name for pair in zip(_BRANCH_NORM.items(), _BRANCH.items()) for key, name in pair
+    },
+}
+
+# -- model
+
+
+@register_model("resnext3d")
+class ResNeXt3D(ClassyModel):
+    """A stem and stages of residual blocks over clips; images count as clips of one frame.
+
+    Longer and larger clips than the usual work as well.
+
+    Shape: (n, c, t, h, w) or (n, c, h, w) to (n, stage_planes * 8, t', h', w'), with four stages.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = ResNeXt3DConfig
+    config: ResNeXt3DConfig
+
+    def __init__(self, config: ResNeXt3DConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        c = self.config
+        self.stem = Stem3D(c)
+        self.blocks = nn.ModuleDict()
+        drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
+        before = c.stem_planes
+        for s, depth in enumerate(c.num_blocks):
+            basis = c.stage_temporal_kernel_basis[s]
+            space = c.stage_spatial_stride[s]
+            for i in range(depth):
+                plan = BlockPlan(
+                    residual=c.residual_transformation_type,
+                    skip=c.skip_transformation_type,
+                    width_in=before,
+                    width=c.stage_planes * 2**s,
+                    inner=c.num_groups * c.width_per_group * 2**s,
+                    groups=c.num_groups,
+                    temporal_kernel=basis[i % len(basis)],
+                    temporal_conv_1x1=c.temporal_conv_1x1[s],
+                    stride=(c.stage_temporal_stride[s], space, space) if i == 0 else (1, 1, 1),
+                    first=s == 0 and i == 0,
+                    drop=next(drops),
+                    bn_epsilon=c.bn_epsilon,
+                    bn_momentum=c.bn_momentum,
+                )
+                self.blocks[f"pathway0-stage{s + 1}-block{i}"] = ResBlock3D(plan)
+                before = plan.width
+        if c.preactivated:
+            last = list(self.blocks)[-1]
+            self.blocks[f"{last}-bn"] = nn.BatchNorm3d(before, c.bn_epsilon, c.bn_momentum)
+            self.blocks[f"{last}-relu"] = nn.ReLU()
+        self.tail = nn.Identity()
+        self._initialize()
+
+    @classmethod
+    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
+        return {"name": "fully_convolutional_linear"}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        c = self.config
+        return (c.in_channels, c.frames_per_clip, c.clip_crop_size, c.clip_crop_size)
+
+    @property
+    def input_key(self) -> str | None:
+        """Where the clip is, if the input is a dict."""
+        return self.config.input_key
+
+    def check_input(self, x: Tensor | Mapping[str, Tensor]) -> None:
+        key, channels = self.config.input_key, self.config.in_channels
+        if isinstance(x, Mapping):
+            if key is None or key not in x:
+                raise ConfigError(f"the input has the keys {sorted(x)}, but input_key is {key!r}")
+            x = x[key]
+        if isinstance(x, torch.fx.Proxy):
+            return
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the input is a tensor (n, c, t, h, w), not {type(x).__name__}")
+        if x.dim() not in (4, 5) or x.shape[1] != channels:
+            shapes = f"clips (n, {channels}, t, h, w) or images (n, {channels}, h, w)"
+            raise ValueError(f"{type(self).__name__} takes {shapes}, not {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
+
+    def key_map(self) -> KeyMap:
+        c = self.config
+        skip = _SKIP if c.skip_transformation_type == "postactivated_shortcut" else _PRE_SKIP
+        inside = {**skip, **CLASSY_VISION[c.residual_transformation_type]}
+        split = _SPLIT if c.stem_name == "r2plus1d_stem" else {}
+        stem = "stem.stem.stem-path0"
+        rows: list[Renaming] = [
+            *((f"{stem}.conv.{n}", f"stem.conv.{part}") for n, part in split.items()),
+            (f"{stem}.conv", "stem.conv"),
+            (f"{stem}.bn", "stem.norm"),
+            *((f"{_THEIRS}.{theirs}", f"{_OURS}.{ours}") for theirs, ours in inside.items()),
+            (f"{_THEIRS}-bn", f"{_OURS}-bn"),
+        ]
+        return KeyMap("ClassyVision", rows)
+
+    def _all_aliases(self) -> Mapping[str, str]:
+        ends = {
+            f"pathway0-stage{s}": f"pathway0-stage{s}-block{n - 1}"
+            for s, n in enumerate(self.config.num_blocks, 1)
+        }
+        if self.config.preactivated:
+            ends[f"pathway0-stage{len(self.config.num_blocks)}"] = list(self.blocks)[-1]
+        return {"stem-path0": "stem", **ends}
+
+    def _to_native(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
+        """Kernels of images are inflated: repeated over time and divided by its length."""
+        native = super()._to_native(state, strict)
+        own = self.state_dict()
+        return {key: inflated(value, own[key]) if key in own else value for key, value in native.items()}
+
+    def _initialize(self) -> None:
+        kaiming_fan_out(self)
+        if self.config.zero_init_residual_transform:
+            last = "c.conv" if self.config.preactivated else "c.norm"
+            last = last if "bottleneck" in self.config.residual_transformation_type else "b.norm"
+            for name, parameter in self.named_parameters():
+                if name.endswith(f"residual.{last}.weight"):
+                    nn.init.zeros_(parameter)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = names_gone(__name__)

@@ -1,0 +1,15 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from classy_vision.heads import HEADS
+from classy_vision.models import MODELS
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    for registry in (HEADS, MODELS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
