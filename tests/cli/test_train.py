@@ -99,8 +99,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(run: Path, config: Path, tmp_p
 
 
 def test_ctrl_c_says_how_to_go_on(config: Path, tmp_path: Path) -> None:
+    def listen() -> None:  # where a shell runs the tests in the background, children ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     folder = tmp_path / "stopped"
-    process = start("train", config, "--output", folder, "--set", "schedule.epochs=50")
+    arguments = ("train", config, "--output", folder, "--set", "schedule.epochs=50")
+    process = start(*arguments, preexec_fn=listen)
     _, err = stop_when((folder / "checkpoint.pt").exists, process, signal.SIGINT)
     assert process.returncode == 130
     assert err.strip() == f"stopped; go on with: classy train --resume {folder}"
