@@ -1,6 +1,7 @@
 # make demo   trains one trunk with two heads on scanned digits, and predicts
 # make test   runs the test suite
 # make lint   runs the linter and the type checker
+# make bench  times us and the peers
 # Each makes .venv first, with the pinned versions in requirements/dev.txt.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/digits
 
-.PHONY: demo test test-all lint wheel clean
+.PHONY: demo test test-all lint wheel bench clean
 
 demo: $(READY)
 	$(BIN)/classy train configs/digits.yaml --output $(RUN) --force
@@ -34,6 +35,11 @@ wheel: $(READY)
 	build/wheel-test/bin/python -m pip install --quiet --constraint requirements/dev.txt dist/*.whl
 	cd build && wheel-test/bin/classy show resnet18 --num-classes 10
 	cd build && wheel-test/bin/python -c "import torch; from classy_vision.models import build_model; print(build_model('regnet_y_400mf', num_classes=10)(torch.zeros(1, 3, 64, 64)).shape)"
+
+# Times us and the peers, taking turns in one run. The peers stay out of the environment.
+bench: $(READY)
+	test -d build/peers || $(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.taps
 
 $(READY): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
