@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
@@ -70,6 +69,7 @@ class Config(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
         arbitrary_types_allowed=True,
+        defer_build=True,  # at first use: imports stay quick
     )
 
     @classmethod
@@ -155,20 +155,23 @@ def config_of(function: Callable[..., Any]) -> type[Config]:
     return create_model(function.__qualname__.partition(".")[0] + "Config", __base__=Config, **fields)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2, and not a text."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), "-+0123456789")
-
-
 def parse_yaml(text: str) -> Any:
-    """The value that ``text`` describes in YAML.
+    """The value that ``text`` describes in YAML; 1e-3 is a number, as in YAML 1.2.
 
     Raises:
-        yaml.YAMLError: it is malformed.
+        ConfigError: it is malformed.
     """
-    return yaml.load(text, _Loader)
+    import yaml  # an eighth of a second, which building a model from Python does not need
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    exponent = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, "-+0123456789")
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"malformed YAML: {error}") from None
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, not {type(data).__name__}")

@@ -76,15 +76,16 @@ def test_no_file_is_longer_than_a_room() -> None:
 
 
 def test_import_is_quick() -> None:
+    # Against torch's own import, a second on a quiet machine: a busy one slows down both.
     code = (
-        "import time, torch; start = time.perf_counter(); import classy_vision.models; "
-        "print(time.perf_counter() - start)"
+        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); "
+        "import classy_vision.models; print((time.perf_counter() - middle) / (middle - start))"
     )
-    times = [
+    ratios = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
     ]
-    assert min(times) < 0.3
+    assert min(ratios) < 0.3
 
 
 def test_importing_models_needs_no_training_packages() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch.fx
 from torch import Tensor, nn
 
 from classy_vision.layers.activation import ActivationType, new_activation
@@ -12,6 +13,8 @@ from classy_vision.layers.conv_norm_act import chain
 from classy_vision.layers.stochastic_depth import StochasticDepth
 
 Kernel = tuple[int, int, int]
+
+torch.fx.wrap("as_clip")
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class BlockPlan:
         residual, skip: the kinds of branch (a name in ``RESIDUALS``) and of shortcut.
         width_in, width: channels in and out.
         inner, groups: channels and groups of a bottleneck's 3x3.
-        temporal_kernel: of a bottleneck.
+        temporal_kernel: of a bottleneck or a basic block.
+        shared_midplanes: (2+1)D convolutions of a block have the first one's inner channels.
         temporal_conv_1x1: whether that is on its first 1x1, not on its 3x3.
         stride: in time, height and width.
         first: of the network; its input is activated already.
         drop: rate of stochastic depth.
-        bn_epsilon, bn_momentum: of the norms.
+        bn: epsilon and momentum of the norms.
     """
 
     residual: str
@@ -38,14 +42,14 @@ class BlockPlan:
     groups: int
     temporal_kernel: int
     temporal_conv_1x1: bool
+    shared_midplanes: bool
     stride: Kernel
     first: bool
     drop: float
-    bn_epsilon: float
-    bn_momentum: float
+    bn: tuple[float, float]
 
     def norm(self, channels: int) -> nn.Module:
-        return nn.BatchNorm3d(channels, self.bn_epsilon, self.bn_momentum)
+        return nn.BatchNorm3d(channels, *self.bn)
 
     @property
     def kernels(self) -> tuple[Kernel, Kernel]:
@@ -70,9 +74,14 @@ def relu() -> nn.Module:
     return new_activation(ActivationType.RELU)
 
 
+def midplanes(c_in: int, c_out: int) -> int:
+    """Inner channels with which a (2+1)D convolution has the weights of a 3x3x3 (section 3.5)."""
+    return (27 * c_in * c_out) // (9 * c_in + 3 * c_out)
+
+
 def r2plus1d(p: BlockPlan, c_in: int, c_out: int, stride: Kernel) -> nn.Sequential:
-    """1x3x3, norm, ReLU, 3x1x1, with as many weights as a 3x3x3 (Tran et al., section 3.5)."""
-    middle = (27 * c_in * c_out) // (9 * c_in + 3 * c_out)
+    """1x3x3, norm, ReLU, 3x1x1 (Tran et al., 2018)."""
+    middle = midplanes(p.width_in if p.shared_midplanes else c_in, c_out)
     return chain(
         spatial=conv3d(c_in, middle, (1, 3, 3), (1, stride[1], stride[2])),
         norm=p.norm(middle),
@@ -82,9 +91,10 @@ def r2plus1d(p: BlockPlan, c_in: int, c_out: int, stride: Kernel) -> nn.Sequenti
 
 
 def basic(p: BlockPlan) -> nn.Module:
-    """3x3x3, 3x3x3."""
-    a = chain(conv=conv3d(p.width_in, p.width, (3, 3, 3), p.stride), norm=p.norm(p.width), act=relu())
-    return chain(a=a, b=chain(conv=conv3d(p.width, p.width, (3, 3, 3)), norm=p.norm(p.width)))
+    """3x3x3, 3x3x3, or another length in time."""
+    kernel = (p.temporal_kernel, 3, 3)
+    a = chain(conv=conv3d(p.width_in, p.width, kernel, p.stride), norm=p.norm(p.width), act=relu())
+    return chain(a=a, b=chain(conv=conv3d(p.width, p.width, kernel), norm=p.norm(p.width)))
 
 
 def basic_r2plus1d(p: BlockPlan) -> nn.Module:
@@ -148,3 +158,55 @@ class ResBlock3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.drop(self.residual(x)) + self.skip(x))
+
+
+class Stem3D(nn.Sequential):
+    """A convolution of stride 2 in space, norm, ReLU, and a max pool in space where asked for.
+
+    Shape: (n, c, t, h, w), or (n, c, h, w) as one frame, alone or in a dict, to a clip.
+
+    Args:
+        channels_in, planes: channels in and out.
+        kernel: of the convolution.
+        split: in space first, to 45 channels, and then in time.
+        pool: with the max pool.
+        norm: epsilon and momentum of the norms.
+        input_key: where the clip is, in a dict.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        planes: int,
+        kernel: Kernel,
+        split: bool,
+        pool: bool,
+        norm: tuple[float, float],
+        input_key: str | None,
+    ) -> None:
+        super().__init__()
+        self.input_key = input_key
+        t, h, w = kernel
+        conv: nn.Module = conv3d(channels_in, planes, kernel, (1, 2, 2))
+        if split:
+            conv = chain(
+                spatial=conv3d(channels_in, 45, (1, h, w), (1, 2, 2)),
+                norm=nn.BatchNorm3d(45, *norm),
+                act=relu(),
+                temporal=conv3d(45, planes, (t, 1, 1)),
+            )
+        for name, part in {"conv": conv, "norm": nn.BatchNorm3d(planes, *norm), "act": relu()}.items():
+            self.add_module(name, part)
+        if pool:
+            self.add_module("pool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(as_clip(x, self.input_key))  # type: ignore[no-untyped-call]
+
+
+def as_clip(x: Tensor | Mapping[str, Tensor], key: str | None) -> Tensor:
+    """The clip (n, c, t, h, w): out of a dict, and with a time of 1 where it has none."""
+    if isinstance(x, Mapping):
+        assert key is not None
+        x = x[key]
+    return x.unsqueeze(2) if x.dim() == 4 else x

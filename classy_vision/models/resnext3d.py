@@ -18,17 +18,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, PositiveFloat, PositiveInt
-from classy_vision.layers.conv_norm_act import chain
 from classy_vision.layers.initialize import kaiming_fan_out
-from classy_vision.layers.residual3d import BlockPlan, ResBlock3D, conv3d, relu
+from classy_vision.layers.residual3d import BlockPlan, ResBlock3D, Stem3D
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import ModelConfig
 from classy_vision.weights.inflate import inflated
 from classy_vision.weights.key_map import KeyMap, Renaming
-
-torch.fx.wrap("as_clip")
 
 # -- config
 
@@ -42,13 +39,17 @@ class ResNeXt3DConfig(ModelConfig):
         input_key: where the clip is, if the input is a dict.
         skip_transformation_type, residual_transformation_type: what blocks are made of.
         num_blocks: blocks.
-        stem_name: plain, or (2+1)-dimensional with a 3x3 and then a 3x1x1 kernel.
+        stem_name: plain, or (2+1)-dimensional.
         stem_planes, stem_temporal_kernel, stem_spatial_kernel, stem_maxpool: of the stem.
         stage_planes: output channels of the first stage; they double from stage to stage.
-        stage_temporal_kernel_basis: temporal kernels of bottlenecks, repeated over the blocks.
+        r2plus1d_stem_kernel: spatial kernel of that stem, which minds no other.
+        stage_temporal_kernel_basis: temporal kernels of blocks, repeated over them.
         temporal_conv_1x1: whether those are on the first 1x1 convolution, not on the 3x3.
         stage_temporal_stride, stage_spatial_stride: of the first block.
-        num_groups, width_per_group: inner channels of bottlenecks in the first stage.
+        stage_temporal_pool: length and stride of a max pool over time behind each stage.
+        num_groups, width_per_group: inner channels of bottlenecks in the first stage; groups may
+            be "depthwise".
+        midplanes: inner channels of (2+1)D convolutions: each its own, or the block's first.
         zero_init_residual_transform: start residual branches at zero.
         bn_epsilon, bn_momentum: of all batch norms.
     """
@@ -69,14 +70,17 @@ class ResNeXt3DConfig(ModelConfig):
     stem_planes: PositiveInt = 64
     stem_temporal_kernel: PositiveInt = 3
     stem_spatial_kernel: PositiveInt = 7
+    r2plus1d_stem_kernel: PositiveInt = 3
     stem_maxpool: bool = False
     stage_planes: PositiveInt = 256
     stage_temporal_kernel_basis: tuple[tuple[PositiveInt, ...], ...] = ((3,), (3,), (3,), (3,))
     temporal_conv_1x1: tuple[bool, ...] = (False, False, False, False)
     stage_temporal_stride: tuple[PositiveInt, ...] = (1, 2, 2, 2)
     stage_spatial_stride: tuple[PositiveInt, ...] = (1, 2, 2, 2)
-    num_groups: PositiveInt = 1
+    stage_temporal_pool: tuple[PositiveInt, ...] = (1, 1, 1, 1)
+    num_groups: PositiveInt | Literal["depthwise"] = 1
     width_per_group: PositiveInt = 64
+    midplanes: Literal["per_conv", "per_block"] = "per_conv"
     zero_init_residual_transform: bool = False
     bn_epsilon: PositiveFloat = 1e-5
     bn_momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -85,7 +89,7 @@ class ResNeXt3DConfig(ModelConfig):
     def _check_stages(self) -> Self:
         stages = len(self.num_blocks)
         lists = ("stage_temporal_kernel_basis", "temporal_conv_1x1", "stage_temporal_stride")
-        for name in (*lists, "stage_spatial_stride"):
+        for name in (*lists, "stage_spatial_stride", "stage_temporal_pool"):
             if len(getattr(self, name)) < stages:
                 raise ValueError(f"{name} needs an entry for each of the {stages} stages of num_blocks")
         return self
@@ -95,45 +99,52 @@ class ResNeXt3DConfig(ModelConfig):
         return self.residual_transformation_type == "preactivated_bottleneck_transformation"
 
 
-# -- blocks
+_BOTTLENECK = {
+    "residual_transformation_type": "postactivated_bottleneck_transformation",
+    "skip_transformation_type": "postactivated_shortcut",
+    "stem_maxpool": True,
+    "frames_per_clip": 8,
+    "clip_crop_size": 224,
+}
+_BASIC = {
+    "residual_transformation_type": "basic_transformation",
+    "skip_transformation_type": "postactivated_shortcut",
+    "stage_planes": 64,
+    "frames_per_clip": 16,
+    "clip_crop_size": 112,
+}
+_SLOW = {**_BOTTLENECK, "stem_temporal_kernel": 1, "stage_temporal_stride": (1, 1, 1, 1)} | {
+    "temporal_conv_1x1": (True, True, True, True),
+    "stage_temporal_kernel_basis": ((1,), (1,), (3,), (3,)),
+}
+_C2D = {**_SLOW, "stage_temporal_kernel_basis": ((1,),) * 4, "stage_temporal_pool": (2, 1, 1, 1)}
+_I3D = {**_C2D, "stem_temporal_kernel": 5, "stage_temporal_kernel_basis": ((3,), (3, 1), (3, 1), (1, 3))}
+_MC3 = {
+    **_BASIC,
+    "stage_temporal_kernel_basis": ((3,), (1,), (1,), (1,)),
+    "stage_temporal_stride": (1, 1, 1, 1),
+}
+_R2PLUS1D = {**_BASIC, "residual_transformation_type": "basic_r2plus1d_transformation"} | {
+    "stem_name": "r2plus1d_stem",
+    "r2plus1d_stem_kernel": 7,
+}
+_CSN = {**_BOTTLENECK, "num_groups": "depthwise", "frames_per_clip": 32}
+_VMZ = {"bn_epsilon": 1e-3}
 
-
-class Stem3D(nn.Sequential):
-    """A convolution of stride 2 in space, norm, ReLU, and a max pool in space where asked for.
-
-    Shape: (n, c, t, h, w), or (n, c, h, w) as one frame, alone or in a dict, to a clip.
-    """
-
-    def __init__(self, c: ResNeXt3DConfig) -> None:
-        super().__init__()
-        self.input_key = c.input_key
-        norm = nn.BatchNorm3d(c.stem_planes, c.bn_epsilon, c.bn_momentum)
-        if c.stem_name == "r2plus1d_stem":
-            middle = nn.BatchNorm3d(45, c.bn_epsilon, c.bn_momentum)
-            conv: nn.Module = chain(
-                spatial=conv3d(c.in_channels, 45, (1, 3, 3), (1, 2, 2)),
-                norm=middle,
-                act=relu(),
-                temporal=conv3d(45, c.stem_planes, (3, 1, 1)),
-            )
-        else:
-            kernel = (c.stem_temporal_kernel, c.stem_spatial_kernel, c.stem_spatial_kernel)
-            conv = conv3d(c.in_channels, c.stem_planes, kernel, (1, 2, 2))
-        for name, part in {"conv": conv, "norm": norm, "act": relu()}.items():
-            self.add_module(name, part)
-        if c.stem_maxpool:
-            self.add_module("pool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(as_clip(x, self.input_key))  # type: ignore[no-untyped-call]
-
-
-def as_clip(x: Tensor | Mapping[str, Tensor], key: str | None) -> Tensor:
-    """The clip (n, c, t, h, w): out of a dict, and with a time of 1 where it has none."""
-    if isinstance(x, Mapping):
-        assert key is not None
-        x = x[key]
-    return x.unsqueeze(2) if x.dim() == 4 else x
+# The layouts of pytorchvideo (slow, C2D, I3D, CSN), torchvision (18 layers) and VMZ (the others).
+PRESETS: dict[str, dict[str, Any]] = {
+    "slow_r50": {**_SLOW, "num_blocks": (3, 4, 6, 3)},
+    "slow_r101": {**_SLOW, "num_blocks": (3, 4, 23, 3)},
+    "c2d_r50": {**_C2D, "num_blocks": (3, 4, 6, 3)},
+    "i3d_r50": {**_I3D, "num_blocks": (3, 4, 6, 3)},
+    "r3d_18": {**_BASIC, "num_blocks": (2, 2, 2, 2)},
+    "mc3_18": {**_MC3, "num_blocks": (2, 2, 2, 2)},
+    "r2plus1d_18": {**_R2PLUS1D, "num_blocks": (2, 2, 2, 2), "midplanes": "per_block"},
+    "r2plus1d_34": {**_R2PLUS1D, **_VMZ, "num_blocks": (3, 4, 6, 3)},
+    "csn_r101": {**_CSN, "num_blocks": (3, 4, 23, 3)},
+    "ir_csn_50": {**_CSN, **_VMZ, "num_blocks": (3, 4, 6, 3)},
+    "ir_csn_152": {**_CSN, **_VMZ, "num_blocks": (3, 8, 36, 3)},
+}
 
 
 # -- weight maps: names of the original -> ours; inside a block they differ by its type
@@ -167,7 +178,7 @@ CLASSY_VISION: dict[str, dict[str, str]] = {
 # -- model
 
 
-@register_model("resnext3d")
+@register_model("resnext3d", PRESETS)
 class ResNeXt3D(ClassyModel):
     """A stem and stages of residual blocks over clips; images count as clips of one frame.
 
@@ -182,34 +193,41 @@ class ResNeXt3D(ClassyModel):
     def __init__(self, config: ResNeXt3DConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         c = self.config
-        self.stem = Stem3D(c)
+        bn = (c.bn_epsilon, c.bn_momentum)
+        split = c.stem_name == "r2plus1d_stem"
+        t, size = (3, c.r2plus1d_stem_kernel) if split else (c.stem_temporal_kernel, c.stem_spatial_kernel)
+        kernel = (t, size, size)
+        self.stem = Stem3D(c.in_channels, c.stem_planes, kernel, split, c.stem_maxpool, bn, c.input_key)
         self.blocks = nn.ModuleDict()
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         before = c.stem_planes
         for s, depth in enumerate(c.num_blocks):
             basis = c.stage_temporal_kernel_basis[s]
             space = c.stage_spatial_stride[s]
+            inner = c.width_per_group * 2**s * (1 if c.num_groups == "depthwise" else c.num_groups)
             for i in range(depth):
                 plan = BlockPlan(
                     residual=c.residual_transformation_type,
                     skip=c.skip_transformation_type,
                     width_in=before,
                     width=c.stage_planes * 2**s,
-                    inner=c.num_groups * c.width_per_group * 2**s,
-                    groups=c.num_groups,
+                    inner=inner,
+                    groups=inner if c.num_groups == "depthwise" else c.num_groups,
                     temporal_kernel=basis[i % len(basis)],
                     temporal_conv_1x1=c.temporal_conv_1x1[s],
+                    shared_midplanes=c.midplanes == "per_block",
                     stride=(c.stage_temporal_stride[s], space, space) if i == 0 else (1, 1, 1),
                     first=s == 0 and i == 0,
                     drop=next(drops),
-                    bn_epsilon=c.bn_epsilon,
-                    bn_momentum=c.bn_momentum,
+                    bn=bn,
                 )
                 self.blocks[f"pathway0-stage{s + 1}-block{i}"] = ResBlock3D(plan)
                 before = plan.width
+            if (length := c.stage_temporal_pool[s]) > 1:
+                self.blocks[f"pathway0-stage{s + 1}-pool"] = nn.MaxPool3d((length, 1, 1), (length, 1, 1))
         if c.preactivated:
             last = list(self.blocks)[-1]
-            self.blocks[f"{last}-bn"] = nn.BatchNorm3d(before, c.bn_epsilon, c.bn_momentum)
+            self.blocks[f"{last}-bn"] = nn.BatchNorm3d(before, *bn)
             self.blocks[f"{last}-relu"] = nn.ReLU()
         self.tail = nn.Identity()
         self._initialize()
@@ -260,13 +278,7 @@ class ResNeXt3D(ClassyModel):
         return KeyMap("ClassyVision", rows)
 
     def _all_aliases(self) -> Mapping[str, str]:
-        ends = {
-            f"pathway0-stage{s}": f"pathway0-stage{s}-block{n - 1}"
-            for s, n in enumerate(self.config.num_blocks, 1)
-        }
-        if self.config.preactivated:
-            ends[f"pathway0-stage{len(self.config.num_blocks)}"] = list(self.blocks)[-1]
-        return {"stem-path0": "stem", **ends}
+        return {"stem-path0": "stem", **{"-".join(name.split("-")[:2]): name for name in self.blocks}}
 
     def _to_native(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
         """Kernels of images are inflated: repeated over time and divided by its length."""
@@ -285,4 +297,4 @@ class ResNeXt3D(ClassyModel):
 
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    __getattr__ = names_gone(__name__, PRESETS)

@@ -247,7 +247,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set takes dotted.key=value, such as schedule.epochs=3, not {override!r}")
     try:
         value = parse_yaml(text)
-    except yaml.YAMLError:
+    except ConfigError:
         raise ConfigError(f"--set {key}: {text!r} cannot be read as YAML") from None
     *parents, last = key.split(".")
     place: Any = data

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
+from classy_vision.cost import OnMeta, count
 from classy_vision.models import build_model
 from classy_vision.weights.inflate import inflated
 
@@ -96,6 +97,50 @@ def test_the_clip_out_of_a_dict() -> None:
 def test_time_matters() -> None:
     model = build_model(CONFIG).eval()
     assert not torch.allclose(model(clip()), model(clip().flip(2)))
+
+
+# Million parameters with 400 classes, and GMACs for the usual clip: torchvision 0.28's own figures, and
+# pytorchvideo's model zoo (whose GMACs are for larger crops).
+PUBLISHED = {
+    "r3d_18": (33.371472, 40.70),
+    "mc3_18": (11.695440, 43.34),
+    "r2plus1d_18": (31.505325, 40.52),
+    "slow_r50": (32.45, None),
+    "c2d_r50": (24.33, None),
+    "i3d_r50": (28.04, None),
+    "csn_r101": (22.21, None),
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_sizes(preset: str) -> None:
+    params, macs = PUBLISHED[preset]
+    with OnMeta():
+        model = build_model(preset, num_classes=400)
+    costs = count(model.eval())
+    assert costs.params / 1e6 == pytest.approx(params, abs=1e-6 if macs else 5e-3)
+    assert macs is None or costs.macs / 1e9 == pytest.approx(macs, abs=5e-3)
+
+
+def test_the_options_of_published_layouts() -> None:
+    depthwise = build_model(CONFIG, num_groups="depthwise")
+    assert depthwise.blocks["pathway0-stage2-block0"].residual.b.conv.groups == 8
+    pooled = build_model(CONFIG, stage_temporal_pool=[2, 1])
+    assert pooled.block_names[3:6] == [
+        "pathway0-stage1-pool",
+        "pathway0-stage1",
+        "pathway0-stage2-block0",
+    ]
+    assert pooled.feature_info(["pathway0-stage1"])["pathway0-stage1"].shape == (16, 2, 16, 16)
+    basic = {"residual_transformation_type": "basic_transformation", "stage_temporal_kernel_basis": [[1], [3]]}
+    kernels = [block.residual.a.conv.kernel_size for block in build_model(CONFIG, **basic).blocks.values()]
+    assert kernels == [(1, 3, 3), (3, 3, 3)]
+    split = {"residual_transformation_type": "basic_r2plus1d_transformation", "stem_name": "r2plus1d_stem"}
+    model = build_model(CONFIG, **split, r2plus1d_stem_kernel=7, midplanes="per_block", bn_epsilon=1e-3)
+    assert model.stem.conv.spatial.kernel_size == (1, 7, 7)
+    block = model.blocks["pathway0-stage2-block0"]
+    assert block.residual.a.conv.spatial.out_channels == block.residual.b.conv.spatial.out_channels
+    assert {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-3}
 
 
 def test_inflation() -> None:
