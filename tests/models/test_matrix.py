@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classy_vision.heads import HEADS as REGISTERED_HEADS
 from classy_vision.models import ClassyModel
-from tests.models.small import CASES, HEADS, QUICK, batch, build, loss
+from tests.models.small import CASES, FAMILIES, HEADS, QUICK, batch, build, loss
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 all_cases = pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_compile_whole(family: str, head: str, training: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", {family for family, _ in CASES})
+@pytest.mark.parametrize("family", FAMILIES)
 @both_modes
 def test_compile_with_inductor(family: str, training: bool) -> None:
     torch.compiler.reset()
