@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, config_of
+from classy_vision.config import ConfigError, config_of, unknown
 from classy_vision.registry import Registry
 
 _RESERVED = frozenset(dir(nn.ModuleDict()))  # names that a module cannot give to a child
@@ -88,6 +88,13 @@ def check_name(what: str, name: str) -> str:
             f"try {(name.replace('.', '-') or 'head') + ('_head' if name in _RESERVED else '')!r}"
         )
     return name
+
+
+def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) -> None:
+    """Raises an UnknownNameError unless ``value`` is allowed; configs are checked before, code is not."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise unknown(what, value, [str(choice) for choice in allowed])
 
 
 def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from classy_vision.config import ConfigError, PositiveInt, Probability
-from classy_vision.heads.classy_head import ClassyHead, pool, register_head
+from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
 from classy_vision.layers.activation import ActivationType, new_activation
 
 NORMALIZE_L2 = "l2"
@@ -56,6 +56,7 @@ class FullyConnectedHead(ClassyHead):
             raise ConfigError("zero_init_bias needs num_classes: there is no bias without them")
         self.conv_planes = conv_planes
         self.zero_init_bias = zero_init_bias
+        check_choice("normalize_inputs", normalize_inputs, (None, NORMALIZE_L2))
         self.normalize_inputs = normalize_inputs
         self.dropout = nn.Dropout(dropout_rate)
         if conv_planes is not None:

@@ -8,7 +8,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from classy_vision.config import PositiveInt, Probability
-from classy_vision.heads.classy_head import ClassyHead, register_head
+from classy_vision.heads.classy_head import ClassyHead, check_choice, register_head
 
 ACTIVATIONS = {"softmax": nn.Softmax, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 torch.fx.wrap("as_clip")
@@ -67,6 +67,7 @@ class FullyConvolutionalLinearHead(ClassyHead):
         dropout_ratio: Probability = 0.5,
     ) -> None:
         super().__init__(unique_id, num_classes)
+        check_choice("activation_func", activation_func, ACTIVATIONS)
         self.activation_func = activation_func
         self.final_avgpool: nn.Module = (
             nn.AvgPool3d(pool_size, stride=1) if pool_size else nn.AdaptiveAvgPool3d(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from classy_vision.config import PositiveInt
-from classy_vision.heads.classy_head import ClassyHead, pool, register_head
+from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 
 torch.fx.wrap("pool")
@@ -40,6 +40,7 @@ class VisionTransformerHead(ClassyHead):
     ) -> None:
         super().__init__(unique_id, num_classes)
         self.hidden_dim = hidden_dim
+        check_choice("normalize_inputs", normalize_inputs, (None, "l2"))
         self.normalize_inputs = normalize_inputs
         if in_plane is not None:
             self.build(in_plane)

@@ -131,6 +131,15 @@ def test_without_classes_the_features_pass() -> None:
     assert IdentityHead("a")(MAP) is MAP
 
 
+def test_choices_are_checked_in_code_too() -> None:
+    with pytest.raises(ConfigError, match="unknown normalize_inputs 'L2'; did you mean 'l2'"):
+        FullyConnectedHead("a", 3, 6, normalize_inputs="L2")
+    with pytest.raises(ConfigError, match="unknown normalize_inputs 'l1'"):
+        VisionTransformerHead("a", 6, 3, normalize_inputs="l1")
+    with pytest.raises(ConfigError, match="unknown activation_func 'softmx'; did you mean 'softmax'"):
+        FullyConvolutionalLinearHead("a", 3, 6, activation_func="softmx")
+
+
 # -- building
 
 
