@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -141,3 +142,25 @@ def batch(size: int = 2, seed: int = 1) -> Tensor:
 
 def loss(outputs: dict[str, Tensor]) -> Tensor:
     return sum((o.square().mean() for o in outputs.values()), torch.zeros(()))
+
+
+def wrong_answers(model: ClassyModel, threads: int = 4, calls: int = 100) -> list[int]:
+    """Lets threads share the model, each with an input of its own; gives those that got others' answers."""
+    inputs = [batch(seed=seed) for seed in range(threads)]
+    with torch.no_grad():
+        wanted = [model(x) for x in inputs]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            for _ in range(calls):
+                given = model(inputs[index])
+                if any(not torch.allclose(given[k], wanted[index][k], atol=1e-5) for k in given):
+                    wrong.append(index)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import threading
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from classy_vision.heads import HEADS as REGISTERED_HEADS
 from classy_vision.models import ClassyModel
-from tests.models.small import CASES, FAMILIES, HEADS, QUICK, batch, build, loss
+from tests.models.small import CASES, FAMILIES, HEADS, QUICK, batch, build, loss, wrong_answers
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 all_cases = pytest.mark.parametrize(
@@ -114,24 +113,7 @@ def test_symbolic_trace(family: str, head: str, training: bool) -> None:
 @all_cases
 def test_four_threads(family: str, head: str) -> None:
     model = build(family, head).eval()
-    inputs = [batch(seed=seed) for seed in range(4)]
-    with torch.no_grad():
-        wanted = [model(x) for x in inputs]
-    wrong: list[int] = []
-
-    def work(index: int) -> None:
-        with torch.no_grad():
-            for _ in range(100):
-                given = model(inputs[index])
-                if any(not torch.allclose(given[k], wanted[index][k], atol=1e-5) for k in given):
-                    wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert wrong_answers(model) == []
 
 
 @all_cases
