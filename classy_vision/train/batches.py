@@ -6,6 +6,7 @@ Each global batch is dealt out to the processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
@@ -107,11 +108,12 @@ def make_loader(job: Job, held_out: bool, rank: int, world: int, pin_memory: boo
     """A loader of one split for one process."""
     schedule = job.settings.schedule
     seed = None if held_out else schedule.seed
+    workers = min(4, os.cpu_count() or 1) if schedule.workers is None else schedule.workers
     return DataLoader(
         ImageDataset(job, augment=not held_out),
         batch_sampler=GlobalBatches(job.records.rows(held_out), schedule.batch_size, rank, world, seed),
         collate_fn=collate,
-        num_workers=schedule.workers,
-        persistent_workers=schedule.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )

@@ -143,7 +143,7 @@ class ScheduleConfig(Config):
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
         freeze_trunk: train the heads only.
-        workers: processes per device that read images.
+        workers: processes per device that read images; by default one per processor, at most 4.
         seed: of weights, order and augmentation.
     """
 
@@ -156,7 +156,7 @@ class ScheduleConfig(Config):
     clip_grad_norm: PositiveFloat | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     freeze_trunk: bool = False
-    workers: NonNegativeInt = 4
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     seed: NonNegativeInt = 0
 
     @field_validator("mixed_precision", mode="before")
