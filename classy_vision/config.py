@@ -164,7 +164,11 @@ def parse_yaml(text: str) -> Any:
     import yaml  # an eighth of a second, which building a model from Python does not need
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
+                raise yaml.YAMLError(f"the key {twice[0]!r} stands there twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
 
     exponent = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, "-+0123456789")

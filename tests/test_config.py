@@ -78,6 +78,7 @@ def test_read_config(tmp_path: Path) -> None:
         ("none.yaml", None, "No such file"),
         ("bad.yaml", "a: [", "cannot read the config"),
         ("bad.json", "{", "cannot read the config"),
+        ("twice.yaml", "a: 1\nb: 2\na: 3\n", "the key 'a' stands there twice"),
         ("list.yaml", "- 1", "a config is a mapping of keys to values, not list"),
         ("code.yaml", "!!python/object/apply:os.getcwd []", "cannot read the config"),
     ],

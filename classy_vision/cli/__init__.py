@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -36,3 +37,6 @@ def main() -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # of what it prints to
+        print(f"error: cannot print: {error.strerror}", file=sys.stderr)
+        os._exit(1)  # the interpreter would try to print the rest

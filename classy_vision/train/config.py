@@ -14,7 +14,6 @@ from classy_vision.config import (
     Config,
     ConfigError,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -157,7 +156,7 @@ class ScheduleConfig(Config):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     freeze_trunk: bool = False
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -220,7 +219,7 @@ def _parse_data(value: Any) -> DataConfig:
     given = _section("data", value)
     if "source" not in given:
         raise ConfigError(f"data: key 'source' is required (allowed: {', '.join(SOURCES)})")
-    if given["source"] not in SOURCES:
+    if not isinstance(given["source"], str) or given["source"] not in SOURCES:
         raise unknown("source", given["source"], SOURCES, "data")
     return SOURCES[given["source"]].parse(given, "data")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.models import ClassyModel, build_model
+from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import DataConfig, TaskConfig, TrainConfig
 from classy_vision.train.preprocessing import Preprocessing, with_statistics
 from classy_vision.train.sources import Records, load_records
@@ -45,6 +46,14 @@ class Job:
     @property
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(self.settings.data)
+
+    def fingerprint(self) -> str:
+        """Of the images' names, their split and their targets: what a run goes on with."""
+        digest = sha256(repr([self.records.name(row) for row in range(len(self.records.images))]).encode())
+        digest.update(repr(list(self.records.held_out)).encode())
+        for head, targets in self.targets.items():
+            digest.update(head.encode() + targets.numpy().tobytes())
+        return digest.hexdigest()
 
     def outputs(self, outputs: Any) -> dict[str, Tensor]:
         """What the model gives, by head id, in float32."""
@@ -124,6 +133,8 @@ def _heads(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for head in heads:
         if not isinstance(head, Mapping) or not head.get("unique_id"):
             raise ConfigError(f"model.heads: every head is a mapping with a unique_id, not {head!r}")
+        if str(head["unique_id"]) in named:
+            raise ConfigError(f"model.heads: two heads have the id {head['unique_id']!r}")
         named[str(head["unique_id"])] = {**LOGITS.get(str(head.get("name")), {}), **head}
     return named
 
@@ -186,6 +197,8 @@ def _complete_model(
     tasks: Mapping[str, Task],
     records: Records,
 ) -> dict[str, Any]:
+    if model.get("name") in MODELS and issubclass(MODELS[model["name"]].cls, (MLP, ResNeXt3D)):
+        raise ConfigError(f"model.name = {model['name']!r} does not take single images; see: classy list")
     complete = []
     for name, head in heads.items():
         found, given = tasks[name].outputs, head.get("num_classes")

@@ -47,10 +47,16 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
     job = prepare(settings)
     folder = RunFolder(Path(output))
     accelerator = _accelerator(job)
+    model = _initial_model(job)  # wrong weights are found before a run is replaced
     if accelerator.is_main_process:
         folder.create(job.settings, force)
     accelerator.wait_for_everyone()
-    return _run(job, folder, accelerator)
+    try:
+        return _run(job, folder, accelerator, model, None)
+    except ConfigError:
+        if accelerator.is_main_process:
+            folder.discard()
+        raise
 
 
 def resume(output: str | Path) -> Row:
@@ -67,7 +73,15 @@ def resume(output: str | Path) -> Row:
     accelerator = _accelerator(job)
     if accelerator.is_main_process:
         folder.sweep()
-    return _run(job, folder, accelerator)
+    state = folder.read_checkpoint()
+    if state is None:
+        return _run(job, folder, accelerator, _initial_model(job), None)
+    if state["data"] != job.fingerprint():
+        raise ConfigError(f"the images or labels of {str(output)!r} have changed since it was stopped")
+    model = build_model(job.settings.model)
+    _freeze(job, model)
+    model.load_state_dict(state["model"])
+    return _run(job, folder, accelerator, model, state)
 
 
 def _accelerator(job: Job) -> Accelerator:
@@ -85,19 +99,19 @@ def _accelerator(job: Job) -> Accelerator:
     return accelerator
 
 
-def _run(job: Job, folder: RunFolder, accelerator: Accelerator) -> Row:
-    row = _run_epochs(job, folder, accelerator)
+def _run(
+    job: Job, folder: RunFolder, accelerator: Accelerator, model: ClassyModel, state: dict[str, Any] | None
+) -> Row:
+    row = _run_epochs(job, folder, accelerator, model, state)
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held
     accelerator.end_training()
     return row
 
 
-def _run_epochs(job: Job, folder: RunFolder, accelerator: Accelerator) -> Row:
-    state = folder.read_checkpoint()
-    model = _initial_model(job)
-    if state:
-        model.load_state_dict(state["model"])
+def _run_epochs(
+    job: Job, folder: RunFolder, accelerator: Accelerator, model: ClassyModel, state: dict[str, Any] | None
+) -> Row:
     engine = _engine(job, model, accelerator, state)
     history: list[Row] = list(state["history"]) if state else []
     wanted = job.settings.tensorboard and accelerator.is_main_process
@@ -124,10 +138,14 @@ def _initial_model(job: Job) -> ClassyModel:
     model = build_model(job.settings.model)
     if job.settings.weights is not None:
         load_trunk(model, job.settings.weights)
+    _freeze(job, model)
+    return model
+
+
+def _freeze(job: Job, model: ClassyModel) -> None:
     if job.settings.schedule.freeze_trunk:
         for part in trunk_parts(model):
             part.requires_grad_(False)
-    return model
 
 
 def load_trunk(model: ClassyModel, path: str | Path) -> None:
@@ -169,6 +187,7 @@ def _state(engine: Engine, model: nn.Module, history: list[Row]) -> dict[str, An
         "optimizer": engine.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "history": history,
+        "data": engine.job.fingerprint(),
     }
 
 

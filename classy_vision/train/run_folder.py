@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,13 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ConfigError(
-            f"cannot write {str(path)!r}: {reason}. What was written before is whole; with that "
-            f"mended, go on with: classy train --resume {path.parent}"
-        ) from None
+        more = ""
+        if (path.parent / CHECKPOINT).is_file():
+            more = (
+                f". What was written before is whole; with that mended, go on with: "
+                f"classy train --resume {path.parent}"
+            )
+        raise ConfigError(f"cannot write {str(path)!r}: {reason}{more}") from None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ class RunFolder:
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
             self.sweep()
         self.write(CONFIG, dump_settings(settings).encode())
+
+    def discard(self) -> None:
+        """Removes a run that has no whole epoch to go on from, and nothing of anyone else's."""
+        if (self.path / CHECKPOINT).is_file() or (self.path / WEIGHTS).is_file():
+            return
+        for name in (CONFIG, METRICS, TABLE, CURVES, PREDICTIONS):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        self.sweep()
+        with suppress(OSError):  # other files are there
+            self.path.rmdir()
 
     def settings(self) -> TrainConfig:
         """The settings of the run.
@@ -107,7 +121,12 @@ class RunFolder:
     def read_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint; None where no epoch was finished."""
         path = self.path / CHECKPOINT
-        return read_tensors(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        state = read_tensors(path)
+        if not {"model", "optimizer", "history", "data"} <= state.keys():
+            raise ConfigError(f"{str(path)!r} is no checkpoint of a run; delete it to start the run over")
+        return state
 
     def write_history(self, history: Sequence[Row]) -> None:
         """Writes the metrics of all epochs as JSON and CSV."""

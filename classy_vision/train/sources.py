@@ -199,7 +199,7 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path).to_pydict()
-    return columns
+    return {name: [None if cell != cell else cell for cell in cells] for name, cells in columns.items()}
 
 
 _READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {

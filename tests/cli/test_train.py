@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_force_starts_anew(config: Path, tmp_path: Path) -> None:
     assert (folder / "notes.txt").read_text() == "old"
 
 
-def test_a_full_disk_is_one_message_and_leaves_what_was_there(config: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_message_and_leaves_nothing_half_done(config: Path, tmp_path: Path) -> None:
     def no_file_above_8_kib() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 
@@ -135,9 +136,20 @@ def test_a_full_disk_is_one_message_and_leaves_what_was_there(config: Path, tmp_
     done = classy("train", config, "--output", folder, preexec_fn=no_file_above_8_kib)
     assert done.returncode == 2
     assert f"error: cannot write '{folder / 'checkpoint.pt'}': " in done.stderr
-    assert f"classy train --resume {folder}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert not folder.exists()
+
+
+def test_a_run_that_cannot_start_replaces_nothing(run: Path, config: Path, tmp_path: Path) -> None:
+    kept = shutil.copytree(run, tmp_path / "kept")
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    settings = load_settings(config, [f"weights={tmp_path / 'other.safetensors'}"])
+    with pytest.raises(ConfigError):
+        train(settings, kept, force=True)
+    assert ClassyModel.from_checkpoint(kept)
+    with pytest.raises(ConfigError):
+        train(settings, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

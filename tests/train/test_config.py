@@ -24,6 +24,8 @@ from tests.train.command import digits_job, write
         ("schedule", {"learning_rate": "fast"}, "learning_rate = 'fast'"),
         ("schedule", {"epochs": 2, "warmup_epochs": 2}, "leaves none of 2 epochs"),
         ("schedule", {"optimizer": "adam"}, "'sgd' or 'adamw'"),
+        ("schedule", {"seed": 2**63}, "seed = 9223372036854775808"),
+        ("data", {"source": ["digits"]}, "unknown source"),
         ("schedule", {"workers": 9999}, "workers = 9999: input should be less than or equal to 256"),
         ("tasks", {"digit": {"knd": "regression"}}, "tasks.digit: unknown key 'knd'; did you mean 'kind'"),
         ("tasks", {"digit": {"kind": "regression", "label_smoothing": 0.1}}, "is for classification"),

@@ -55,6 +55,7 @@ def test_what_was_left_out_comes_from_the_data(table: Path) -> None:
         ),
         ([head("colour")], {"schedule": {"mixed_precision": "fp16"}}, "'fp16' needs a GPU"),
         ([], {}, "at least one head is needed"),
+        ([head("colour"), head("colour", "block1")], {}, "two heads have the id 'colour'"),
         ([{"name": "fully_connected"}], {}, "with a unique_id"),
     ],
 )
@@ -109,3 +110,17 @@ def test_paths_are_written_whole(table: Path, monkeypatch: pytest.MonkeyPatch) -
     ready = prepare(settings(Path("table.csv"), head("colour"), weights="trunk.pt"))
     assert ready.settings.data.file == str(table)  # type: ignore[union-attr]
     assert ready.settings.weights == str(table.parent / "trunk.pt")
+
+
+def test_a_model_of_clips_does_not_train_on_images(table: Path) -> None:
+    wanted = settings(table, head("colour"))
+    for name in ("r3d_18", "mlp"):
+        with pytest.raises(ConfigError, match=f"model.name = '{name}' does not take single images"):
+            prepare(wanted.model_copy(update={"model": {**wanted.model, "name": name}}))
+
+
+def test_other_data_have_another_fingerprint(table: Path) -> None:
+    before = prepare(settings(table, head("colour"))).fingerprint()
+    assert prepare(settings(table, head("colour"))).fingerprint() == before
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    assert prepare(settings(table, head("colour"))).fingerprint() != before
