@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -30,6 +30,8 @@ class ClassyHead(nn.Module):
 
     in_plane: int | None = None
     """Channels of the feature it reads, where it minds."""
+    classifier: ClassVar[str | None] = None
+    """Its last linear layer, if it has one: where a published classifier goes."""
 
     def __init__(self, unique_id: str | int | None = None, num_classes: int | None = None) -> None:
         if type(self) is ClassyHead:

@@ -40,6 +40,8 @@ class FullyConnectedHead(ClassyHead):
         ConfigError: ``zero_init_bias`` without ``num_classes``.
     """
 
+    classifier = "fc"
+
     def __init__(
         self,
         unique_id: str | int | None = None,

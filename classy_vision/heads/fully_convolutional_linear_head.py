@@ -56,6 +56,8 @@ class FullyConvolutionalLinearHead(ClassyHead):
         dropout_ratio: how many.
     """
 
+    classifier = "head_fcl.projection"
+
     def __init__(
         self,
         unique_id: str | int | None,

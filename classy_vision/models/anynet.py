@@ -23,7 +23,7 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import ModelConfig
-from classy_vision.weights.key_map import KeyMap, Renaming
+from classy_vision.weights.layouts.anynet import LAYOUTS
 
 # -- config
 
@@ -214,34 +214,6 @@ STEMS: dict[StemType, tuple[int, int, bool]] = {
     StemType.SIMPLE_STEM_IN: (3, 2, False),
 }
 
-# -- weight maps: names of the original -> ours; inside a block they differ by its type
-
-_THEIRS, _OURS = "trunk_output.block{s}.block{s}-{i}", "blocks.block{s}-{i}"
-_STEM: list[Renaming] = [("stem.stem.0", "stem.conv"), ("stem.stem.1", "stem.norm")]
-_SHORTCUT: list[Renaming] = [("proj", "shortcut.conv"), ("bn", "shortcut.norm")]
-_BOTTLENECK: list[Renaming] = [
-    *_SHORTCUT,
-    ("f.a.0", "residual.a.conv"),
-    ("f.a.1", "residual.a.norm"),
-    ("f.b.0", "residual.b.conv"),
-    ("f.b.1", "residual.b.norm"),
-    ("f.se", "residual.se"),
-    ("f.c", "residual.c.conv"),
-    ("f.final_bn", "residual.c.norm"),
-]
-CLASSY_VISION: dict[BlockType, list[Renaming]] = {
-    BlockType.VANILLA_BLOCK: [("a.0", "a.conv"), ("a.1", "a.norm"), ("b.0", "b.conv"), ("b.1", "b.norm")],
-    BlockType.RES_BASIC_BLOCK: [
-        *_SHORTCUT,
-        ("f.a.0", "residual.a.conv"),
-        ("f.a.1", "residual.a.norm"),
-        ("f.a.3", "residual.b.conv"),
-        ("f.final_bn", "residual.b.norm"),
-    ],
-    BlockType.RES_BOTTLENECK_BLOCK: _BOTTLENECK,
-    BlockType.RES_BOTTLENECK_LINEAR_BLOCK: _BOTTLENECK,
-}
-
 # -- model
 
 
@@ -254,6 +226,7 @@ class AnyNet(ClassyModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = AnyNetParams
+    layouts = LAYOUTS
     config: AnyNetOptions
 
     def __init__(self, config: AnyNetOptions | Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -284,10 +257,6 @@ class AnyNet(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         size = 32 if self.config.stem_type is StemType.RES_STEM_CIFAR else 224
         return (self.config.in_channels, size, size)
-
-    def key_map(self) -> KeyMap:
-        rows = [(f"{_THEIRS}.{a}", f"{_OURS}.{b}") for a, b in CLASSY_VISION[self.params.block_type]]
-        return KeyMap("ClassyVision", _STEM + rows)
 
 
 if not TYPE_CHECKING:

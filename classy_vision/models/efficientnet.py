@@ -24,7 +24,8 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.weights.key_map import KeyMap, Row
+from classy_vision.weights.key_map import KeyMap
+from classy_vision.weights.layouts.efficientnet import LAYOUTS, WITHOUT_CLASSIFIER
 
 # -- config
 
@@ -178,27 +179,6 @@ class MBConvBlock(nn.Module):
         return self.drop(out) + x if self.same_shape else out
 
 
-# -- weight maps: names of the original -> ours
-
-_BLOCK = {
-    "expand_conv": "expand.conv",
-    "bn0": "expand.norm",
-    "depthwise_conv": "depthwise.conv",
-    "bn1": "depthwise.norm",
-    "se_reduce": "se.excitation.0",
-    "se_expand": "se.excitation.2",
-    "project_conv": "project.conv",
-    "bn2": "project.norm",
-}
-CLASSY_VISION: list[Row] = [
-    ("conv_stem", "stem.conv"),
-    ("bn0", "stem.norm"),
-    *((f"blocks.block{{s}}-{{i}}.{a}", f"blocks.block{{s}}-{{i}}.{b}") for a, b in _BLOCK.items()),
-    ("conv_head", "tail.conv"),
-    ("bn1", "tail.norm"),
-    ("fc", f"heads.{END}.default_head.fc"),
-]
-
 # -- model
 
 
@@ -212,6 +192,7 @@ class EfficientNet(ClassyModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = EfficientNetConfig
+    layouts = LAYOUTS
     default_num_classes = 1000
     config: EfficientNetConfig
 
@@ -249,7 +230,8 @@ class EfficientNet(ClassyModel):
     def key_map(self) -> KeyMap:
         # The original kept a classifier in the trunk, beside whatever heads there were.
         own = any(head.unique_id == "default_head" for head in self.get_heads().get(END, []))
-        return KeyMap("ClassyVision", CLASSY_VISION, dropped=() if own else ("fc",))
+        layout = LAYOUTS["classy_vision"] if own else WITHOUT_CLASSIFIER
+        return layout.key_map("ClassyVision", self.config, ())
 
 
 if not TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
@@ -13,15 +13,26 @@ from classy_vision.config import ConfigError
 from classy_vision.models.headed_trunk import HeadedTrunk
 from classy_vision.weights.classy_vision import to_native
 from classy_vision.weights.key_map import KeyMap
+from classy_vision.weights.layout import Layouts
 from classy_vision.weights.state import check_fit, head_of
 
 
 class LoadableTrunk(HeadedTrunk):
     """A trunk with heads that gives and takes its weights, whole or not at all."""
 
+    layouts: ClassVar[Layouts] = {}
+    """How other libraries name the family's weights, by library."""
+
     def key_map(self) -> KeyMap | None:
         """The trunk's names in the original's layout; None where they are ours."""
-        return None
+        layout = self.layouts.get("classy_vision")
+        return layout.key_map("ClassyVision", self.config, ()) if layout else None
+
+    def foreign_key_maps(self) -> dict[str, KeyMap]:
+        """The names of other libraries, by library; those of the head at the end begin with ``head``."""
+        blocks = list(self.blocks) if "blocks" in self._modules else []
+        layouts = {name: layout for name, layout in self.layouts.items() if name != "classy_vision"}
+        return {name: layout.key_map(name, self.config, blocks) for name, layout in layouts.items()}
 
     def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
         """The state in the original's layout: {"model": {"trunk": ..., "heads": ...}}.

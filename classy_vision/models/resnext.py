@@ -22,7 +22,7 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.weights.key_map import KeyMap, Renaming
+from classy_vision.weights.layouts.resnext import LAYOUTS
 
 # -- config
 
@@ -137,31 +137,6 @@ def bottleneck(
     )
 
 
-# -- weight maps: names of the original -> ours
-
-_THEIRS, _OURS = "blocks.{s}.block{s}-{i}", "blocks.block{s}-{i}"
-_STEM: list[Renaming] = [("initial_block._module.0", "stem.conv"), ("initial_block._module.1", "stem.norm")]
-_HEAD: list[Renaming] = [
-    ("convolutional_block.0", "residual.a.conv"),
-    ("convolutional_block.1", "residual.a.norm"),
-]
-_TAIL: list[Renaming] = [("downsample.0", "shortcut.conv"), ("downsample.1", "shortcut.norm"), ("se", "se")]
-_BASIC: list[Renaming] = [
-    *_HEAD,
-    ("convolutional_block.3", "residual.b.conv"),
-    ("bn", "residual.b.norm"),
-    *_TAIL,
-]
-_BOTTLENECK: list[Renaming] = [
-    *_HEAD,
-    ("convolutional_block.3", "residual.b.conv"),
-    ("convolutional_block.4", "residual.b.norm"),
-    ("convolutional_block.6", "residual.c.conv"),
-    ("bn", "residual.c.norm"),
-    *_TAIL,
-]
-BEFORE_0_2: list[Renaming] = [("blocks.{s}.{i}._module", _THEIRS)]
-
 # -- model
 
 
@@ -174,6 +149,7 @@ class ResNeXt(ClassyModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = ResNeXtConfig
+    layouts = LAYOUTS
     aliases = {"initial_block": "stem", "blocks": END}
     config: ResNeXtConfig
 
@@ -225,11 +201,6 @@ class ResNeXt(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         size = 32 if self.config.small_input else 224
         return (self.config.in_channels, size, size)
-
-    def key_map(self) -> KeyMap:
-        rows = _BASIC if self.config.is_basic else _BOTTLENECK
-        rows = [(f"{_THEIRS}.{theirs}", f"{_OURS}.{ours}") for theirs, ours in rows]
-        return KeyMap("ClassyVision", _STEM + rows, BEFORE_0_2)
 
     def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
         return {**super().get_classy_state(deep_copy), "version": 0.2}

@@ -25,7 +25,7 @@ from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import ModelConfig
 from classy_vision.weights.inflate import inflated
-from classy_vision.weights.key_map import KeyMap, Renaming
+from classy_vision.weights.layouts.resnext3d import LAYOUTS
 
 # -- config
 
@@ -147,34 +147,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# -- weight maps: names of the original -> ours; inside a block they differ by its type
-
-_THEIRS = "stages.{s}.pathway0.pathway0-stage{s+1}-block{i}"
-_OURS = "blocks.pathway0-stage{s+1}-block{i}"
-_SKIP = {"skip.branch1": "skip.conv", "skip.branch1_bn": "skip.norm"}
-_PRE_SKIP = {"skip.branch1_bn": "skip.norm", "skip.branch1": "skip.conv"}
-_SPLIT = {"0": "spatial", "1": "norm", "3": "temporal"}
-_BRANCH = {f"residual.branch2{x}": f"residual.{x}.conv" for x in "abc"}
-_BRANCH_NORM = {f"residual.branch2{x}_bn": f"residual.{x}.norm" for x in "abc"}
-CLASSY_VISION: dict[str, dict[str, str]] = {
-    "basic_transformation": {
-        **{"residual.transform.0": "residual.a.conv", "residual.transform.1": "residual.a.norm"},
-        **{"residual.transform.3": "residual.b.conv", "residual.transform.4": "residual.b.norm"},
-    },
-    "basic_r2plus1d_transformation": {
-        **{f"residual.transform.0.{n}": f"residual.a.conv.{part}" for n, part in _SPLIT.items()},
-        "residual.transform.1": "residual.a.norm",
-        **{f"residual.transform.3.{n}": f"residual.b.conv.{part}" for n, part in _SPLIT.items()},
-        "residual.transform.4": "residual.b.norm",
-    },
-    "postactivated_bottleneck_transformation": {
-        key: name for pair in zip(_BRANCH.items(), _BRANCH_NORM.items()) for key, name in pair
-    },
-    "preactivated_bottleneck_transformation": {
-        key: name for pair in zip(_BRANCH_NORM.items(), _BRANCH.items()) for key, name in pair
-    },
-}
-
 # -- model
 
 
@@ -188,6 +160,7 @@ class ResNeXt3D(ClassyModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = ResNeXt3DConfig
+    layouts = LAYOUTS
     config: ResNeXt3DConfig
 
     def __init__(self, config: ResNeXt3DConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -261,21 +234,6 @@ class ResNeXt3D(ClassyModel):
             raise ValueError(f"{type(self).__name__} takes {shapes}, not {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
-
-    def key_map(self) -> KeyMap:
-        c = self.config
-        skip = _SKIP if c.skip_transformation_type == "postactivated_shortcut" else _PRE_SKIP
-        inside = {**skip, **CLASSY_VISION[c.residual_transformation_type]}
-        split = _SPLIT if c.stem_name == "r2plus1d_stem" else {}
-        stem = "stem.stem.stem-path0"
-        rows: list[Renaming] = [
-            *((f"{stem}.conv.{n}", f"stem.conv.{part}") for n, part in split.items()),
-            (f"{stem}.conv", "stem.conv"),
-            (f"{stem}.bn", "stem.norm"),
-            *((f"{_THEIRS}.{theirs}", f"{_OURS}.{ours}") for theirs, ours in inside.items()),
-            (f"{_THEIRS}-bn", f"{_OURS}-bn"),
-        ]
-        return KeyMap("ClassyVision", rows)
 
     def _all_aliases(self) -> Mapping[str, str]:
         return {"stem-path0": "stem", **{"-".join(name.split("-")[:2]): name for name in self.blocks}}

@@ -1,0 +1,1 @@
+"""How other libraries name the weights of our families, a table per family."""
