@@ -1,9 +1,10 @@
-"""``classy predict``: labels for image files from a trained run."""
+"""``classy predict``: labels for files of images or videos from a trained run."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
@@ -28,30 +29,33 @@ class Format(str, Enum):
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="Images, or videos where the run is of videos, or folders."),
+    ],
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
     format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
 ) -> None:
-    """Print the likeliest labels of images, and their probabilities, for each head.
+    """Print the likeliest labels of images or videos, and their probabilities, for each head.
 
-    An image that cannot be read has its error in their place; the exit code is 1 then.
+    A file that cannot be read has its error in their place; the exit code is 1 then.
     """
     package = training_package()
-    predictor = package.Predictor.load(run)
-    predictions = list(predictor.predict(package.find_images(images), top))
-    _WRITERS[format](predictions)
+    predictor = package.Predictor.load(os.path.expanduser(run))
+    predictions = list(predictor.predict(package.find_images(images, predictor.unit), top))
+    _WRITERS[format](predictions, predictor.unit)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
 
 
-def _write_table(predictions: Iterable[Prediction]) -> None:
+def _write_table(predictions: Iterable[Prediction], unit: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("image", "head", "label", "probability")
+    table = Table(unit, "head", "label", "probability")
     table.columns[3].justify = "right"
     for prediction in predictions:
-        for i, row in enumerate(_rows(prediction)):
+        for i, row in enumerate(_rows(prediction, unit)):
             probability = "" if row["probability"] is None else f"{row['probability']:.2%}"
             name = prediction.image if i == 0 else ""
             head = row["head"] if row["rank"] in (1, None) else ""
@@ -67,32 +71,32 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-def _write_json(predictions: Iterable[Prediction]) -> None:
-    json.dump([_as_json(prediction) for prediction in predictions], sys.stdout, indent=2)
+def _write_json(predictions: Iterable[Prediction], unit: str) -> None:
+    json.dump([_as_json(prediction, unit) for prediction in predictions], sys.stdout, indent=2)
     print()
 
 
-def _as_json(prediction: Prediction) -> dict[str, Any]:
+def _as_json(prediction: Prediction, unit: str) -> dict[str, Any]:
     if prediction.error:
-        return {"image": prediction.image, "error": prediction.error}
+        return {unit: prediction.image, "error": prediction.error}
     heads = {
         head: [{"label": label, "probability": probability} for label, probability in scores]
         for head, scores in prediction.scores.items()
     }
-    return {"image": prediction.image, "predictions": heads}
+    return {unit: prediction.image, "predictions": heads}
 
 
-def _write_csv(predictions: Iterable[Prediction]) -> None:
-    names = ["image", "head", "rank", "label", "probability", "error"]
+def _write_csv(predictions: Iterable[Prediction], unit: str) -> None:
+    names = [unit, "head", "rank", "label", "probability", "error"]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     for prediction in predictions:
-        writer.writerows(_rows(prediction))
+        writer.writerows(_rows(prediction, unit))
 
 
-def _rows(prediction: Prediction) -> Iterator[dict[str, Any]]:
+def _rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
     """A row per label, or one that holds the error."""
-    empty = {"image": prediction.image, "head": "", "rank": None, "label": "", "probability": None}
+    empty = {unit: prediction.image, "head": "", "rank": None, "label": "", "probability": None}
     if prediction.error:
         yield {**empty, "error": prediction.error}
     for head, scores in prediction.scores.items():
@@ -101,7 +105,7 @@ def _rows(prediction: Prediction) -> Iterator[dict[str, Any]]:
             yield {**empty, **found, "error": ""}
 
 
-_WRITERS: dict[Format, Callable[[Iterable[Prediction]], None]] = {
+_WRITERS: dict[Format, Callable[[Iterable[Prediction], str], None]] = {
     Format.TABLE: _write_table,
     Format.JSON: _write_json,
     Format.CSV: _write_csv,

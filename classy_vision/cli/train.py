@@ -40,7 +40,7 @@ def train(
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
     package = training_package()
-    folder = resume or output or Path("runs", config.stem if config else "")
+    folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
     try:
         if resume is not None:
             package.resume(folder)

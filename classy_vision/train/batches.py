@@ -1,6 +1,6 @@
 """Batches that are the same whatever the number of processes and workers.
 
-The order of images depends on (seed, epoch) and an image's augmentation on (seed, epoch, row).
+The order of samples depends on (seed, epoch) and a sample's augmentation on (seed, epoch, row).
 Each global batch is dealt out to the processes.
 """
 
@@ -15,21 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from classy_vision.train.images import ImageError, open_image
+from classy_vision.train.images import ImageError
 from classy_vision.train.job import Job
+from classy_vision.train.samples import blank_views, read_views
 
 Key = tuple[int, int]
 """Epoch and row."""
 Sample = tuple[int, Tensor, str]
-"""Row, image (c, h, w), and what is wrong with its file."""
+"""Row, views (v, c, h, w) or (v, c, t, h, w), and what is wrong with the file."""
 
 
 class Batch(NamedTuple):
-    """Images of one process.
+    """Images or clips of one process.
 
     Attributes:
         rows: (n,), of the records.
-        images: (n, c, h, w); zeros where a file is unreadable.
+        images: (n, v, c, h, w) or (n, v, c, t, h, w); zeros where a file is unreadable. There is
+            one view in training and of images.
         errors: a message per unreadable file.
         bad: (n,) of bool: which they are.
     """
@@ -77,13 +79,13 @@ class GlobalBatches(Sampler[list[Key]]):
         return self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
 
 
-class ImageDataset(Dataset[Sample]):
-    """Reads and prepares images; labels stay in the main process."""
+class Samples(Dataset[Sample]):
+    """Reads and prepares images or clips; labels stay in the main process."""
 
     def __init__(self, job: Job, augment: bool) -> None:
         self.images = job.records.images
         self.channels = job.channels
-        self.preprocessing = job.preprocessing
+        self.data = job.settings.data
         self.seed = job.settings.schedule.seed
         self.augment = augment
 
@@ -91,27 +93,32 @@ class ImageDataset(Dataset[Sample]):
         epoch, row = key
         rng = Random(f"{self.seed} {epoch} {row}") if self.augment else None
         try:
-            return row, self.preprocessing(open_image(self.images[row], self.channels), rng), ""
+            return row, read_views(self.images[row], self.data, self.channels, rng), ""
         except ImageError as error:
-            size = self.preprocessing.data.image_size
-            return row, torch.zeros(self.channels, size, size), str(error)
+            return row, blank_views(self.data, self.channels, self.augment), str(error)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch."""
-    rows, images, errors = zip(*samples)
+    rows, views, errors = zip(*samples)
     bad = torch.tensor([bool(error) for error in errors])
-    return Batch(torch.tensor(rows), torch.stack(images), [error for error in errors if error], bad)
+    return Batch(torch.tensor(rows), torch.stack(views), [error for error in errors if error], bad)
 
 
 def make_loader(job: Job, held_out: bool, rank: int, world: int, pin_memory: bool) -> DataLoader[Sample]:
-    """A loader of one split for one process."""
+    """A loader of one split for one process.
+
+    A batch of evaluation has as many views as one of training, so that it needs no more memory.
+    """
     schedule = job.settings.schedule
+    size = schedule.batch_size
+    if held_out:
+        size = max(world, size // job.settings.data.views)
     seed = None if held_out else schedule.seed
     workers = min(4, os.cpu_count() or 1) if schedule.workers is None else schedule.workers
     return DataLoader(
-        ImageDataset(job, augment=not held_out),
-        batch_sampler=GlobalBatches(job.records.rows(held_out), schedule.batch_size, rank, world, seed),
+        Samples(job, augment=not held_out),
+        batch_sampler=GlobalBatches(job.records.rows(held_out), size, rank, world, seed),
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -21,78 +21,7 @@ from classy_vision.config import (
     read_config,
     unknown,
 )
-
-
-class DataConfig(Config):
-    """How images become tensors, whatever their source.
-
-    Attributes:
-        image_size: side of the square that the model sees, in pixels.
-        resize: shorter side before the centre crop; ``image_size`` where it is left out.
-        mean, std: per channel, of values from 0 to 1; ImageNet's for colour and 0.5 for grey
-            where they are left out.
-        augment: "flip" mirrors half of the training images; "crop" also takes random parts.
-        crop_area: the smallest and largest part of an image's area that "crop" takes.
-        on_bad_image: "error" stops at an unreadable image; "skip" goes on without its labels.
-    """
-
-    image_size: PositiveInt = 224
-    resize: PositiveInt | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[PositiveFloat, ...] | None = None
-    augment: Literal["none", "flip", "crop"] = "none"
-    crop_area: tuple[PositiveFloat, PositiveFloat] = (0.35, 1.0)
-    on_bad_image: Literal["error", "skip"] = "error"
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Self:
-        if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(f"resize = {self.resize} is below image_size = {self.image_size}")
-        if not self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise ValueError(f"crop_area = {list(self.crop_area)}: give [smallest, largest], at most 1")
-        return self
-
-
-class DigitsConfig(DataConfig):
-    """The handwritten digits that come with scikit-learn: columns ``digit`` and ``loop``."""
-
-    source: Literal["digits"]
-    image_size: PositiveInt = 32
-
-
-class FolderConfig(DataConfig):
-    """Images by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
-
-    Attributes:
-        root: the folder.
-        val_fraction: part of each class that is held out where there is no ``val`` folder.
-    """
-
-    source: Literal["folder"]
-    root: str
-    val_fraction: Probability = Field(default=0.2, gt=0)
-
-
-class TableConfig(DataConfig):
-    """A CSV or Parquet file with a ``path`` column and a column per task.
-
-    Attributes:
-        file: the table.
-        images: where relative paths start; the table's own folder where it is left out.
-        val_fraction: part of the rows that is held out where there is no ``split`` column.
-    """
-
-    source: Literal["table"]
-    file: str
-    images: str | None = None
-    val_fraction: Probability = Field(default=0.2, gt=0)
-
-
-SOURCES: dict[str, type[DataConfig]] = {
-    "digits": DigitsConfig,
-    "folder": FolderConfig,
-    "table": TableConfig,
-}
+from classy_vision.train.data_config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
 
 
 class TaskConfig(Config):
@@ -133,8 +62,8 @@ class ScheduleConfig(Config):
     """How the model is trained.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step, over all processes together.
+        epochs: passes over the training images or videos.
+        batch_size: images or clips per step, over all processes together.
         optimizer: "sgd" has a Nesterov momentum of 0.9.
         learning_rate: its peak; it rises linearly over ``warmup_epochs`` and falls along a
             cosine to 0.
@@ -142,7 +71,7 @@ class ScheduleConfig(Config):
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
         freeze_trunk: train the heads only.
-        workers: processes per device that read images; by default one per processor, at most 4.
+        workers: processes per device that read files; by default one per processor, at most 4.
         seed: of weights, order and augmentation.
     """
 

@@ -32,12 +32,12 @@ class Column:
         return max(len(self.title), 8)
 
 
-def columns(tasks: Mapping[str, Task]) -> list[Column]:
+def columns(tasks: Mapping[str, Task], unit: str) -> list[Column]:
     """The columns: the epoch's own, then those of each head."""
     found = [
         Column("", "epoch", "epoch", "{:.0f}".format),
         Column("", "lr", "learning_rate", "{:.1e}".format),
-        Column("", "images/s", "images_per_second", "{:,.0f}".format),
+        Column("", f"{unit}s/s", f"{unit}s_per_second", "{:,.0f}".format),
     ]
     for head, task in tasks.items():
         found += [
@@ -58,16 +58,18 @@ class Display:
         tasks: by head.
         epochs: in all.
         console: where to.
+        unit: what is counted, "image" or "video".
     """
 
     tasks: Mapping[str, Task]
     epochs: int
     console: Console
+    unit: str = "image"
     _progress: Progress = field(init=False)
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
-        self._columns = columns(self.tasks)
+        self._columns = columns(self.tasks, self.unit)
         live = self.console.is_terminal and not self.console.quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -93,7 +95,7 @@ class Display:
         """Begins the bar of an epoch, counted from 0."""
         return self._progress.add_task(f"epoch {epoch + 1}/{self.epochs}", total=steps, note="")
 
-    def step(self, bar: TaskID, losses: Callable[[], Iterable[float]], images_per_second: float) -> None:
+    def step(self, bar: TaskID, losses: Callable[[], Iterable[float]], per_second: float) -> None:
         """Moves the bar on; now and then it asks for the losses."""
         if self._progress.disable:
             return
@@ -101,7 +103,7 @@ class Display:
         if time.monotonic() - self._looked > REFRESH:
             self._looked = time.monotonic()
             parts = [f"{head} {loss:.3f}" for head, loss in zip(self.tasks, losses())]
-            self._progress.update(bar, note="  ".join([f"{images_per_second:,.0f} images/s", *parts]))
+            self._progress.update(bar, note="  ".join([f"{per_second:,.0f} {self.unit}s/s", *parts]))
 
     def end(self, bar: TaskID, row: Row) -> None:
         """Replaces the bar by the epoch's line in the table."""

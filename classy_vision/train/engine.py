@@ -19,9 +19,10 @@ from torchmetrics import MetricCollection
 from classy_vision.config import ConfigError
 from classy_vision.train.batches import Batch, GlobalBatches, Sample
 from classy_vision.train.display import Display
-from classy_vision.train.job import Job
+from classy_vision.train.job import Job, trunk_parts
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
+from classy_vision.train.views import run_views
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Engine:
         optimizer: as the accelerator wraps it.
         train_batches, val_batches: of this process.
         display: shows the progress.
-        bad: messages about unreadable images that were skipped.
+        bad: messages about unreadable files that were skipped.
     """
 
     job: Job
@@ -88,14 +89,14 @@ class Engine:
             epoch: counted from 0.
 
         Raises:
-            ConfigError: the loss is no number any more, or an image is unreadable.
+            ConfigError: the loss is no number any more, or a file is unreadable.
         """
         torch.manual_seed(Random(f"{self.job.settings.schedule.seed} {epoch}").getrandbits(63) + self._rank)
         bar = self.display.start(epoch, len(self.train_batches))
         started = time.monotonic()
         row = {"epoch": epoch + 1, **self.train(epoch, bar)}
         seconds = time.monotonic() - started
-        row["images_per_second"] = len(self.train_batches) * self._batch_size / seconds
+        row[f"{self._unit}s_per_second"] = len(self.train_batches) * self._batch_size / seconds
         row.update(self.evaluate())
         row["seconds"] = time.monotonic() - started
         self.display.end(bar, row)
@@ -105,7 +106,7 @@ class Engine:
     # Training
 
     def train(self, epoch: int, bar: TaskID) -> Row:
-        """One pass over the training images: rate and losses."""
+        """One pass over the training split: rate and losses."""
         assert isinstance(self.train_batches.batch_sampler, GlobalBatches)
         self.train_batches.batch_sampler.epoch = epoch
         self._train_mode()
@@ -143,14 +144,14 @@ class Engine:
 
         Args:
             model: to run.
-            batch: of images.
+            batch: of images or clips.
             metrics: by head; they are told of the labels that are there.
         """
-        images = batch.images.to(self.accelerator.device, non_blocking=True)
+        views = batch.images.to(self.accelerator.device, non_blocking=True)
         with self.accelerator.autocast():
-            outputs = model(images)
+            outputs = run_views(model, views, self.job.tasks)
         sums, counts = [], []
-        for head, output in self.job.outputs(outputs).items():
+        for head, output in outputs.items():
             task, targets = self.job.tasks[head], self._targets(head, batch)
             valid = task.valid(targets)
             sums.append(task.losses(output, targets).sum())
@@ -163,7 +164,7 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self) -> Row:
-        """Losses and metrics of the held-out images."""
+        """Losses and metrics of the held-out split."""
         model = self.accelerator.unwrap_model(self.model).eval()
         device = self.accelerator.device
         metrics = {
@@ -187,6 +188,10 @@ class Engine:
         return self.accelerator.process_index
 
     @property
+    def _unit(self) -> str:
+        return self.job.settings.data.unit
+
+    @property
     def _batch_size(self) -> int:
         return self.job.settings.schedule.batch_size
 
@@ -202,7 +207,7 @@ class Engine:
                 part.eval()
 
     def _targets(self, head: str, batch: Batch) -> Tensor:
-        """The targets of a batch on the device; unreadable images have none."""
+        """The targets of a batch on the device; unreadable files have none."""
         task, targets = self.job.tasks[head], self.job.targets[head][batch.rows]
         if batch.errors:
             self._note_bad(batch.errors)
@@ -213,7 +218,7 @@ class Engine:
         if self.job.settings.data.on_bad_image == "error":
             raise ConfigError(
                 f"{errors[0]}. Take it out of the data, or set data.on_bad_image to 'skip' to go on "
-                f"without such images"
+                f"without such {self._unit}s"
             )
         self.bad.update(errors)
 
@@ -221,7 +226,7 @@ class Engine:
         if self.job.settings.data.on_bad_image == "skip":
             bad = sorted(set(gather_object(sorted(self.bad))))
             if bad:
-                self.display.line(f"skipped {len(bad)} unreadable images, the first is {bad[0]}")
+                self.display.line(f"skipped {len(bad)} unreadable {self._unit}s, the first is {bad[0]}")
 
     def _check_finite(self, epoch: int, losses: dict[str, float]) -> None:
         for head, loss in losses.items():
@@ -230,8 +235,3 @@ class Engine:
                     f"the loss of head {head!r} is {loss} in epoch {epoch + 1}: try a lower "
                     f"schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
                 )
-
-
-def trunk_parts(model: nn.Module) -> list[nn.Module]:
-    """Everything but the heads."""
-    return [part for name, part in model.named_children() if name != "heads"]

@@ -1,20 +1,24 @@
-"""Figures of a run: curves of losses and metrics, and images with their predictions."""
+"""Figures of a run: curves of losses and metrics, and images or videos with their predictions."""
 
 from __future__ import annotations
 
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from torch import Tensor
 
-from classy_vision.train.images import ImageError, open_image
+from classy_vision.train.images import ImageError
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
+from classy_vision.train.samples import read_stills
 from classy_vision.train.tasks import DASH
 
 RIGHT, WRONG, NEUTRAL = "#1a7f37", "#cf222e", "#333333"
@@ -51,16 +55,24 @@ def _draw_curve(axis: Axes, history: Sequence[Row], head: str, name: str) -> Non
 def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor]) -> bytes:
     """A PNG of images with what each head says of them, and the truth where it differs.
 
+    A video is shown by the first, the middle and the last frame of its middle clip.
+
     Args:
-        job: the images, tasks and targets.
+        job: the images or videos, tasks and targets.
         rows: of the records.
         outputs: of these rows, by head.
     """
-    columns = min(6, len(rows))
+    clip = job.settings.data.clip
+    stills = min(3, clip.frames) if clip else 1
+    columns = min(6 if stills == 1 else 3, len(rows))
     lines = -(-len(rows) // columns)
-    height = 1.7 + 0.22 * len(job.tasks)
-    figure = Figure(figsize=(2.0 * columns, height * lines + 0.3), layout="constrained")
-    figure.suptitle("Held-out images: green is right, red is wrong (truth in brackets)", fontsize=10)
+    width = 2.0 if stills == 1 else 1.4 * stills
+    height = (1.7 if stills == 1 else 1.4) + 0.22 * len(job.tasks)
+    figure = Figure(figsize=(width * columns, height * lines + 0.3), layout="constrained")
+    if stills > 1:  # so that one video keeps away from the next
+        figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
+    unit = job.settings.data.unit
+    figure.suptitle(f"Held-out {unit}s: green is right, red is wrong (truth in brackets)", fontsize=10)
     for axis in (axes := list(figure.subplots(lines, columns, squeeze=False).flat)):
         axis.set_axis_off()
     for i, (axis, row) in enumerate(zip(axes, rows)):
@@ -70,8 +82,8 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
 
 def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -> None:
     try:
-        image = job.preprocessing.crop(open_image(job.records.images[row], job.channels))
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        stills = read_stills(job.records.images[row], job.settings.data, job.channels)
+        axis.imshow(_side_by_side(stills), cmap="gray", vmin=0, vmax=255)
     except ImageError:
         axis.text(0.5, 0.5, "unreadable", ha="center", transform=axis.transAxes)
     for line, (head, task) in enumerate(job.tasks.items()):
@@ -83,6 +95,13 @@ def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -
         short = textwrap.shorten(text, 30, placeholder="…")
         place = (0.5, -0.04 - 0.13 * line)
         axis.annotate(short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour)
+
+
+def _side_by_side(stills: Sequence[Image.Image]) -> np.ndarray[Any, Any]:
+    """The pixels of images of one size, with a little white between them."""
+    pixels = [np.asarray(still) for still in stills]
+    gap = np.full_like(pixels[0][:, : max(1, pixels[0].shape[1] // 16)], 255)
+    return np.concatenate([part for one in pixels for part in (gap, one)][1:], axis=1)
 
 
 def _png(figure: Figure) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classy_vision.config import ConfigError
 
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode by channels."""
 
@@ -25,7 +25,7 @@ _UNREADABLE = (
 
 
 class ImageError(ConfigError):
-    """A file that holds no readable image, and the reason."""
+    """A file that holds no readable image or video, and the reason."""
 
     def __init__(self, source: Path, reason: object) -> None:
         super().__init__(f"{source}: {reason}")
@@ -53,6 +53,21 @@ def open_image(source: Path | Image.Image, channels: int) -> Image.Image:
         raise ImageError(source, "not an image, or of an unknown format") from None
     except _UNREADABLE as error:
         raise ImageError(source, error) from None
+
+
+def upright(pixels: np.ndarray[Any, Any], matrix: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+    """``pixels`` (h, w, c) as they are meant to be seen: turned by quarters, and mirrored.
+
+    Args:
+        pixels: as they are coded.
+        matrix: (3, 3) that takes the coded (x, y, 1) to the shown one: row times matrix.
+    """
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
-from classy_vision.train.config import DataConfig, TaskConfig, TrainConfig
-from classy_vision.train.preprocessing import Preprocessing, with_statistics
+from classy_vision.train.config import TaskConfig, TrainConfig
+from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
+from classy_vision.train.views import by_head
 
 # Options that make a head give logits in evaluation too, which the losses and metrics take.
 LOGITS: dict[str, dict[str, Any]] = {"fully_convolutional_linear": {"activation_func": "identity"}}
@@ -29,9 +31,9 @@ class Job:
 
     Attributes:
         settings: complete: a model for ``build_model``, classes, mean and std.
-        records: the images.
+        records: the images or videos.
         tasks: by head id, in the order of the heads.
-        targets: by head id, a row per image.
+        targets: by head id, a row per record.
     """
 
     settings: TrainConfig
@@ -43,27 +45,13 @@ class Job:
     def channels(self) -> int:
         return int(self.settings.model["in_channels"])
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.settings.data)
-
     def fingerprint(self) -> str:
-        """Of the images' names, their split and their targets: what a run goes on with."""
+        """Of the files' names, their split and their targets: what a run goes on with."""
         digest = sha256(repr([self.records.name(row) for row in range(len(self.records.images))]).encode())
         digest.update(repr(list(self.records.held_out)).encode())
         for head, targets in self.targets.items():
             digest.update(head.encode() + targets.numpy().tobytes())
         return digest.hexdigest()
-
-    def outputs(self, outputs: Any) -> dict[str, Tensor]:
-        """What the model gives, by head id, in float32."""
-        return by_head(outputs, self.tasks)
-
-
-def by_head(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
-    """A model's outputs by head id, also where there is only one, in float32."""
-    named = outputs if isinstance(outputs, dict) else dict.fromkeys(tasks, outputs)
-    return {head: named[head].float() for head in tasks}
 
 
 def prepare(settings: TrainConfig) -> Job:
@@ -72,6 +60,8 @@ def prepare(settings: TrainConfig) -> Job:
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
+    settings = _with_whole_paths(settings)
+    check_packages(settings)
     records = load_records(settings.data, settings.schedule.seed)
     heads = _heads(settings.model)
     tasks = {head: _task(head, config, records) for head, config in _task_configs(settings, heads).items()}
@@ -79,8 +69,7 @@ def prepare(settings: TrainConfig) -> Job:
     settings = settings.model_copy(
         update={
             "model": model,
-            "data": _absolute(with_statistics(settings.data, model["in_channels"])),
-            "weights": settings.weights and str(Path(settings.weights).absolute()),
+            "data": with_statistics(settings.data, model["in_channels"]),
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
@@ -94,30 +83,71 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
     """Builds the model without memory, and runs it on the shape of a batch.
 
     Raises:
-        ConfigError: it cannot be built, does not take such images, or gives no logits.
+        ConfigError: it cannot be built, does not take such images or clips, or gives no logits.
     """
-    size, channels = settings.data.image_size, settings.model["in_channels"]
     with torch.device("meta"), torch.no_grad():
-        model = build_model(settings.model).eval()
-        try:
-            outputs = by_head(model(torch.empty(2, channels, size, size)), tasks)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"the model does not take images of {size}x{size} pixels: {reason}") from None
+        model = build_model(settings.model)
+        _check_outputs(model.eval(), settings, tasks, training=False)
+        model.train()
+        if settings.schedule.freeze_trunk:
+            for part in trunk_parts(model):
+                part.eval()
+        _check_outputs(model, settings, tasks, training=True)
+    return model.eval()
+
+
+def _check_outputs(
+    model: ClassyModel, settings: TrainConfig, tasks: Mapping[str, Task], training: bool
+) -> None:
+    shape = settings.data.input_shape(settings.model["in_channels"], training)
+    count = settings.schedule.batch_size if training else 2
+    try:
+        outputs = by_head(model(torch.empty(count, *shape)), tasks)
+    except (RuntimeError, ValueError) as error:
+        cannot = f"does not train on batches of {count}," if training else "does not take"
+        raise ConfigError(f"the model {cannot} {_kind(shape)}: {str(error).splitlines()[0]}") from None
     for head, output in outputs.items():
-        if output.shape != (2, tasks[head].outputs):
+        if output.shape != (count, tasks[head].outputs):
             raise ConfigError(
-                f"head {head!r} gives {tuple(output.shape[1:])} for an image, but its task needs "
+                f"head {head!r} gives {tuple(output.shape[1:])} for {_kind(shape)}, but its task needs "
                 f"{tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
             )
-    return model
 
 
-def _absolute(data: DataConfig) -> DataConfig:
-    """``data`` with whole paths, so that the run can be resumed from anywhere."""
-    paths = {name: getattr(data, name, None) for name in ("root", "file", "images")}
-    whole = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    return data.model_copy(update=whole)
+def _kind(shape: Sequence[int]) -> str:
+    """Inputs (c, h, w) or (c, t, h, w) in words."""
+    clips = f"clips of {shape[1]} frames" if len(shape) == 4 else "images"
+    return f"{clips} of {shape[-1]}x{shape[-2]} pixels"
+
+
+def trunk_parts(model: nn.Module) -> list[nn.Module]:
+    """Everything but the heads."""
+    return [part for name, part in model.named_children() if name != "heads"]
+
+
+def check_packages(settings: TrainConfig) -> None:
+    """Raises where the settings need a package that is not installed.
+
+    Raises:
+        ConfigError: says what to install.
+    """
+    for key, package, extra, wanted in (
+        ("data.clip", "av", "video", settings.data.clip is not None),
+        ("tensorboard: true", "tensorboard", "tensorboard", settings.tensorboard),
+    ):
+        if wanted and find_spec(package) is None:
+            raise ConfigError(f"{key} needs: pip install 'classy-vision-models[{extra}]'")
+
+
+def _with_whole_paths(settings: TrainConfig) -> TrainConfig:
+    """``settings`` with whole paths, so that the run can be resumed from anywhere."""
+    paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
+    data = settings.data.model_copy(update={name: _whole(path) for name, path in paths.items() if path})
+    return settings.model_copy(update={"data": data, "weights": settings.weights and _whole(settings.weights)})
+
+
+def _whole(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).absolute())
 
 
 # -- heads and tasks
@@ -197,7 +227,8 @@ def _complete_model(
     tasks: Mapping[str, Task],
     records: Records,
 ) -> dict[str, Any]:
-    if model.get("name") in MODELS and issubclass(MODELS[model["name"]].cls, (MLP, ResNeXt3D)):
+    family = MODELS[model["name"]].cls if model.get("name") in MODELS else ClassyModel
+    if issubclass(family, MLP):
         raise ConfigError(f"model.name = {model['name']!r} does not take single images; see: classy list")
     complete = []
     for name, head in heads.items():
@@ -208,6 +239,9 @@ def _complete_model(
                 f"has {found}: {_few(tasks[name].classes)}; leave num_classes out to take the data's"
             )
         complete.append({**head, "num_classes": found})
+    model = dict(model)
+    if issubclass(family, ResNeXt3D) and "input_planes" in model:  # the original's word
+        model["in_channels"] = model.pop("input_planes")
     return {"in_channels": records.channels, **model, "heads": complete}
 
 
@@ -218,13 +252,12 @@ def _few(names: Sequence[str]) -> str:
 def _check_schedule(settings: TrainConfig, records: Records) -> None:
     if settings.weights and not Path(settings.weights).exists():
         raise ConfigError(f"weights: no such checkpoint or run folder: {settings.weights!r}")
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard: true needs: pip install 'classy-vision-models[tensorboard]'")
-    images, batch = len(records.rows(False)), settings.schedule.batch_size
-    if batch > images:
+    unit = settings.data.unit
+    count, batch = len(records.rows(False)), settings.schedule.batch_size
+    if batch > count:
         raise ConfigError(
-            f"schedule.batch_size = {batch} is more than the {images} training images; "
-            f"{min(32, max(1, images // 4))} would do"
+            f"schedule.batch_size = {batch} is more than the {count} training {unit}s; "
+            f"{min(32, max(1, count // 4))} would do"
         )
     if settings.schedule.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("schedule.mixed_precision = 'fp16' needs a GPU; a CPU can use 'bf16'")

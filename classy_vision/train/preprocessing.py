@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.train.config import DataConfig
+from classy_vision.train.data_config import DataConfig
 from classy_vision.train.images import MODES
 
 Box = tuple[float, float, float, float]
@@ -23,6 +23,7 @@ STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     1: ((0.5,), (0.5,)),
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+CLIP_STATISTICS = {**STATISTICS, 3: ((0.45,) * 3, (0.225,) * 3)}
 
 
 def with_statistics(data: DataConfig, channels: int) -> DataConfig:
@@ -32,8 +33,8 @@ def with_statistics(data: DataConfig, channels: int) -> DataConfig:
         ConfigError: images do not have that many channels, or the given ones do not fit.
     """
     if channels not in MODES:
-        raise ConfigError(f"model.in_channels = {channels}: images have 1 channel (grey) or 3 (colour)")
-    mean, std = STATISTICS[channels]
+        raise ConfigError(f"model.in_channels = {channels}: {data.unit}s have 1 channel (grey) or 3 (colour)")
+    mean, std = (CLIP_STATISTICS if data.clip else STATISTICS)[channels]
     data = data.model_copy(update={"mean": data.mean or mean, "std": data.std or std})
     for name in ("mean", "std"):
         if len(getattr(data, name)) != channels:
@@ -42,6 +43,26 @@ def with_statistics(data: DataConfig, channels: int) -> DataConfig:
                 f"{channels} channels is needed"
             )
     return data
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an image, as the model sees it.
+
+    Attributes:
+        box: which part.
+        side: of the square that it becomes, in pixels.
+        mirrored: left and right change places.
+    """
+
+    box: Box
+    side: int
+    mirrored: bool = False
+
+    def of(self, image: Image.Image) -> Image.Image:
+        """The square that ``image`` becomes."""
+        part = image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=self.box)
+        return ImageOps.mirror(part) if self.mirrored else part
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ class Preprocessing:
     data: DataConfig
 
     def __call__(self, image: Image.Image, rng: Random | None = None) -> Tensor:
-        """The tensor (c, image_size, image_size) of ``image``.
+        """The tensor (c, side, side) of ``image``.
 
         Args:
             image: as ``open_image`` gives it.
@@ -65,13 +86,25 @@ class Preprocessing:
 
     def crop(self, image: Image.Image, rng: Random | None = None) -> Image.Image:
         """The part of ``image`` that the model sees, in its size."""
-        size = self.data.image_size
-        box = centre_box(image.size, size / (self.data.resize or size))
-        if rng and self.data.augment == "crop":
-            box = random_box(image.size, self.data.crop_area, rng)
-        part = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        flip = rng and self.data.augment != "none" and rng.random() < 0.5
-        return ImageOps.mirror(part) if flip else part
+        views = self.views(image.size, rng)
+        return views[len(views) // 2].of(image)
+
+    def views(self, size: tuple[int, int], rng: Random | None = None) -> list[View]:
+        """What the model sees of an image, or of every frame of a clip: in training one view.
+
+        Args:
+            size: width and height, in pixels.
+            rng: draws the augmentation; None gives the crops of evaluation.
+        """
+        side = self.data.side(training=rng is not None)
+        part = side / (self.data.resize or side)
+        if rng is None:
+            places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
+            return [View(square(size, part, place), side) for place in places]
+        box = centre_box(size, part)
+        if self.data.augment == "crop":
+            box = random_box(size, self.data.crop_area, rng)
+        return [View(box, side, self.data.augment != "none" and rng.random() < 0.5)]
 
     def normalize(self, image: Image.Image) -> Tensor:
         """Values from 0 to 1, less the mean, over the standard deviation."""
@@ -83,9 +116,21 @@ class Preprocessing:
 
 def centre_box(size: tuple[int, int], part: float) -> Box:
     """The square in the middle whose side is ``part`` of the shorter side."""
+    return square(size, part, 0.5)
+
+
+def square(size: tuple[int, int], part: float, place: float) -> Box:
+    """A square whose side is ``part`` of the shorter side.
+
+    Args:
+        size: of the image.
+        part: up to 1.
+        place: along the longer side, from 0 at its start to 1 at its end.
+    """
     width, height = size
     side = min(size) * part
-    left, top = (width - side) / 2, (height - side) / 2
+    left = (width - side) * (place if width >= height else 0.5)
+    top = (height - side) * (place if height > width else 0.5)
     return left, top, left + side, top + side
 
 

@@ -15,19 +15,20 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.train.batches import ImageDataset, collate, make_loader
+from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display
-from classy_vision.train.engine import Engine, trunk_parts
+from classy_vision.train.engine import Engine
 from classy_vision.train.figures import draw_curves, draw_predictions
-from classy_vision.train.job import Job, prepare
+from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import make_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
+from classy_vision.train.views import run_views
 from classy_vision.weights.files import WEIGHTS, read_tensors
 
 SHOWN = 24
-"""Images in predictions.png."""
+"""Images or videos in predictions.png."""
 
 
 def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row:
@@ -77,7 +78,9 @@ def resume(output: str | Path) -> Row:
     if state is None:
         return _run(job, folder, accelerator, _initial_model(job), None)
     if state["data"] != job.fingerprint():
-        raise ConfigError(f"the images or labels of {str(output)!r} have changed since it was stopped")
+        raise ConfigError(
+            f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
+        )
     model = build_model(job.settings.model)
     _freeze(job, model)
     model.load_state_dict(state["model"])
@@ -116,6 +119,8 @@ def _run_epochs(
     history: list[Row] = list(state["history"]) if state else []
     wanted = job.settings.tensorboard and accelerator.is_main_process
     logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
+    if job.records.note:
+        engine.display.line(job.records.note)
     with engine.display.running(), logger as log:
         for epoch in range(len(history), job.settings.schedule.epochs):
             history.append(engine.run_epoch(epoch))
@@ -176,7 +181,7 @@ def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[
         accelerator.prepare_optimizer(optimizer),
         make_loader(job, False, rank, world, pin),
         make_loader(job, True, rank, world, pin),
-        Display(job.tasks, job.settings.schedule.epochs, Console(quiet=rank > 0)),
+        Display(job.tasks, job.settings.schedule.epochs, Console(quiet=rank > 0), job.settings.data.unit),
     )
 
 
@@ -223,6 +228,6 @@ def _finish(job: Job, folder: RunFolder, model: nn.Module, history: list[Row], d
 @torch.no_grad()
 def _outputs(job: Job, model: nn.Module, rows: list[int], device: torch.device) -> dict[str, Tensor]:
     """What the model says of ``rows``, by head, on the CPU."""
-    dataset = ImageDataset(job, augment=False)
-    images = collate([dataset[0, row] for row in rows]).images.to(device)
-    return {head: output.cpu() for head, output in job.outputs(model.eval()(images)).items()}
+    samples, model = Samples(job, augment=False), model.eval()
+    said = [run_views(model, samples[0, row][1][None].to(device), job.tasks) for row in rows]
+    return {head: torch.cat([one[head].cpu() for one in said]) for head in job.tasks}

@@ -64,7 +64,10 @@ class RunFolder:
         Raises:
             ConfigError: there is something already, or the folder cannot be written.
         """
-        if not force and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if taken and not self.is_run:
+            raise ConfigError(f"{str(self.path)!r} exists and is no run folder: choose another --output")
+        if taken and not force:
             raise ConfigError(
                 f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
                 f"{self.path}, or replace it by --force"
@@ -97,6 +100,11 @@ class RunFolder:
         if not (self.path / CONFIG).is_file():
             raise ConfigError(f"{str(self.path)!r} is no run folder: it has no {CONFIG}")
         return load_settings(self.path / CONFIG)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was begun here."""
+        return any((self.path / name).is_file() for name in (CONFIG, CHECKPOINT))
 
     @property
     def finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where images and labels come from: every source gives the same records."""
+"""Where images or videos and labels come from: every source gives the same records."""
 
 from __future__ import annotations
 
@@ -15,31 +15,38 @@ from PIL import Image
 from pyarrow import ArrowException
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.train.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
-from classy_vision.train.images import SUFFIXES
+from classy_vision.train.data_config import DataConfig, DigitsConfig, FolderConfig, TableConfig
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), False),
     **dict.fromkeys(("val", "valid", "validation", "test"), True),
 }
 """Names of splits, and whether they are held out."""
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEOS = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
 
 
 @dataclass(frozen=True)
 class Records:
-    """Images and what is known of them, row by row.
+    """Images or videos and what is known of them, row by row.
 
     Attributes:
-        images: files, or images in memory.
+        images: files, of images or videos, or images in memory.
         columns: cells by column; None where a label is missing.
         held_out: which rows are not trained on.
         channels: 1 where the images are grey by nature, else 3.
+        note: what a user should know of how they were found.
     """
 
     images: Sequence[Path | Image.Image]
     columns: Mapping[str, Sequence[Any]]
     held_out: Sequence[bool]
     channels: int = 3
+    note: str = ""
 
     def rows(self, held_out: bool) -> list[int]:
         """The rows of one split."""
@@ -64,7 +71,7 @@ def load_records(data: DataConfig, seed: int) -> Records:
     records = _LOADERS[type(data)](data, seed)
     for held_out, name in ((False, "training"), (True, "validation")):
         if not records.rows(held_out):
-            raise ConfigError(f"no image is in the {name} split of {len(records.images)}")
+            raise ConfigError(f"no {data.unit} is in the {name} split of {len(records.images)}")
     return records
 
 
@@ -85,7 +92,7 @@ def load_digits_records(data: DigitsConfig, seed: int) -> Records:
     return Records([Image.fromarray(scan) for scan in scans], columns, held_out, channels=1)
 
 
-# -- images by class
+# -- files by class
 
 
 def load_folder_records(data: FolderConfig, seed: int) -> Records:
@@ -93,38 +100,59 @@ def load_folder_records(data: FolderConfig, seed: int) -> Records:
     root = Path(data.root)
     if not root.is_dir():
         raise ConfigError(f"data.root: no such folder: {data.root!r}")
-    splits = {SPLITS[path.name.lower()]: path for path in _folders(root) if path.name.lower() in SPLITS}
+    splits = {path.name.lower(): path for path in _folders(root) if path.name.lower() in SPLITS}
+    note = ""
+    if "test" in splits and len({SPLITS[name] for name in splits.keys() - {"test"}}) == 2:
+        note = f"{splits.pop('test')} is left out: another folder is held out"
     if not splits:
-        found = _images_by_class(root)
+        found = _files_by_class(root, data)
         held = _hold_out([label for label, _ in found], data.val_fraction, seed)
-    elif len(splits) == 2:
-        parts = {held_out: _images_by_class(folder) for held_out, folder in splits.items()}
-        found = parts[False] + parts[True]
-        held = [False] * len(parts[False]) + [True] * len(parts[True])
+    elif len({SPLITS[name] for name in splits}) == 2:
+        found, held = [], []
+        for name in sorted(splits, key=SPLITS.__getitem__):
+            part = _files_by_class(splits[name], data)
+            found += part
+            held += [SPLITS[name]] * len(part)
     else:
         there = next(iter(splits.values())).name
         raise ConfigError(
             f"{root} has a folder {there!r} but no other split: it needs 'train' and 'val', or "
             f"the folders of the classes and nothing else"
         )
-    return Records([path for _, path in found], {"label": [label for label, _ in found]}, held)
+    return Records([path for _, path in found], {"label": [label for label, _ in found]}, held, note=note)
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _images_by_class(root: Path) -> list[tuple[str, Path]]:
+def _files_by_class(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     folders = _folders(root)
+    known = frozenset().union(*SUFFIXES.values())
     for folder in folders:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
         if not paths:
-            raise ConfigError(f"{folder} is the folder of a class, but there is no image in it")
+            raise ConfigError(f"{folder} is the folder of a class, but there is no {data.unit} in it")
+        _check_kind(paths, data)
         found += [(folder.name, path) for path in paths]
     if not folders:
         raise ConfigError(f"{root} has no folders in it; each class needs one, named after it")
     return found
+
+
+def _check_kind(paths: Iterable[Path], data: DataConfig) -> None:
+    """Raises where images are among videos, or the other way round; suffixes decide."""
+    others = {"video": "image", "image": "video"}[data.unit]
+    wrong = next((path for path in paths if path.suffix.lower() in SUFFIXES[others]), None)
+    if wrong is not None:
+        mend = {
+            "video": "leave data.clip out to train on images",
+            "image": "set data.clip, such as {frames: 16}, to train on videos",
+        }
+        raise ConfigError(
+            f"{wrong} is no {data.unit}, and a run is of {data.unit}s or {others}s: {mend[data.unit]}"
+        )
 
 
 def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
@@ -144,7 +172,7 @@ def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
 
 
 def load_table_records(data: TableConfig, seed: int) -> Records:
-    """A row per image."""
+    """A row per image or video."""
     path = Path(data.file)
     if not path.is_file():
         raise ConfigError(f"data.file: no such file: {data.file!r}")
@@ -163,17 +191,18 @@ def load_table_records(data: TableConfig, seed: int) -> Records:
         if not isinstance(cell, str):
             raise ConfigError(f"{path}, row {row}: there is no path")
     images = [root / cell for cell in paths]
-    _check_exist(images, path)
+    _check_exist(images, path, data.unit)
+    _check_kind(images, data)
     split = columns.pop("split", None)
     held = _read_split(split, path) if split else _hold_out([0] * len(images), data.val_fraction, seed)
     return Records(images, columns, held)
 
 
-def _check_exist(images: Sequence[Path], table: Path) -> None:
+def _check_exist(images: Sequence[Path], table: Path, unit: str) -> None:
     missing = [image for image in images if not image.is_file()]
     if missing:
         raise ConfigError(
-            f"{table} names {len(missing)} of {len(images)} images that do not exist, the first is "
+            f"{table} names {len(missing)} of {len(images)} {unit}s that do not exist, the first is "
             f"{str(missing[0])!r}; data.images says where relative paths start"
         )
 
@@ -194,12 +223,21 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
         if row and len(row) != len(header):
             raise ConfigError(f"{path}, line {number}: {len(row)} cells under {len(header)} headings")
     rows = [row for row in rows if row]
+    _check_names([name.strip() for name in header], path)
     return {name.strip(): [row[i].strip() or None for row in rows] for i, name in enumerate(header)}
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path).to_pydict()
+    table = pyarrow.parquet.read_table(path)
+    _check_names(table.column_names, path)
+    columns: dict[str, list[Any]] = table.to_pydict()
     return {name: [None if cell != cell else cell for cell in cells] for name, cells in columns.items()}
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: two columns are called {twice!r}")
 
 
 _READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -72,6 +72,15 @@ class Task(ABC):
     def metrics(self) -> dict[str, Metric]:
         """What is measured, of labels that are there."""
 
+    @abstractmethod
+    def average(self, outputs: Tensor) -> Tensor:
+        """Outputs of the views of a sample (n, v, k) to one that stands for all of them, (n, k).
+
+        Its probabilities are the averages of theirs, as video models are tested (Wang et al.,
+        "Non-local Neural Networks", 2018, section 5.1), and it is made of logits, as the losses
+        and metrics take them.
+        """
+
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
         return outputs, targets
@@ -118,6 +127,9 @@ class Classification(Task):
         smoothing = self.config.label_smoothing
         return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
+    def average(self, outputs: Tensor) -> Tensor:
+        return outputs.log_softmax(2).logsumexp(1) - math.log(outputs.shape[1])
+
     def metrics(self) -> dict[str, Metric]:
         return {"accuracy": MulticlassAccuracy(self.outputs, average="micro", validate_args=False)}
 
@@ -136,7 +148,9 @@ class Multilabel(Task):
 
     @staticmethod
     def labels(cell: Any) -> list[str]:
-        parts = cell.split(";") if isinstance(cell, str) else cell
+        parts = (
+            cell.split(";") if isinstance(cell, str) else cell if isinstance(cell, (list, tuple)) else [cell]
+        )
         return [label for part in parts if (label := as_label(part).strip())]
 
     def encode(self, cell: Any) -> list[float]:
@@ -148,6 +162,9 @@ class Multilabel(Task):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = binary_cross_entropy_with_logits(outputs, targets.nan_to_num(), reduction="none")
         return losses.mean(1) * self.valid(targets)
+
+    def average(self, outputs: Tensor) -> Tensor:
+        return logsigmoid(outputs).logsumexp(1) - logsigmoid(-outputs).logsumexp(1)
 
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs.sigmoid(), targets.long()
@@ -197,6 +214,9 @@ class Regression(Task):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs[:, 0] - targets.nan_to_num()).square() * self.valid(targets)
+
+    def average(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(1)
 
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs[:, 0], targets

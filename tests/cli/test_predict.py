@@ -8,12 +8,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
-from classy_vision.train import Predictor, load_settings, train
-from tests.train.command import classy, head, job, write
+from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, train
+from classy_vision.train.samples import read_views
+from tests.train.command import classy, clips_job, head, job, write
+from tests.train.videos import make_videos
 
 Capture = pytest.CaptureFixture[str]
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -104,3 +107,56 @@ def test_runs_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     with pytest.raises(ConfigError, match="is not finished: classy train --resume"):
         Predictor.load(tmp_path)
+
+
+def test_names_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a file or folder of images is needed, not ''"):
+        find_images([""])
+    with pytest.raises(ConfigError, match="there is no video in the folder"):
+        find_images([str(tmp_path)], "video")
+
+
+# -- videos
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"), train=2, val=2, frames=12)
+
+
+@pytest.fixture(scope="module")
+def clips(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("clips") / "run"
+    clip = {"frames": 4, "clips": 2, "crops": 3}
+    train(TrainConfig.parse(clips_job(videos, data={"image_size": 16, "resize": 20, "clip": clip})), run)
+    return run
+
+
+def test_a_folder_of_videos(
+    clips: Path, videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photo.mp4").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    code, out = predict(capsys, monkeypatch, clips, videos / "val", tmp_path / "photo.mp4", "--format", "json")
+    *found, bad = json.loads(out)
+    assert code == 1
+    assert [entry["video"] for entry in found] == sorted(map(str, (videos / "val").rglob("*.mp4")))
+    for entry in found:
+        assert sum(one["probability"] for one in entry["predictions"]["direction"]) == pytest.approx(1)
+    assert bad["error"].startswith("not a video")
+    code, out = predict(capsys, monkeypatch, clips, videos / "val" / "up", "--format", "csv", "--top", "1")
+    assert code == 0
+    assert out.startswith("video,head,rank,label,probability,error\n")
+
+
+def test_probabilities_of_clips_and_crops_are_averaged(clips: Path, videos: Path) -> None:
+    predictor = Predictor.load(clips)
+    path = next(videos.rglob("*.mp4"))
+    (prediction,) = predictor.predict([path])
+    views = read_views(path, predictor.settings.data, 3)
+    assert len(views) == 6
+    with torch.inference_mode():
+        expected = predictor.model(views).softmax(1).mean(0)
+    classes = predictor.tasks["direction"].classes
+    assert dict(prediction.scores["direction"]) == pytest.approx(
+        dict(zip(classes, expected.tolist())), abs=1e-5
+    )

@@ -19,9 +19,10 @@ from classy_vision.cli.train import train as train_command
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train import load_settings, train
-from tests.train.command import classy, digits_job, start, stop_when, write
+from tests.train.command import classy, clips_job, digits_job, start, stop_when, write
+from tests.train.videos import make_videos
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "videos_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,27 @@ def test_the_demo_learns(seed: int, tmp_path: Path) -> None:
     final = history(tmp_path)[-1]
     assert final["val/digit/accuracy"] > 0.98
     assert final["val/loop/accuracy"] > 0.97
+
+
+def test_directions_are_learned_from_clips_and_not_from_frames(tmp_path: Path) -> None:
+    root = make_videos(tmp_path / "videos", train=40, val=20, frames=20)
+    schedule = {"epochs": 8, "batch_size": 16}
+    data = {"image_size": 16}
+    config = write(tmp_path / "clips.json", clips_job(root, data=data, schedule=schedule))
+    runs = {
+        frames: start(
+            "train", config, "--output", tmp_path / str(frames), "--set", f"data.clip.frames={frames}"
+        )
+        for frames in (8, 1)
+    }
+    accuracy = {}
+    for frames, process in runs.items():
+        out, err = process.communicate(timeout=200)
+        assert (process.returncode, err) == (0, "")
+        assert "videos/s" in out
+        accuracy[frames] = history(tmp_path / str(frames))[-1]["val/direction/accuracy"]
+    assert accuracy[8] >= 0.95
+    assert accuracy[1] <= 0.45  # a quarter is chance
 
 
 def test_two_processes_give_the_numbers_of_one(run: Path, config: Path, tmp_path: Path) -> None:
@@ -126,6 +148,14 @@ def test_force_starts_anew(config: Path, tmp_path: Path) -> None:
     train(load_settings(config, ["schedule.epochs=1"]), folder, force=True)
     assert ClassyModel.from_checkpoint(folder)
     assert (folder / "notes.txt").read_text() == "old"
+
+
+def test_force_replaces_runs_only(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("old")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(ConfigError, match="exists and is no run folder: choose another --output"):
+            train(load_settings(config), path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_full_disk_is_one_message_and_leaves_nothing_half_done(config: Path, tmp_path: Path) -> None:

@@ -23,6 +23,17 @@ SMALL_TRUNK = {
     "group_widths": [4, 8],
     "bottleneck_multipliers": [1.0, 1.0],
 }
+SMALL_CLIP_TRUNK = {
+    "name": "resnext3d",
+    "residual_transformation_type": "basic_transformation",
+    "skip_transformation_type": "postactivated_shortcut",
+    "num_blocks": [1, 1],
+    "stem_planes": 8,
+    "stem_spatial_kernel": 3,
+    "stage_planes": 16,
+    "frames_per_clip": 8,
+    "clip_crop_size": 32,
+}
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
 
 
@@ -47,6 +58,14 @@ def digits_job(**sections: Any) -> dict[str, Any]:
     schedule = {"epochs": 3, "batch_size": 128, **sections.pop("schedule", {})}
     heads = head("digit", "trunk_output"), head("loop", "block1")
     return job({"source": "digits"}, *heads, schedule=schedule, **sections)
+
+
+def clips_job(root: Path, **sections: Any) -> dict[str, Any]:
+    """Directions of what moves in the videos of a folder."""
+    data = {"image_size": 24, "clip": {"frames": 8}, **sections.pop("data", {})}
+    config = job({"source": "folder", "root": str(root), **data}, head("direction"), **sections)
+    config["model"] = {**SMALL_CLIP_TRUNK, "heads": config["model"]["heads"]}
+    return config
 
 
 def write(path: Path, config: Mapping[str, Any]) -> Path:

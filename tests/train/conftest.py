@@ -1,4 +1,4 @@
-"""A table of small images whose labels can be learned."""
+"""A table of small images, and a folder of small videos, whose labels can be learned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.train.videos import make_videos
+
 COLOURS = ["red", "lime", "blue"]
 
 
@@ -14,6 +16,12 @@ COLOURS = ["red", "lime", "blue"]
 def table(tmp_path: Path) -> Path:
     """A table that the test may change."""
     return make_table(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos that a test must not change: 16 to train on, 8 held out."""
+    return make_videos(tmp_path_factory.mktemp("videos"), train=4, val=2, frames=12)
 
 
 def make_table(root: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from classy_vision.train.batches import GlobalBatches, make_loader
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import prepare
-from tests.train.command import head, job
+from tests.train.command import clips_job, head, job
 
 ROWS = list(range(5, 28))
 
@@ -53,3 +53,30 @@ def test_workers_change_nothing(table: Path) -> None:
         assert not torch.equal(*images)
         seen.append(torch.cat(images))
     assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_workers_change_no_clip(held_out: bool, videos: Path) -> None:
+    seen = []
+    for workers in (0, 2):
+        data = {"clip": {"frames": 4, "clips": 2}, "augment": "crop"}
+        config = TrainConfig.parse(clips_job(videos, data=data, schedule={"workers": workers}))
+        loader = make_loader(prepare(config), held_out, rank=0, world=1, pin_memory=False)
+        loader.batch_sampler.epoch = 1  # type: ignore[union-attr]
+        batches = list(loader)
+        assert not any(batch.errors for batch in batches)
+        seen.append(torch.cat([batch.images for batch in batches]))
+    assert seen[0].shape == ((8, 2) if held_out else (16, 1)) + (3, 4, 24, 24)
+    assert torch.equal(*seen)
+
+
+def test_a_batch_of_evaluation_has_as_many_clips_as_one_of_training(videos: Path) -> None:
+    config = clips_job(
+        videos, data={"clip": {"frames": 4, "clips": 2, "crops": 3}}, schedule={"batch_size": 12}
+    )
+    ready = prepare(TrainConfig.parse(config))
+    assert [len(batch) for batch in make_loader(ready, True, 0, 1, False).batch_sampler] == [2] * 4
+    assert [len(batch) for batch in make_loader(ready, False, 0, 1, False).batch_sampler] == [12]
+    few = prepare(TrainConfig.parse({**config, "schedule": {"batch_size": 2}}))
+    for rank in (0, 1):  # every process has something to evaluate in every batch
+        assert [len(batch) for batch in make_loader(few, True, rank, 2, False).batch_sampler] == [1] * 4

@@ -11,7 +11,7 @@ import torch
 from classy_vision.config import ConfigError
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import prepare
-from tests.train.command import head, job
+from tests.train.command import SMALL_CLIP_TRUNK, SMALL_TRUNK, clips_job, head, job
 
 
 def settings(table: Path, *heads: dict[str, Any], **sections: Any) -> TrainConfig:
@@ -112,11 +112,79 @@ def test_paths_are_written_whole(table: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ready.settings.weights == str(table.parent / "trunk.pt")
 
 
-def test_a_model_of_clips_does_not_train_on_images(table: Path) -> None:
+def test_a_model_of_vectors_does_not_train_on_images(table: Path) -> None:
     wanted = settings(table, head("colour"))
-    for name in ("r3d_18", "mlp"):
-        with pytest.raises(ConfigError, match=f"model.name = '{name}' does not take single images"):
-            prepare(wanted.model_copy(update={"model": {**wanted.model, "name": name}}))
+    with pytest.raises(ConfigError, match="model.name = 'mlp' does not take single images"):
+        prepare(wanted.model_copy(update={"model": {**wanted.model, "name": "mlp"}}))
+
+
+def test_a_model_of_clips_takes_images_as_clips_of_one_frame(table: Path) -> None:
+    wanted = settings(table, head("colour"))
+    model = {**SMALL_CLIP_TRUNK, "input_planes": 3, "heads": wanted.model["heads"]}
+    assert prepare(wanted.model_copy(update={"model": model})).channels == 3
+
+
+def clips(videos: Path, **sections: Any) -> TrainConfig:
+    return TrainConfig.parse(clips_job(videos, **sections))
+
+
+def test_clips_are_longer_and_larger_than_usual_where_the_model_takes_them(videos: Path) -> None:
+    ready = prepare(clips(videos, data={"clip": {"frames": 11}, "eval_size": 40}))
+    assert ready.settings.data.mean == (0.45, 0.45, 0.45)
+    assert ready.tasks["direction"].classes == ("down", "left", "right", "up")
+
+
+@pytest.mark.parametrize(
+    ("heads", "data", "message"),
+    [
+        # A window of one position in training, over which clips and crops of evaluation may be longer …
+        ([{"pool_size": [4, 6, 6]}], {}, None),
+        ([{"pool_size": [4, 6, 6]}], {"eval_size": 32}, None),
+        # … and one that leaves several positions in training.
+        ([{"pool_size": [4, 3, 3]}], {}, r"gives \(64,\) for clips of 8 frames of 24x24 pixels"),
+        ([{"pool_size": [9, 6, 6]}], {}, "does not take clips of 8 frames of 24x24 pixels: "),
+    ],
+)
+def test_a_window_must_fit_the_clips(
+    heads: list[dict[str, Any]], data: dict[str, Any], message: str | None, videos: Path
+) -> None:
+    config = clips_job(videos, data=data)
+    config["model"]["heads"][0] |= {"name": "fully_convolutional_linear", **heads[0]}
+    if message is None:
+        assert prepare(TrainConfig.parse(config))
+        return
+    with pytest.raises(ConfigError, match=message):
+        prepare(TrainConfig.parse(config))
+
+
+def test_a_model_of_images_does_not_take_clips(videos: Path) -> None:
+    config = {**clips_job(videos), "model": {**SMALL_TRUNK, "heads": [head("direction")]}}
+    with pytest.raises(
+        ConfigError, match="does not take clips of 8 frames of 24x24 pixels: AnyNet takes images"
+    ):
+        prepare(TrainConfig.parse(config))
+
+
+def test_clips_need_a_package(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classy_vision.train.job.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"data.clip needs: pip install 'classy-vision-models\[video\]'"):
+        prepare(clips(videos))
+
+
+def test_a_batch_of_one_needs_more_than_one_pixel_to_normalise(table: Path) -> None:
+    config = settings(table, head("colour"), data={"image_size": 4}, schedule={"batch_size": 1})
+    with pytest.raises(
+        ConfigError, match="does not train on batches of 1, images of 4x4 pixels: Expected more"
+    ):
+        prepare(config)
+    frozen = {"batch_size": 1, "freeze_trunk": True}  # whose batch norms do not look at the batch
+    assert prepare(settings(table, head("colour"), data={"image_size": 4}, schedule=frozen))
+
+
+def test_paths_may_start_at_home(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(table.parent))
+    ready = prepare(settings(Path("~/table.csv"), head("colour")))
+    assert ready.settings.data.file == str(table)  # type: ignore[union-attr]
 
 
 def test_other_data_have_another_fingerprint(table: Path) -> None:

@@ -62,3 +62,11 @@ def test_statistics_must_fit_the_channels() -> None:
         preprocessing(mean=[0.5])
     with pytest.raises(ConfigError, match="in_channels = 4"):
         preprocessing(channels=4)
+
+
+def test_evaluation_may_see_a_larger_square() -> None:
+    see = preprocessing(eval_size=6, resize=8)
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    assert see(image).shape == (3, 6, 6)
+    assert see(image, Random(0)).shape == (3, 4, 4)
+    assert centre_box((16, 16), 6 / 8) == see.views(image.size)[0].box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError
-from classy_vision.train import TrainConfig, resume, train
+from classy_vision.train import TrainConfig, load_settings, resume, train
+from classy_vision.train.engine import Engine
+from classy_vision.train.job import prepare
 from classy_vision.train.run_folder import RunFolder
-from tests.train.command import classy, head, job, write
+from tests.train.command import classy, clips_job, head, job, write
 from tests.train.conftest import make_table
 
 HEADS = head("colour"), head("tags", "block1"), head("light", "block1")
@@ -141,3 +144,66 @@ def test_a_run_that_was_stopped_before_its_first_epoch_starts_over(plain: Path, 
     (tmp_path / "config.yaml").write_text((plain / "config.yaml").read_text())
     resume(tmp_path)
     torch.testing.assert_close(weights(plain), weights(tmp_path), rtol=0, atol=0)
+
+
+# -- videos
+
+
+@pytest.fixture(scope="module")
+def clips(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of clips, evaluated by the average of several views."""
+    run = tmp_path_factory.mktemp("clips") / "run"
+    data = {"image_size": 16, "augment": "crop", "clip": {"frames": 4, "clips": 2, "crops": 3}}
+    train(TrainConfig.parse(clips_job(videos, data=data)), run)
+    return run
+
+
+def test_a_run_of_videos_says_so(clips: Path) -> None:
+    metrics = json.loads((clips / "metrics.json").read_text())["final"]
+    assert metrics["videos_per_second"] > 0
+    assert (clips / "predictions.png").stat().st_size > 10_000
+
+
+def test_a_stopped_run_of_videos_goes_on_to_the_same_weights(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Engine, epoch: int) -> Any:
+        return run_epoch(self, epoch) if epoch == 0 else pytest.fail("stopped")
+
+    run_epoch = Engine.run_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run_epoch", stop)
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            train(load_settings(clips / "config.yaml"), tmp_path / "run")
+    resume(tmp_path / "run")
+    torch.testing.assert_close(weights(tmp_path / "run"), weights(clips), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_for_videos(clips: Path, tmp_path: Path) -> None:
+    done = classy("train", clips / "config.yaml", "--output", tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((run / "metrics.json").read_text())["final"] for run in (clips, tmp_path / "two"))
+    for times in ("seconds", "videos_per_second"):
+        one[times] = two[times]
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_an_unreadable_video_is_named_or_skipped(videos: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(videos, tmp_path / "videos")
+    bad = tmp_path / "videos" / "val" / "up" / "0.mp4"
+    bad.write_text("no video")
+    config = TrainConfig.parse(clips_job(tmp_path / "videos", data={"image_size": 16}, schedule={"epochs": 1}))
+    with pytest.raises(ConfigError, match=r"0\.mp4: not a video.*to go on without such videos"):
+        train(config, tmp_path / "run")
+    skipping = config.data.model_copy(update={"on_bad_image": "skip"})
+    train(config.model_copy(update={"data": skipping}), tmp_path / "skipped")
+    assert f"skipped 1 unreadable videos, the first is {bad}: not a video" in capsys.readouterr().out
+
+
+def test_a_changed_folder_of_videos_is_noticed(videos: Path, tmp_path: Path) -> None:
+    shutil.copytree(videos, tmp_path / "videos")
+    settings = TrainConfig.parse(clips_job(tmp_path / "videos"))
+    before = prepare(settings).fingerprint()
+    shutil.copy(tmp_path / "videos/val/up/0.mp4", tmp_path / "videos/val/up/9.mp4")
+    assert prepare(settings).fingerprint() != before

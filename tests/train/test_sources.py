@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classy_vision.config import ConfigError
-from classy_vision.train.config import DigitsConfig, FolderConfig, TableConfig
+from classy_vision.train.data_config import ClipConfig, DigitsConfig, FolderConfig, TableConfig
 from classy_vision.train.sources import Records, load_records
 
 
@@ -73,13 +73,58 @@ def test_a_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
         (["train/cat/1.png"], "has a folder 'train' but no other split"),
         (["cat/1.png", "dog/notes.txt"], "dog is the folder of a class, but there is no image in it"),
         (["cat/1.png"], "no image is in the validation split"),
+        (["cat/1.png", "cat/2.mp4"], "2.mp4 is no image, and a run is of images or videos: set data.clip"),
     ],
 )
 def test_folders_that_cannot_be_used(files: list[str], message: str, tmp_path: Path) -> None:
     for name in files:
-        picture(tmp_path / name) if name.endswith("png") else (tmp_path / name).parent.mkdir()
+        picture(tmp_path / name) if name.endswith("png") else touch(tmp_path / name)
+        if name.endswith("txt"):
+            (tmp_path / name).unlink()
     with pytest.raises(ConfigError, match=message):
         folder(tmp_path)
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_a_folder_of_videos(tmp_path: Path) -> None:
+    for name in (
+        "train/run/1.mp4",
+        "train/run/2.MKV",
+        "train/sit/3.webm",
+        "val/run/4.mov",
+        "val/run/notes.txt",
+    ):
+        touch(tmp_path / name)
+    records = folder(tmp_path, clip=ClipConfig(frames=8))
+    assert [Path(str(path)).name for path in records.images] == ["1.mp4", "2.MKV", "3.webm", "4.mov"]
+    assert list(records.held_out) == [False, False, False, True]
+    touch(tmp_path / "val/run/cover.jpg")
+    with pytest.raises(ConfigError, match="cover.jpg is no video, .* leave data.clip out to train on images"):
+        folder(tmp_path, clip=ClipConfig(frames=8))
+
+
+def test_a_table_holds_images_or_videos(tmp_path: Path) -> None:
+    path = csv_table(tmp_path, "path,x\n0.png,1\n1.png,2\nnumber,2\na.mp4,1\n")
+    touch(tmp_path / "number")
+    touch(tmp_path / "a.mp4")
+    with pytest.raises(ConfigError, match=r"a\.mp4 is no image"):
+        table(path)
+    with pytest.raises(ConfigError, match=r"0\.png is no video"):
+        table(path, clip=ClipConfig(frames=8))
+    path.write_text("path,x\nnumber,2\na.mp4,1\n")  # a suffix may be missing
+    assert len(table(path, clip=ClipConfig(frames=8)).images) == 2
+
+
+def test_a_third_split_is_left_out_aloud(tmp_path: Path) -> None:
+    for path in ("train/cat/1.png", "val/cat/2.png", "test/3.png"):
+        picture(tmp_path / path)
+    records = folder(tmp_path)
+    assert [Path(str(path)).name for path in records.images] == ["1.png", "2.png"]
+    assert records.note == f"{tmp_path / 'test'} is left out: another folder is held out"
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -118,6 +163,7 @@ def test_parquet_and_another_folder_of_images(tmp_path: Path) -> None:
         ("path,x\n0.png,1\n9.png,1\n", r"names 1 of 2 images that do not exist, the first is .*9\.png"),
         ("path,x\n0.png,1,2\n", "line 2: 3 cells under 2 headings"),
         ("path,x\n,1\n", "row 1: there is no path"),
+        ("path,x, x\n0.png,1,2\n", "two columns are called 'x'"),
         ("path,split\n0.png,trian\n", "unknown split 'trian'; did you mean 'train'"),
         ("path,split\n0.png,train\n", "no image is in the validation split of 1"),
         ("", "unknown column 'path'"),

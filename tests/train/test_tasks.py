@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -81,6 +82,29 @@ def test_scores_are_probabilities_best_first() -> None:
     assert scores[0][1] == pytest.approx(0.6652, abs=1e-4)
     assert task("multilabel").scores(torch.tensor([0.0, 2.0, 1.0]), 1)[0][1] == pytest.approx(0.8808, abs=1e-4)
     assert task("regression").scores(torch.tensor([1.23456]), 5) == [("1.235", None)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_averaged_as_probabilities(kind: str) -> None:
+    of = task(kind)
+    outputs = 5 * torch.randn(4, 3, of.outputs, dtype=torch.float64)
+    average = of.average(outputs)
+    if kind == "classification":
+        torch.testing.assert_close(average.softmax(1), outputs.softmax(2).mean(1))
+        labels = torch.tensor([0, 2, 1, 0])
+        expected = -outputs.softmax(2).mean(1)[range(4), labels].log()
+        torch.testing.assert_close(of.losses(average, labels), expected)
+    elif kind == "multilabel":
+        torch.testing.assert_close(average.sigmoid(), outputs.sigmoid().mean(1))
+        assert of.average(torch.tensor([[[200.0], [100.0]]])).item() == pytest.approx(100 + math.log(2))
+    else:
+        torch.testing.assert_close(average, outputs.mean(1))
+
+
+def test_one_label_needs_no_list() -> None:
+    assert find_classes(KINDS["multilabel"], [3, [1, 2], None, "4;3"]) == ("1", "2", "3", "4")
+    of = KINDS["multilabel"]("head", TaskConfig(kind="multilabel", classes=("1", "2", "3")))
+    assert of.encode(3) == [0, 0, 1]
 
 
 def test_classes_are_sorted_as_numbers_where_all_are() -> None:

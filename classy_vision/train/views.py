@@ -1,0 +1,34 @@
+"""Running a model on the views of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from classy_vision.train.tasks import Task
+
+
+def run_views(model: nn.Module, views: Tensor, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """What the model says of samples, by head, in float32: the average of what it says of each view.
+
+    Args:
+        model: with the heads of ``tasks``.
+        views: (n, v, c, h, w) or (n, v, c, t, h, w).
+        tasks: by head.
+
+    Returns:
+        (n, k) by head.
+    """
+    outputs = by_head(model(views.flatten(0, 1)), tasks)
+    if views.shape[1] == 1:
+        return outputs
+    n, v = views.shape[:2]
+    return {head: task.average(outputs[head].reshape(n, v, -1)) for head, task in tasks.items()}
+
+
+def by_head(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """A model's outputs by head id, also where there is only one, in float32."""
+    named = outputs if isinstance(outputs, dict) else dict.fromkeys(tasks, outputs)
+    return {head: named[head].float() for head in tasks}
