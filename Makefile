@@ -1,6 +1,7 @@
 # make demo   trains one trunk with two heads on scanned digits, and predicts
 # make test   runs the test suite
 # make lint   runs the linter and the type checker
+# make docs   builds the site of the documentation into build/docs
 # make bench  times us and the peers
 # Each makes .venv first, with the pinned versions in requirements/dev.txt.
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/digits
 
-.PHONY: demo test test-all lint wheel bench clean
+.PHONY: demo test test-all lint docs wheel bench clean
 
 demo: $(READY)
 	$(BIN)/classy train configs/digits.yaml --output $(RUN) --force
@@ -26,6 +27,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 
 # Builds the wheel and uses it in an environment that has nothing else.
 wheel: $(READY)

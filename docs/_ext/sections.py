@@ -1,0 +1,145 @@
+"""Parts of hand-written pages that come from code: ``<!-- table: NAME -->`` stands for one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from typer.main import get_command
+
+from classy_vision.cli import app
+from classy_vision.heads import HEADS
+from classy_vision.models.removed import ATTRIBUTES, NAMES
+from classy_vision.models.schema import HEAD_KEYS, MODEL_KEYS, descriptions
+from classy_vision.models.trunk import ModelConfig
+from classy_vision.train.config import TrainConfig
+from classy_vision.train.data_config import SOURCES, DataConfig
+
+from .fields import Schema, definitions, fields
+from .markdown import code, fence, paragraphs, plain, table
+
+MAPPING = {"type": "object"}
+MARKER = re.compile(r"^<!-- table: ([\w -]+) -->$", re.MULTILINE)
+
+
+def expand(text: str) -> str:
+    """``text`` with every marker replaced.
+
+    Raises:
+        KeyError: a marker that nothing is known by.
+    """
+    return MARKER.sub(lambda marker: SECTIONS[marker[1]](), text)
+
+
+# -- configs
+
+
+def _model_keys() -> str:
+    keys = definitions()["model.regnet"]["properties"]
+    schema = {"properties": {key: keys[key] for key in (*MODEL_KEYS, *ModelConfig.model_fields)}}
+    return fields(_named(schema), {"head": MAPPING})
+
+
+def _head_keys() -> str:
+    return fields({**_named({"properties": HEAD_KEYS}), "required": list(HEAD_KEYS)}, {})
+
+
+def _named(schema: Schema) -> Schema:
+    """``schema`` with a name that is a text."""
+    keys = schema["properties"]
+    return {"properties": {**keys, "name": {**keys["name"], "type": "string"}}, "required": ["name"]}
+
+
+def _heads() -> str:
+    defs = definitions()
+    parts: list[str] = []
+    for entry in HEADS:
+        schema = defs[f"head.{entry.name}"]
+        parts += [f"### {code(entry.name)}", *paragraphs(entry.cls)]
+        if schema["properties"].keys() - HEAD_KEYS:
+            needed = [key for key, entry in schema["properties"].items() if "default" not in entry]
+            parts.append(fields({**schema, "required": needed}, defs, leave=HEAD_KEYS))
+    return "\n\n".join(parts)
+
+
+def _train() -> str:
+    schema = definitions()["train"]
+    texts = descriptions(TrainConfig)
+    keys = {key: {**entry, "description": texts[key]} for key, entry in schema["properties"].items()}
+    return fields({**schema, "properties": keys}, {"model": MAPPING, "ScheduleConfig": MAPPING})
+
+
+def _data() -> str:
+    """What all sources have, and for each what is its own."""
+    shared = DataConfig.model_fields
+    parts = [fields(_only("folder", list(shared)), {**definitions(), "ClipConfig": MAPPING})]
+    for name, cls in SOURCES.items():
+        parts += [f"### `source: {name}`", *paragraphs(cls)]
+        own = [
+            key
+            for key, field in cls.model_fields.items()
+            if key != "source" and (key not in shared or field.default != shared[key].default)
+        ]
+        if own:
+            parts.append(fields(_only(name, own), definitions()))
+    return "\n\n".join(parts)
+
+
+def _only(source: str, keys: list[str]) -> Schema:
+    schema = definitions()[SOURCES[source].__name__]
+    return {**schema, "properties": {key: schema["properties"][key] for key in keys}}
+
+
+def _section(name: str) -> Callable[[], str]:
+    return lambda: fields(definitions()[name], definitions())
+
+
+# -- what is gone
+
+
+def _gone(rows: Mapping[str, str]) -> str:
+    return table(("in ClassyVision", "here"), [(code(name), _marked(text)) for name, text in rows.items()])
+
+
+def _marked(text: str) -> str:
+    """``text`` with its code marked as such."""
+    return re.sub(r"[\w.]+\([^()]*\)|\b(?:model|classy_vision)\.[\w.]+|\bmodel\(x\)", r"`\g<0>`", text)
+
+
+# -- the command line
+
+
+def _commands() -> str:
+    group: Any = get_command(app)
+    context = group.context_class(group, info_name="classy")
+    return "\n\n".join(part for name, c in group.commands.items() for part in _command(name, c, context))
+
+
+def _command(name: str, command: Any, parent: Any) -> Iterator[str]:
+    context = command.context_class(command, info_name=name, parent=parent)
+    yield f"## `classy {name}`"
+    yield fence("text", command.get_usage(context).removeprefix("Usage: "))
+    yield from map(_prose, inspect.cleandoc(command.help).split("\n\n"))
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    yield table(("argument or option", "meaning"), [(code(names), plain(text)) for names, text in records])
+
+
+def _prose(text: str) -> str:
+    return fence("yaml", text) if text.startswith("#") else plain(text)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "model keys": _model_keys,
+    "head keys": _head_keys,
+    "heads": _heads,
+    "train": _train,
+    "data": _data,
+    "tasks": _section("TaskConfig"),
+    "schedule": _section("ScheduleConfig"),
+    "clip": _section("ClipConfig"),
+    "gone attributes": lambda: _gone(ATTRIBUTES),
+    "gone names": lambda: _gone(NAMES),
+    "commands": _commands,
+}
