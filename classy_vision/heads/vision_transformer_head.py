@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
+import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -13,6 +14,7 @@ from classy_vision.config import PositiveInt
 from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 
+torch.fx.wrap("first_tokens")
 torch.fx.wrap("pool")
 
 
@@ -20,7 +22,8 @@ torch.fx.wrap("pool")
 class VisionTransformerHead(ClassyHead):
     """Optional L2; optional hidden layer with tanh; a linear layer that starts at zero.
 
-    Shape: (n, c) to (n, num_classes); tokens (n, s, c) and maps (n, c, ...) are averaged first.
+    Shape: (n, c) to (n, num_classes); tokens (n, s, c) and maps (n, c, ...) are averaged first,
+    unless ``num_tokens`` says otherwise.
 
     Args:
         unique_id: the head's name.
@@ -28,7 +31,14 @@ class VisionTransformerHead(ClassyHead):
         num_classes: the number of logits; None gives the features.
         hidden_dim: width of a hidden layer, used in pre-training.
         normalize_inputs: "l2" scales the features to length 1.
+        num_tokens: reads so many tokens, the first ones, each with a classifier of its own, and
+            gives the mean of their outputs, in training too: 2 for the class and the distillation
+            token of Touvron et al., "Training data-efficient image transformers & distillation
+            through attention", 2021.
     """
+
+    classifier = "layers.head"
+    layers: nn.Sequential
 
     def __init__(
         self,
@@ -37,16 +47,31 @@ class VisionTransformerHead(ClassyHead):
         num_classes: PositiveInt | None = None,
         hidden_dim: PositiveInt | None = None,
         normalize_inputs: Literal["l2"] | None = None,
+        num_tokens: PositiveInt | None = None,
     ) -> None:
         super().__init__(unique_id, num_classes)
         self.hidden_dim = hidden_dim
         check_choice("normalize_inputs", normalize_inputs, (None, "l2"))
         self.normalize_inputs = normalize_inputs
+        self.num_tokens = num_tokens
         if in_plane is not None:
             self.build(in_plane)
 
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
+        self.layers = self._classifier(in_plane)
+        for k in range(1, self.num_tokens or 1):
+            self.add_module(f"layers_{k}", self._classifier(in_plane))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.num_tokens is None:
+            return self.layers(self._scaled(pool(x)))
+        x = self._scaled(first_tokens(x, self.num_tokens))
+        outputs = [self.layers(x[:, 0])]
+        outputs += [self.get_submodule(f"layers_{k}")(x[:, k]) for k in range(1, self.num_tokens)]
+        return torch.stack(outputs).mean(0)
+
+    def _classifier(self, in_plane: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if self.num_classes is not None and self.hidden_dim is not None:
             layers["pre_logits"] = hidden = nn.Linear(in_plane, self.hidden_dim)
@@ -57,10 +82,21 @@ class VisionTransformerHead(ClassyHead):
             layers["head"] = head = nn.Linear(self.hidden_dim or in_plane, self.num_classes)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-        self.layers = nn.Sequential(layers)
+        return nn.Sequential(layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = pool(x)
-        if self.normalize_inputs == "l2":
-            x = normalize(x, dim=1)
-        return self.layers(x)
+    def _scaled(self, x: Tensor) -> Tensor:
+        return normalize(x, dim=-1) if self.normalize_inputs == "l2" else x
+
+
+def first_tokens(x: Tensor, number: int) -> Tensor:
+    """The first tokens of (n, s, c), as (n, number, c).
+
+    Raises:
+        ValueError: ``x`` is no such tensor, or has fewer.
+    """
+    if x.dim() != 3 or x.shape[1] < number:
+        raise ValueError(
+            f"num_tokens = {number}: the block must give tokens (n, s, c), {number} or more, not "
+            f"{tuple(x.shape)}; such a block is 'ln' of a vision transformer"
+        )
+    return x[:, :number]

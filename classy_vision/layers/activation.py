@@ -20,6 +20,6 @@ _CLASSES: dict[ActivationType, type[nn.Module]] = {
 }
 
 
-def new_activation(kind: ActivationType | str) -> nn.Module:
-    """A new activation module. It works in place: give it only what nothing else reads."""
-    return _CLASSES[ActivationType(kind)](inplace=True)
+def new_activation(kind: ActivationType | str, inplace: bool = True) -> nn.Module:
+    """A new activation module. One that works in place is only for what nothing else reads."""
+    return _CLASSES[ActivationType(kind)](inplace=inplace)

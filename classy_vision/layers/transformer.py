@@ -1,44 +1,188 @@
-"""Attention and MLP of transformers (Vaswani et al., "Attention Is All You Need", 2017).
+"""Layers of transformer encoders (Vaswani et al., "Attention Is All You Need", 2017).
 
 Axes: n batch, s tokens, d width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from typing_extensions import Self
+
+from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
+from classy_vision.layers.stochastic_depth import StochasticDepth
+
+MLPActivation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+
+
+class EncoderConfig(Config):
+    """A transformer encoder.
+
+    Attributes:
+        num_heads: of attention; divides ``hidden_dim``.
+        hidden_dim: width of tokens.
+        mlp_dim: inner width of the MLPs: what their last layer reads.
+        dropout_rate: behind embeddings, attention and each linear layer of the MLP.
+        attention_dropout_rate: on attention weights.
+        layer_norm_eps: of all norms.
+        qkv_bias: queries, keys and values have biases.
+        qk_norm: norms on the queries and keys of each head.
+        layer_scale: what a learned factor for each channel of a branch starts at (Touvron et al.,
+            "Going deeper with Image Transformers", 2021, section 2); null for none.
+        activation: of the MLPs. "swiglu" doubles the width of their first layer.
+    """
+
+    num_heads: PositiveInt
+    hidden_dim: PositiveInt
+    mlp_dim: PositiveInt
+    dropout_rate: Probability = 0.0
+    attention_dropout_rate: Probability = 0.0
+    layer_norm_eps: PositiveFloat = 1e-6
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: PositiveFloat | None = None
+    activation: MLPActivation = "gelu"
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"num_heads = {self.num_heads} must divide hidden_dim = {self.hidden_dim}")
+        return self
+
+    def norm(self) -> nn.LayerNorm:
+        """A norm over the width of tokens."""
+        return nn.LayerNorm(self.hidden_dim, self.layer_norm_eps)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. Shape: (n, s, d), unchanged."""
+    """Multi-head self-attention. Shape: (n, s, d), unchanged.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    No (s, s) tensor is kept, so that memory grows with s, not with its square; on the CPU this
+    ends with ``dropout``, for which torch has no such kernel.
+
+    Args:
+        width: d.
+        heads: number of heads; divides d.
+        dropout: rate, on attention weights.
+        qkv_bias: queries, keys and values have biases.
+        qk_norm_eps: queries and keys are normed in each head with this epsilon (Dehghani et al.,
+            "Scaling Vision Transformers to 22 Billion Parameters", 2023); None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        qkv_bias: bool = True,
+        qk_norm_eps: float | None = None,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, qkv_bias)
+        self.q_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
         self.proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.qkv.weight)
-        nn.init.zeros_(self.qkv.bias)
-        nn.init.zeros_(self.proj.bias)
+        for bias in (self.qkv.bias, self.proj.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear. Shape: (n, s, d), unchanged."""
+    """Linear, activation, linear. Shape: (n, s, d), unchanged.
 
-    def __init__(self, width: int, inner: int, dropout: float) -> None:
+    Args:
+        width: d.
+        inner: width behind the activation.
+        dropout: rate, behind the activation and at the end.
+        activation: "gelu", its approximations "gelu_tanh" and "quick_gelu" (x * sigmoid(1.702 x),
+            that of OpenAI's CLIP), or "swiglu" (Shazeer, "GLU Variants Improve Transformer", 2020):
+            ``fc1`` gives 2 * inner channels then, and SiLU of the first half gates the second.
+    """
+
+    def __init__(
+        self, width: int, inner: int, dropout: float = 0.0, activation: MLPActivation = "gelu"
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, inner)
+        self.activation = activation
+        self.fc1 = nn.Linear(width, 2 * inner if activation == "swiglu" else inner)
         self.fc2 = nn.Linear(inner, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else None
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        x = _ACTIVATIONS[self.activation](self.fc1(x))
+        x = self.fc2(x if self.dropout is None else self.dropout(x))
+        return x if self.dropout is None else self.dropout(x)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, -1)
+    return F.silu(gate) * value
+
+
+_ACTIVATIONS: dict[MLPActivation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "swiglu": _swiglu,
+}
+
+
+class EncoderLayer(nn.Module):
+    """Norm, attention; norm, MLP; each added to its input. Shape: (n, s, d), unchanged.
+
+    Args:
+        c: what all layers of the encoder share.
+        stochastic_depth: rate at which a branch is dropped in training.
+    """
+
+    def __init__(self, c: EncoderConfig, stochastic_depth: float = 0.0) -> None:
+        super().__init__()
+        qk_norm_eps = c.layer_norm_eps if c.qk_norm else None
+        self.norm1 = c.norm()
+        self.attn = Attention(c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps)
+        self.norm2 = c.norm()
+        self.mlp = MLP(c.hidden_dim, c.mlp_dim, c.dropout_rate, c.activation)
+        self.scale1, self.scale2 = _layer_scale(c), _layer_scale(c)
+        # What does nothing is left out: a call of a module costs more than small layers can spare.
+        self.dropout = nn.Dropout(c.dropout_rate) if c.dropout_rate else None
+        self.drop = StochasticDepth(stochastic_depth) if stochastic_depth else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.attn(self.norm1(x))
+        x = self._add(x, branch if self.dropout is None else self.dropout(branch), self.scale1)
+        return self._add(x, self.mlp(self.norm2(x)), self.scale2)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        if self.drop is not None:
+            branch = self.drop(branch)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale)
+
+
+def _layer_scale(c: EncoderConfig) -> nn.Parameter | None:
+    return None if c.layer_scale is None else nn.Parameter(torch.full((c.hidden_dim,), c.layer_scale))

@@ -11,6 +11,7 @@ from classy_vision.models.efficientnet import EfficientNet
 from classy_vision.models.features import FeatureInfo
 from classy_vision.models.lecun_normal_init import lecun_normal_init
 from classy_vision.models.mlp import MLP
+from classy_vision.models.pretrained import load_weights, save_weights
 from classy_vision.models.regnet import RegNet
 from classy_vision.models.removed import names_gone
 from classy_vision.models.resnet import ResNet
@@ -35,7 +36,9 @@ __all__ = [
     "build_head",
     "build_model",
     "lecun_normal_init",
+    "load_weights",
     "register_model",
+    "save_weights",
 ]
 
 if not TYPE_CHECKING:

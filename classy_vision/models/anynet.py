@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import Choice, PositiveFloat, PositiveInt
-from classy_vision.layers.activation import ActivationType as ActivationType
+from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import Bricks, chain
 from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
@@ -56,6 +56,7 @@ class AnyNetOptions(ModelConfig):
         use_se: squeeze-and-excitation in bottlenecks.
         se_ratio: its width, as a part of the block's input channels.
         bn_epsilon, bn_momentum: of all batch norms.
+        final_activation: once more at the end of the trunk, as published RegNetZ weights need.
     """
 
     stem_type: Annotated[StemType, Field(strict=False)] = StemType.SIMPLE_STEM_IN
@@ -66,6 +67,7 @@ class AnyNetOptions(ModelConfig):
     se_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     bn_epsilon: PositiveFloat = 1e-5
     bn_momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
+    final_activation: bool = False
 
     def to_anynet(self) -> AnyNetParams:
         """The network stage by stage."""
@@ -245,7 +247,7 @@ class AnyNet(ClassyModel):
                 plan = _Plan(brick, before, width, step, group_width, multiplier, se_ratio, next(drops))
                 self.blocks[f"block{s}-{i}"] = BLOCKS[p.block_type](plan)
                 before = width
-        self.tail = nn.Identity()
+        self.tail = new_activation(p.activation, inplace=False) if p.final_activation else nn.Identity()
         fan_out_normal(self)
 
     @property

@@ -6,18 +6,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.models.loadable_trunk import LoadableTrunk
+from classy_vision.models.pretrained import find_source, load_weights
+from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
 from classy_vision.models.taps import Taps, run_tapped, tap
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.registry import Registry
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
+from classy_vision.weights.report import Report
 
 
 class ClassyModel(LoadableTrunk):
@@ -34,6 +38,8 @@ class ClassyModel(LoadableTrunk):
         ConfigError: a key or value that the family does not take.
     """
 
+    loaded: Report | None = None
+    """What ``build_model`` loaded."""
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
 
@@ -67,22 +73,27 @@ class ClassyModel(LoadableTrunk):
         Raises:
             ConfigError: a key or value that the family does not take.
         """
-        given = {k: v for k, v in config.items() if k not in MODEL_KEYS}
-        options = cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
-        classes = config.get("num_classes", cls.default_num_classes)
-        if classes is None or config.get("heads") is not None:
-            return cls(options)
-        head = {"unique_id": "default_head", "num_classes": classes, "fork_block": END}
-        head = {**cls.default_head(options), **head}
-        build_head(head)  # a wrong value is found before the trunk is made
-        model = cls(options)
-        _attach(model, [head])
+        heads = cls.default_heads(config)
+        for head in heads:
+            build_head(head)  # a wrong value is found before the trunk is made
+        model = cls(cls._options(config))
+        _attach(model, heads)
         return model
 
     @classmethod
-    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
-        """The head that ``num_classes`` stands for, by its name and options."""
-        return {"name": "fully_connected"}
+    def default_heads(cls, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The head that ``config`` means by its ``num_classes``, where it lists none."""
+        options = cls._options(config)
+        classes = config.get("num_classes", cls.default_num_classes)
+        if classes is None or config.get("heads") is not None:
+            return []
+        head = {"unique_id": "default_head", "num_classes": classes}
+        return [{"fork_block": END, **cls.default_head(options), **head}]
+
+    @classmethod
+    def _options(cls, config: Mapping[str, Any]) -> ModelConfig:
+        given = {k: v for k, v in config.items() if k not in MODEL_KEYS}
+        return cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
 
     @staticmethod
     def from_model(
@@ -133,7 +144,7 @@ class ClassyModel(LoadableTrunk):
         return self
 
 
-MODEL_KEYS = ("name", "heads", "num_classes")
+MODEL_KEYS = ("name", "heads", "num_classes", "weights")
 """Keys of a model config that are not the family's."""
 MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
 register_model = MODELS.register
@@ -145,17 +156,22 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     Args:
         config: a registered name, or a mapping with ``name``, the family's options, and either
             ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
-            ``num_classes``. It is not changed.
+            ``num_classes``. It is not changed. ``weights`` are loaded: what ``load_weights``
+            takes, or a mapping of its arguments. A published classifier goes into a head of as
+            many classes at the end of the trunk; other heads are new. The name of published
+            weights stands for their network, with the options that their numbers need:
+            ``build_model("timm/resnet50.a1_in1k", weights=True)`` loads them too.
         overrides: further entries; they win.
 
     Raises:
-        ConfigError: no such model, head or block, or options that they do not take.
+        ConfigError: no such model, head, block or weights, or options that they do not take.
     """
     if not isinstance(config, (str, Mapping)):
         raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
     given = {**({"name": config} if isinstance(config, str) else config), **overrides}
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")
+    given, weights = with_published(given, MODELS)
     entry = MODELS[given["name"]]
     heads = given.get("heads")
     if not isinstance(heads, (list, tuple, type(None))):
@@ -168,8 +184,25 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
         if not isinstance(head["fork_block"], str):
             raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
         build_head(head)  # a wrong head is found before the trunk is made
-    model = entry.cls.from_config({**entry.preset, **given})
-    _attach(model, heads or ())
+    config = {**entry.preset, **given}
+    if weights is None:
+        model = entry.cls.from_config(config)
+        _attach(model, heads or ())
+        return model
+    weights["source"] = find_source(weights["source"])  # before any work is done
+    with torch.device("meta"):
+        model = entry.cls.from_config({**config, "heads": []})
+        wanted = entry.cls.default_heads(config) if heads is None else heads
+        _attach(model, wanted)
+    model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
+    new = {str(head["unique_id"]): head for head in wanted if str(head["unique_id"]) in model.loaded.kept}
+    if new:
+        model.set_heads(
+            {
+                block: [build_head(new[head.unique_id]) if head.unique_id in new else head for head in entries]
+                for block, entries in model.get_heads().items()
+            }
+        )
     return model
 
 

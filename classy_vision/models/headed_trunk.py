@@ -28,6 +28,11 @@ class HeadedTrunk(Trunk):
         self.heads = nn.ModuleDict()
         self._resting: frozenset[str] = frozenset()
 
+    @classmethod
+    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
+        """The head that ``num_classes`` stands for, by its name and options."""
+        return {"name": "fully_connected"}
+
     def forward(self, x: Tensor) -> Any:
         """The trunk's output, the output of the only head, or a dict of outputs by head id.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from math import log
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
@@ -40,6 +40,8 @@ class RegNetParams(AnyNetOptions):
         w_m: ratio of the widths of neighbouring stages, above 1.
         group_width: channels per group; narrower stages have one group.
         bottleneck_multiplier: inner width of the blocks, as a multiple of the width.
+        width_rounding: of stages to multiples of the group width: to the nearest, as in the paper,
+            or as torchvision does, never below nine tenths; three of its models differ.
     """
 
     depth: PositiveInt
@@ -48,6 +50,7 @@ class RegNetParams(AnyNetOptions):
     w_m: Annotated[float, Field(gt=1)]
     group_width: PositiveInt
     bottleneck_multiplier: PositiveFloat = 1.0
+    width_rounding: Literal["nearest", "torchvision"] = "nearest"
 
     @field_validator("w_0")
     @classmethod
@@ -90,9 +93,13 @@ class RegNetParams(AnyNetOptions):
         return [8 * round(self.w_0 * self.w_m**power / 8) for power in powers]
 
     def _fit(self, width: int, group: int) -> int:
-        """The width whose inner width is the nearest multiple of the group's."""
-        inner = group * max(1, round(width * self.bottleneck_multiplier / group))
-        return int(inner / self.bottleneck_multiplier)
+        """The width whose inner width is a multiple of the group's."""
+        inner = int(width * self.bottleneck_multiplier)
+        groups = max(1, round(width * self.bottleneck_multiplier / group))
+        if self.width_rounding == "torchvision":
+            groups = max(1, int(inner + group / 2) // group)
+            groups += groups * group < 0.9 * inner
+        return int(groups * group / self.bottleneck_multiplier)
 
 
 _Z: dict[str, Any] = {
@@ -102,8 +109,8 @@ _Z: dict[str, Any] = {
 }
 
 # name: depth, w_0, w_a, w_m, group width, further options.
-# X and Y: tables 2 and 3 of the paper's appendix as published with pycls; above 32GF: SEER (Goyal
-# et al., 2021); Z: pycls.
+# X and Y: tables 2 and 3 of the paper's appendix as published with pycls; above 32GF: ClassyVision's;
+# seer: those of the published weights (Goyal et al., 2022), which are others; Z: pycls.
 _ROWS: dict[str, tuple[int, int, float, float, int, dict[str, Any]]] = {
     "regnet_x_200mf": (13, 24, 36.44, 2.49, 8, {"use_se": False}),
     "regnet_x_400mf": (22, 24, 24.48, 2.54, 16, {"use_se": False}),
@@ -132,6 +139,8 @@ _ROWS: dict[str, tuple[int, int, float, float, int, dict[str, Any]]] = {
     "regnet_y_64gf": (20, 352, 147.48, 2.40, 328, {}),
     "regnet_y_128gf": (27, 456, 160.83, 2.52, 264, {}),
     "regnet_y_256gf": (27, 640, 124.47, 2.04, 848, {}),
+    "regnet_y_256gf_seer": (27, 640, 230.83, 2.53, 373, {}),
+    "regnet_y_10b_seer": (27, 1744, 620.83, 2.52, 1010, {}),
     "regnet_z_500mf": (21, 16, 10.7, 2.51, 4, _Z),
     "regnet_z_4gf": (28, 48, 14.5, 2.226, 8, _Z),
 }

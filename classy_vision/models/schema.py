@@ -26,8 +26,14 @@ MODEL_KEYS: Mapping[str, Schema] = {
         "items": {"$ref": "#/$defs/head"},
     },
     "num_classes": {
-        "description": "Short for the family's default head with so many classes at trunk_output.",
+        "description": "Short for the family's default head with so many classes at trunk_output "
+        "(of a distilled vision transformer: at ln).",
         "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}],
+    },
+    "weights": {
+        "description": "A file, a run folder, published weights (timm/resnet50.a1_in1k), or "
+        "hf-hub:owner/repository; true for those of the name.",
+        "anyOf": [{"type": "string"}, {"type": "object"}, {"const": True}, {"type": "null"}],
     },
 }
 HEAD_KEYS: Mapping[str, Schema] = {

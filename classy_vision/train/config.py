@@ -107,7 +107,9 @@ class TrainConfig(Config):
         data: one of ``SOURCES``, by its ``source``.
         tasks: by head id; classification of the head's column where none are given.
         schedule: how the model is trained.
-        weights: a checkpoint or run folder to take the trunk's weights from.
+        weights: what the trunk starts from: a file, checkpoint or run folder, published weights
+            ("timm/resnet50.a1_in1k"), or "hf-hub:owner/repository". The mean and std that
+            published ones expect are the defaults of ``data``.
         tensorboard: also write TensorBoard logs.
     """
 

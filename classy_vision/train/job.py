@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
+from classy_vision.train.initial import whole_path, with_network
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
@@ -60,7 +61,7 @@ def prepare(settings: TrainConfig) -> Job:
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
-    settings = _with_whole_paths(settings)
+    settings = with_network(_with_whole_paths(settings))
     check_packages(settings)
     records = load_records(settings.data, settings.schedule.seed)
     heads = _heads(settings.model)
@@ -143,7 +144,9 @@ def _with_whole_paths(settings: TrainConfig) -> TrainConfig:
     """``settings`` with whole paths, so that the run can be resumed from anywhere."""
     paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
     data = settings.data.model_copy(update={name: _whole(path) for name, path in paths.items() if path})
-    return settings.model_copy(update={"data": data, "weights": settings.weights and _whole(settings.weights)})
+    return settings.model_copy(
+        update={"data": data, "weights": settings.weights and whole_path(settings.weights)}
+    )
 
 
 def _whole(path: str) -> str:
@@ -250,8 +253,6 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _check_schedule(settings: TrainConfig, records: Records) -> None:
-    if settings.weights and not Path(settings.weights).exists():
-        raise ConfigError(f"weights: no such checkpoint or run folder: {settings.weights!r}")
     unit = settings.data.unit
     count, batch = len(records.rows(False)), settings.schedule.batch_size
     if batch > count:

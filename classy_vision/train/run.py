@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.models import ClassyModel, build_model
+from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display
@@ -25,7 +25,6 @@ from classy_vision.train.optimizer import make_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.views import run_views
-from classy_vision.weights.files import WEIGHTS, read_tensors
 
 SHOWN = 24
 """Images or videos in predictions.png."""
@@ -142,7 +141,7 @@ def _initial_model(job: Job) -> ClassyModel:
     torch.manual_seed(job.settings.schedule.seed)
     model = build_model(job.settings.model)
     if job.settings.weights is not None:
-        load_trunk(model, job.settings.weights)
+        load_weights(model, job.settings.weights, skip_heads=True)
     _freeze(job, model)
     return model
 
@@ -151,16 +150,6 @@ def _freeze(job: Job, model: ClassyModel) -> None:
     if job.settings.schedule.freeze_trunk:
         for part in trunk_parts(model):
             part.requires_grad_(False)
-
-
-def load_trunk(model: ClassyModel, path: str | Path) -> None:
-    """Takes the trunk's weights from a checkpoint or run folder; heads stay as they are.
-
-    Raises:
-        ConfigError: the file cannot be read, or its trunk is another.
-    """
-    path = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
-    model.load_trunk_state(read_tensors(path))
 
 
 def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:

@@ -8,7 +8,7 @@ raw state dict:  trunk keys with "._module" behind every block that has a head, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -36,8 +36,11 @@ def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-_CONTAINERS = ("classy_state_dict", "base_model", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled models
+_CONTAINERS = (
+    *("state_dict_ema", "model_ema"),  # averaged weights, where there are both, are those to use
+    *("classy_state_dict", "base_model", "model", "state_dict", "model_state", "model_state_dict"),
+)
+_PREFIXES = ("module.", "_orig_mod.", "base_encoder.")  # of data-parallel, compiled and MoCo's models
 
 
 def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
@@ -55,13 +58,29 @@ def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
         raise ConfigError(f"a state dict maps names to tensors, but this is a {type(state).__name__}")
     if isinstance(state.get("trunk"), Mapping):
         heads = state.get("heads") or {}
-        return dict(state["trunk"]), {block: dict(ids) for block, ids in heads.items()}
+        return dict(state["trunk"]), dict(heads)
     for prefix in _PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     if any(key.startswith("_heads.") for key in state):
         return _without_wrappers(state)
     return dict(state), {}
+
+
+def flatten(state: Mapping[str, Any]) -> State:
+    """A flat state dict out of whatever container it is in; heads begin with ``heads``.
+
+    Raises:
+        ConfigError: this is no state.
+    """
+    trunk, heads = unpack(state)
+    return {**trunk, **dict(_leaves("heads", heads))}
+
+
+def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        path = f"{prefix}.{key}"
+        yield from _leaves(path, value) if isinstance(value, Mapping) else [(path, value)]
 
 
 def _without_wrappers(state: Mapping[str, Any]) -> tuple[State, Heads]:
@@ -101,9 +120,4 @@ def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str]
         theirs = {known[key]: value for key, value in trunk.items() if key not in strangers}
         trunk = {**key_map.load(theirs), **strangers}
     trunk.update({key: value for key, value in flat.items() if head_of(key)})
-    return trunk | {
-        f"heads.{block}.{head}.{key}": value
-        for block, ids in heads.items()
-        for head, entries in ids.items()
-        for key, value in entries.items()
-    }
+    return trunk | dict(_leaves("heads", heads))

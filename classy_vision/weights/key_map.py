@@ -27,10 +27,12 @@ class Transform(NamedTuple):
     Attributes:
         load: takes theirs, one for each prefix of the row, and gives ours.
         save: takes ours and gives theirs: a tensor, or a tuple where the row has several prefixes.
+        does: what loading does, for reports.
     """
 
     load: Callable[..., Tensor]
     save: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    does: str
 
 
 def _swap_first_axes(tensor: Tensor) -> Tensor:
@@ -49,10 +51,10 @@ def _thirds(tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.chunk(3)
 
 
-SWAP_FIRST_AXES = Transform(_swap_first_axes, _swap_first_axes)
-REVERSE_CHANNELS = Transform(_reverse_channels, _reverse_channels)
+SWAP_FIRST_AXES = Transform(_swap_first_axes, _swap_first_axes, "first two axes swapped")
+REVERSE_CHANNELS = Transform(_reverse_channels, _reverse_channels, "channels reversed, BGR to RGB")
 """For a first convolution that takes BGR."""
-JOIN_QKV = Transform(_join, _thirds)
+JOIN_QKV = Transform(_join, _thirds, "query, key and value joined")
 
 Renaming = tuple[str, str]
 Row = Renaming | tuple[str | tuple[str, ...], str, Transform]

@@ -100,6 +100,7 @@ def test_convolutional_head_activations(activation: str, function: Any) -> None:
 
 
 def test_convolutional_head_dropout() -> None:
+    torch.manual_seed(0)
     given = config("fully_convolutional_linear", num_classes=3, in_plane=6, use_dropout=True, dropout_ratio=0.9)
     kept = dict(given)
     head = build_head(given)

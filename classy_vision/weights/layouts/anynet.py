@@ -89,7 +89,7 @@ def _transformers(config: Any) -> list[Row]:
     return [
         ("regnet.embedder.embedder.convolution", "stem.conv"),
         ("regnet.embedder.embedder.normalization", "stem.norm"),
-        *inside("regnet.encoder.stages.{s-1}.layers.{i}", _BLOCK, parts),
+        *inside("regnet.encoder.stages.{s}.layers.{i}", "blocks.block{s+1}-{i}", parts),
         ("classifier.1", CLASSIFIER),
     ]
 

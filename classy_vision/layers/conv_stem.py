@@ -1,0 +1,48 @@
+"""Patches of images, by one convolution or several (Xiao et al., "Early Convolutions Help
+Transformers See Better", 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import field_validator
+from torch import nn
+
+from classy_vision.config import Config, PositiveInt
+from classy_vision.layers.activation import ActivationType
+from classy_vision.layers.conv_norm_act import Bricks, chain
+from classy_vision.layers.lecun_normal_init import lecun_normal_init
+
+
+class ConvStemLayer(Config):
+    """One convolution of a convolutional stem: 3x3 or another odd kernel, norm, ReLU."""
+
+    kernel: PositiveInt
+    stride: PositiveInt
+    out_channels: PositiveInt
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"must be odd, such as {kernel + 1}")
+        return kernel
+
+
+def patch_conv(channels: int, width: int, size: int, bias: bool = True) -> nn.Conv2d:
+    """Patches of ``size`` pixels. Shape: (n, channels, h * size, w * size) to (n, width, h, w)."""
+    conv = nn.Conv2d(channels, width, size, size, bias=bias)
+    lecun_normal_init(conv.weight, fan_in=channels * size**2)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def conv_stem(channels: int, width: int, layers: Sequence[ConvStemLayer], bias: bool = True) -> nn.Sequential:
+    """The layers ``layer_{k}``, and ``last``, a 1x1 convolution to ``width`` channels."""
+    brick = Bricks(ActivationType.RELU, 1e-5, 0.1)
+    parts: dict[str, nn.Module] = {}
+    for index, layer in enumerate(layers):
+        parts[f"layer_{index}"] = brick(channels, layer.out_channels, layer.kernel, layer.stride)
+        channels = layer.out_channels
+    return chain(**parts, last=patch_conv(channels, width, 1, bias))

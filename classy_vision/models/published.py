@@ -1,0 +1,49 @@
+"""Model configs that name published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from classy_vision.config import ConfigError
+from classy_vision.registry import Registry
+from classy_vision.weights.catalogue import is_published, published
+
+
+def with_published(
+    given: Mapping[str, Any], models: Registry[Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A model config with what published weights need, and the arguments of ``load_weights``.
+
+    Raises:
+        ConfigError: the weights are those of another network than ``name``.
+    """
+    config = dict(given)
+    weights = config.pop("weights", None)
+    name = config["name"]
+    named = published(name) if isinstance(name, str) and is_published(name) else None
+    if weights is True and named is None:
+        raise ConfigError(f"weights: true is for a name of published weights, and {name!r} is none")
+    if weights is True:
+        weights = name
+    options = dict(weights) if isinstance(weights, Mapping) and "source" in weights else {"source": weights}
+    source = options["source"]
+    entry = published(source) if isinstance(source, str) and is_published(source) else named
+    if entry is not None:
+        theirs = dict(entry.config)
+        if named is None:
+            _check_network(config, theirs, entry.name, models)
+        if "heads" in config or "num_classes" in config:
+            theirs = {key: value for key, value in theirs.items() if key not in ("heads", "num_classes")}
+        config = {**theirs, **config, "name": theirs["name"]}
+    return config, options if weights else None
+
+
+def _check_network(
+    config: Mapping[str, Any], theirs: Mapping[str, Any], source: str, models: Registry[Any]
+) -> None:
+    name = config["name"]
+    if name not in (theirs["name"], models[theirs["name"]].family):
+        raise ConfigError(
+            f"weights = {source!r} are of {theirs['name']!r}, not of {name!r}: write name: {theirs['name']}"
+        )

@@ -1,0 +1,251 @@
+"""Published layouts of VisionTransformer, DeiT, DINO, MAE and CLIP's image towers among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.weights.key_map import (
+    JOIN_QKV,
+    REVERSE_CHANNELS,
+    SWAP_FIRST_AXES,
+    Renaming,
+    Row,
+    Transform,
+)
+from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, inside
+
+_LAYER = "blocks.layer_{i}"
+_CLASSY_VISION = {
+    "ln_1": "norm1",
+    "self_attention.in_proj_weight": "attn.qkv.weight",
+    "self_attention.in_proj_bias": "attn.qkv.bias",
+    "self_attention.q_norm": "attn.q_norm",
+    "self_attention.k_norm": "attn.k_norm",
+    "self_attention.out_proj": "attn.proj",
+    "layer_scale_1": "scale1",
+    "ln_2": "norm2",
+    "mlp.linear_1": "mlp.fc1",
+    "mlp.linear_2": "mlp.fc2",
+    "layer_scale_2": "scale2",
+}
+_PRE_LOGITS = f"{HEAD}layers.pre_logits"
+
+
+def _conv_stem(config: Any, conv: str, norm: str, last: str) -> list[Row]:
+    """Rows of a convolutional stem; ``conv`` and ``norm`` have a place for the layer's number."""
+    layers = len(config.conv_stem_layers or ())
+    rows: list[Row] = []
+    for k in range(layers):
+        ours = f"stem.proj.layer_{k}"
+        rows += [(conv.format(k), f"{ours}.conv"), (norm.format(k), f"{ours}.norm")]
+    return [*rows, (last.format(layers), "stem.proj.last")] if layers else []
+
+
+def _classy_vision(config: Any) -> list[Row]:
+    """With names in its style for what the original did not have."""
+    return [
+        *_conv_stem(config, "conv_proj.conv_{}", "conv_proj.bn_{}", "conv_proj.conv_{}"),
+        ("class_token", "stem.class_token"),
+        ("distillation_token", "stem.distillation_token"),
+        ("register_tokens", "stem.register_tokens"),
+        ("conv_proj", "stem.proj"),
+        ("encoder.pos_embedding", "stem.positions", SWAP_FIRST_AXES),
+        ("encoder.ln_pre", "stem.norm"),
+        *inside("encoder.layers.layer_{i}", _LAYER, _CLASSY_VISION),
+        ("encoder.ln", "blocks.ln"),
+        ("ln_post", "tail.norm"),
+    ]
+
+
+def _swag(config: Any) -> list[Row]:
+    return [
+        *_classy_vision(config),
+        ("head.layers.head", CLASSIFIER),
+        ("head.layers.pre_logits", _PRE_LOGITS),
+    ]
+
+
+_TORCHVISION = {
+    "ln_1": "norm1",
+    "self_attention.in_proj_weight": "attn.qkv.weight",
+    "self_attention.in_proj_bias": "attn.qkv.bias",
+    "self_attention.out_proj": "attn.proj",
+    "ln_2": "norm2",
+    "mlp.0": "mlp.fc1",
+    "mlp.3": "mlp.fc2",
+}
+_BEFORE_0_14: list[Renaming] = [
+    (f"encoder.layers.encoder_layer_{{i}}.mlp.linear_{n}", f"encoder.layers.encoder_layer_{{i}}.mlp.{place}")
+    for n, place in ((1, 0), (2, 3))
+]
+
+
+def _torchvision(config: Any) -> list[Row]:
+    conv = "conv_proj.conv_bn_relu_{}"
+    return [
+        *_conv_stem(config, f"{conv}.0", f"{conv}.1", "conv_proj.conv_last"),
+        ("class_token", "stem.class_token"),
+        ("conv_proj", "stem.proj"),
+        ("encoder.pos_embedding", "stem.positions"),
+        *inside("encoder.layers.encoder_layer_{i}", _LAYER, _TORCHVISION),
+        ("encoder.ln", "blocks.ln"),
+        ("heads.head", CLASSIFIER),
+        ("heads.pre_logits", _PRE_LOGITS),
+    ]
+
+
+_TIMM: list[Row] = [
+    ("cls_token", "stem.class_token"),
+    ("dist_token", "stem.distillation_token"),
+    ("reg_token", "stem.register_tokens"),
+    ("pos_embed", "stem.positions"),
+    ("patch_embed.proj", "stem.proj"),
+    ("norm_pre", "stem.norm"),
+    ("blocks.{i}.ls1.gamma", "blocks.layer_{i}.scale1"),
+    ("blocks.{i}.ls2.gamma", "blocks.layer_{i}.scale2"),
+    *((f"blocks.{{i}}.{name}", f"{_LAYER}.{name}") for name in ("norm1", "attn", "norm2", "mlp")),
+    ("norm", "blocks.ln"),
+    ("fc_norm", "tail.norm"),
+    ("head", CLASSIFIER),
+    ("head_dist", f"{HEAD}layers_1.head"),
+    ("pre_logits.fc", _PRE_LOGITS),
+]
+_AS_TIMM: list[Renaming] = [  # DeiT III and DINOv2 as they were published first
+    ("blocks.{i}.gamma_1", "blocks.{i}.ls1.gamma"),
+    ("blocks.{i}.gamma_2", "blocks.{i}.ls2.gamma"),
+    ("blocks.{i}.mlp.w12", "blocks.{i}.mlp.fc1"),
+    ("blocks.{i}.mlp.w3", "blocks.{i}.mlp.fc2"),
+    ("register_tokens", "reg_token"),
+]
+_PYCLS = {
+    "ln_1": "norm1",
+    "self_attention.block.in_proj_weight": "attn.qkv.weight",
+    "self_attention.block.in_proj_bias": "attn.qkv.bias",
+    "self_attention.block.out_proj": "attn.proj",
+    "ln_2": "norm2",
+    "mlp_block.linear_1": "mlp.fc1",
+    "mlp_block.linear_2": "mlp.fc2",
+}
+
+
+def _pycls(config: Any) -> list[Row]:
+    first = "stem.proj.layer_0.conv.weight" if config.conv_stem_layers else "stem.proj.weight"
+    theirs = "stem.cstem0_conv.weight" if config.conv_stem_layers else "stem.patchify.weight"
+    return [
+        (theirs, first, REVERSE_CHANNELS),
+        *_conv_stem(config, "stem.cstem{}_conv", "stem.cstem{}_bn", "stem.cstem_last_conv"),
+        ("class_token", "stem.class_token"),
+        ("pos_embedding", "stem.positions", SWAP_FIRST_AXES),
+        ("stem.patchify", "stem.proj"),
+        *inside("encoder.block_{i}", _LAYER, _PYCLS),
+        ("encoder.ln", "blocks.ln"),
+        ("head.head_fc", CLASSIFIER),
+    ]
+
+
+_HF_LAYER = "vit.encoder.layer.{i}"
+_QKV = tuple(f"{_HF_LAYER}.attention.attention.{name}" for name in ("query", "key", "value"))
+_TRANSFORMERS: list[Row] = [
+    ("vit.embeddings.cls_token", "stem.class_token"),
+    ("vit.embeddings.distillation_token", "stem.distillation_token"),
+    ("vit.embeddings.position_embeddings", "stem.positions"),
+    ("vit.embeddings.patch_embeddings.projection", "stem.proj"),
+    (_QKV, f"{_LAYER}.attn.qkv", JOIN_QKV),
+    *inside(
+        _HF_LAYER,
+        _LAYER,
+        {
+            "layernorm_before": "norm1",
+            "attention.output.dense": "attn.proj",
+            "layernorm_after": "norm2",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+        },
+    ),
+    ("vit.layernorm", "blocks.ln"),
+    ("classifier", CLASSIFIER),
+]
+
+
+# -- Google's, of JAX: kernels have their inputs first, and attention an axis of heads
+
+
+def _transposed(kernel: Tensor) -> Tensor:
+    return kernel.transpose(0, 1)
+
+
+def _from_hwio(kernel: Tensor) -> Tensor:
+    return kernel.permute(3, 2, 0, 1)
+
+
+def _to_hwio(kernel: Tensor) -> Tensor:
+    return kernel.permute(2, 3, 1, 0)
+
+
+_KERNEL = Transform(_transposed, _transposed, "kernel transposed")
+_PATCHES = Transform(_from_hwio, _to_hwio, "axes of the kernel ordered")
+
+
+def _google(config: Any) -> list[Row]:
+    heads, width = config.num_heads, config.hidden_dim
+    size = width // heads
+    join = Transform(
+        lambda *parts: torch.cat([part.reshape(width, width).T for part in parts]),
+        lambda ours: tuple(part.T.reshape(width, heads, size) for part in ours.chunk(3)),
+        "query, key and value joined",
+    )
+    join_bias = Transform(
+        lambda *parts: torch.cat([part.flatten() for part in parts]),
+        lambda ours: tuple(part.reshape(heads, size) for part in ours.chunk(3)),
+        "query, key and value joined",
+    )
+    out = Transform(
+        lambda theirs: theirs.flatten(0, 1).T,
+        lambda ours: ours.T.reshape(heads, size, width),
+        "heads joined",
+    )
+    layer = "Transformer.encoderblock_{i}"
+    attention, mlp = f"{layer}.MultiHeadDotProductAttention_1", f"{layer}.MlpBlock_3"
+
+    def qkv(leaf: str) -> tuple[str, ...]:
+        return tuple(f"{attention}.{part}.{leaf}" for part in ("query", "key", "value"))
+
+    return [
+        ("cls", "stem.class_token"),
+        ("Transformer.posembed_input.pos_embedding", "stem.positions"),
+        ("embedding.kernel", "stem.proj.weight", _PATCHES),
+        ("embedding.bias", "stem.proj.bias"),
+        (qkv("kernel"), f"{_LAYER}.attn.qkv.weight", join),
+        (qkv("bias"), f"{_LAYER}.attn.qkv.bias", join_bias),
+        (f"{attention}.out.kernel", f"{_LAYER}.attn.proj.weight", out),
+        (f"{attention}.out.bias", f"{_LAYER}.attn.proj.bias"),
+        *_norm(f"{layer}.LayerNorm_0", f"{_LAYER}.norm1"),
+        *_norm(f"{layer}.LayerNorm_2", f"{_LAYER}.norm2"),
+        *_dense(f"{mlp}.Dense_0", f"{_LAYER}.mlp.fc1"),
+        *_dense(f"{mlp}.Dense_1", f"{_LAYER}.mlp.fc2"),
+        *_norm("Transformer.encoder_norm", "blocks.ln"),
+        *_dense("head", CLASSIFIER),
+        *_dense("pre_logits", _PRE_LOGITS),
+    ]
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [(f"{theirs}.scale", f"{ours}.weight"), (f"{theirs}.bias", f"{ours}.bias")]
+
+
+def _dense(theirs: str, ours: str) -> list[Row]:
+    return [(f"{theirs}.kernel", f"{ours}.weight", _KERNEL), (f"{theirs}.bias", f"{ours}.bias")]
+
+
+LAYOUTS: Layouts = {
+    "classy_vision": Layout(_classy_vision),
+    "torchvision": Layout(_torchvision, _BEFORE_0_14),
+    "timm": Layout(_TIMM, _AS_TIMM, dropped=["mask_token"]),
+    "pycls": Layout(_pycls),
+    "transformers": Layout(_TRANSFORMERS),
+    "google": Layout(_google),
+    "swag": Layout(_swag),
+}

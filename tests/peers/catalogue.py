@@ -1,0 +1,320 @@
+"""Writes the catalogue of published weights, from the peers' own: python -m tests.peers.catalogue
+
+A row is written where our network has the same parameters as the peer's, key by key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import timm
+import torch
+import torchvision.models
+from timm.models import get_pretrained_cfg, model_entrypoint
+from torch import nn
+
+from classy_vision.config import ConfigError
+from classy_vision.models import MODELS, build_model
+from classy_vision.models.pretrained import load_weights
+from classy_vision.weights.catalogue import DATA
+from tests.peers.test_vision_transformer import beyond_us
+from tests.peers.test_vision_transformer import config_of as config_of_vit
+
+Config = dict[str, Any]
+IMAGENET, KINETICS = "imagenet_1k", "kinetics_400"
+
+
+# -- our config for timm's models; None where ours has no switch for what they do
+
+
+def of_resnet(model: Any) -> Config | None:
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    block = stages[0][0]
+    plain = type(model.conv1) is nn.Conv2d and model.conv1.kernel_size == (7, 7)
+    downsample = stages[1][0].downsample
+    if not plain or type(model.maxpool) is not nn.MaxPool2d or len(downsample) != 2:
+        return None
+    if any(type(m) is nn.AvgPool2d or "Group" in type(m).__name__ for m in model.modules()):
+        return None
+    basic = type(block).__name__ == "BasicBlock"
+    groups = block.conv2.groups
+    config: Config = {"name": "resnext", "num_blocks": [len(stage) for stage in stages], "basic_layer": basic}
+    config |= {"init_planes": model.conv1.out_channels, "zero_init_bn_residuals": True}
+    if basic:
+        config["reduction"] = 1
+    elif (groups, block.conv2.out_channels) != (1, 64):
+        config["base_width_and_cardinality"] = [block.conv2.out_channels // groups, groups]
+    se = getattr(block, "se", None)
+    if se is not None:
+        if not hasattr(se, "fc1"):
+            return None
+        config |= {"use_se": True, "se_reduction_ratio": round(se.fc1.in_channels / se.fc1.out_channels)}
+    return config
+
+
+def of_densenet(model: Any) -> Config | None:
+    if not hasattr(model.features, "pool0") or type(model.features.pool0) is not nn.MaxPool2d:
+        return None
+    stages = [child for name, child in model.features.named_children() if name.startswith("denseblock")]
+    layer = stages[0].denselayer1
+    growth = layer.conv2.out_channels
+    return {
+        "name": "densenet",
+        "num_blocks": [len(stage) for stage in stages],
+        "init_planes": model.features.conv0.out_channels,
+        "growth_rate": growth,
+        "expansion": layer.conv1.out_channels // growth,
+    }
+
+
+def of_efficientnet(model: Any) -> Config | None:
+    same = "Same" in type(model.conv_stem).__name__
+    options = {"bn_epsilon": model.bn1.eps, "padding": "same" if same else "symmetric"}
+    depths = [len(stage) for stage in model.blocks]
+    for entry in MODELS:
+        if entry.is_preset and entry.family == "efficientnet":
+            with torch.device("meta"):
+                ours = build_model(entry.name, heads=[])
+            stages: dict[str, int] = {}
+            for block in ours.blocks:
+                stages[block.partition("-")[0]] = stages.get(block.partition("-")[0], 0) + 1
+            widths = (ours.stem.conv.out_channels, ours.tail.conv.out_channels)
+            if list(stages.values()) == depths and widths == (
+                model.conv_stem.out_channels,
+                model.conv_head.out_channels,
+            ):
+                return {"name": entry.name, **options}
+    return None
+
+
+def of_regnet(model: Any) -> Config | None:
+    stages = [model.s1, model.s2, model.s3, model.s4]
+    blocks = [stage.b1 for stage in stages]
+    if type(blocks[0]).__name__ != "Bottleneck":
+        return None
+    linear = type(blocks[0].act3) is nn.Identity
+    inner = [block.conv2.conv.out_channels for block in blocks]
+    widths = [block.conv3.conv.out_channels for block in blocks]
+    if not linear and any(type(stage.b1.downsample).__name__ == "DownsampleAvg" for stage in stages):
+        return None
+    config: Config = {
+        "name": "anynet",
+        "depths": [len(list(stage.children())) for stage in stages],
+        "widths": widths,
+        "group_widths": [block.conv2.conv.weight.shape[1] for block in blocks],
+        "bottleneck_multipliers": [a / b for a, b in zip(inner, widths)],
+        "strides": [block.conv2.conv.stride[0] for block in blocks],
+        "stem_width": model.stem.conv.out_channels,
+        "use_se": hasattr(blocks[0].se, "fc1"),
+    }
+    if linear:
+        config |= {"block_type": "res_bottleneck_linear_block", "activation": "silu"}
+        conv = getattr(model.final_conv, "conv", None)
+        if conv is None:
+            config["final_activation"] = type(model.final_conv) is not nn.Identity
+        else:
+            config["conv_planes"] = conv.out_channels
+    return config
+
+
+def of_vision_transformer(model: Any) -> Config | None:
+    if type(model).__name__ not in ("VisionTransformer", "VisionTransformerDistilled") or beyond_us(model):
+        return None
+    config = config_of_vit(model)
+    height, width = config["image_size"]
+    if height == width:
+        config["image_size"] = height
+    if config["class_token"] is (config["classifier"] == "token"):
+        del config["class_token"]
+    return {"name": "vision_transformer", **config}
+
+
+B_SERIES = re.compile(r"(tf_)?efficientnet_b\d\.")
+TIMM = {
+    "timm.models.resnet": of_resnet,
+    "timm.models.densenet": of_densenet,
+    "timm.models.efficientnet": of_efficientnet,
+    "timm.models.regnet": of_regnet,
+    "timm.models.vision_transformer": of_vision_transformer,
+    "timm.models.deit": of_vision_transformer,
+}
+
+
+# -- short configs: a preset and what differs
+
+
+SIZES = {"num_layers", "num_heads", "hidden_dim", "mlp_dim", "patch_size"}
+"""A vision transformer of other sizes is another network, not a preset with changes."""
+
+
+def short(config: Config) -> Config:
+    """The preset that leaves the least to say, or the family."""
+    entry = MODELS[config["name"]]
+    families = {"anynet": ("anynet", "regnet"), "resnext": ("resnext", "resnet")}.get(
+        entry.family, (entry.family,)
+    )
+    options = [config]
+    for preset in MODELS:
+        if preset.is_preset and preset.family in families:
+            options += _as_preset(config, preset)
+    return min(options, key=lambda option: (len(option), len(str(option))))
+
+
+def _as_preset(config: Config, preset: Any) -> Iterator[Config]:
+    wanted = _resolved(config)
+    for more in ({}, {"width_rounding": "torchvision"}):
+        try:
+            base = {"name": preset.name, **more}
+            given = _resolved(base)
+        except ConfigError:
+            continue
+        fields = {key: value for key, value in wanted.items() if given.get(key) != value}
+        own = MODELS[preset.name].cls.config_class.model_fields
+        if all(key in own for key in fields) and not SIZES & fields.keys():
+            yield {**base, **fields}
+
+
+def _resolved(config: Config) -> Config:
+    entry = MODELS[config["name"]]
+    options = {k: v for k, v in {**entry.preset, **config}.items() if k not in ("name", "conv_planes")}
+    parsed = entry.cls.config_class.parse(options, "catalogue")
+    parsed = parsed.to_anynet() if hasattr(parsed, "to_anynet") else parsed
+    return parsed.model_dump(mode="json")
+
+
+# -- rows
+
+
+def row(config: Config, theirs: nn.Module, layout: str, **more: Any) -> Config | None:
+    """The row of a file, where every tensor of ``theirs`` has its place in our network."""
+    with torch.device("meta"):
+        ours = build_model(config)
+    state = {key: value.to("meta") for key, value in theirs.state_dict().items()}
+    load_weights(ours, state, layout=layout)
+    params = sum(p.numel() for p in theirs.parameters())
+    assert params == sum(p.numel() for p in ours.parameters())
+    return {"config": json.loads(json.dumps(config)), "params": params, **more}
+
+
+def of_timm(name: str) -> Config | None:
+    read = TIMM.get(model_entrypoint(name.partition(".")[0]).__module__)
+    if read is None or (read is of_efficientnet and not B_SERIES.match(name)):
+        return None
+    cfg = get_pretrained_cfg(name)
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    config = read(theirs)
+    if config is None:
+        return None
+    planes = config.pop("conv_planes", None)
+    config = short(config)
+    if planes and cfg.num_classes:
+        head = {"name": "fully_connected", "unique_id": "default_head", "num_classes": cfg.num_classes}
+        head |= {"conv_planes": planes, "activation": "silu", "fork_block": "trunk_output"}
+        config["heads"] = [head]
+    elif cfg.num_classes:
+        config["num_classes"] = cfg.num_classes
+    elif config["name"].startswith("efficientnet"):
+        config["heads"] = []
+    size = cfg.input_size[1]
+    resize = [size, size] if cfg.crop_mode == "squash" else int(size / cfg.crop_pct)
+    top1 = TOP1.get(name, {}).get("top1")
+    return row(
+        config,
+        theirs,
+        "timm",
+        preprocessing={
+            "image_size": size,
+            "resize": resize,
+            "interpolation": cfg.interpolation,
+            "mean": list(cfg.mean),
+            "std": list(cfg.std),
+        },
+        labels=IMAGENET if cfg.num_classes == 1000 else None,
+        top1=top1,
+        licence=cfg.license,
+        place=f"timm/{name}",
+    )
+
+
+# The models of its families that are ours.
+TORCHVISION = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *(f"efficientnet_b{n}" for n in range(8)),
+    *(f"regnet_y_{n}" for n in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf", "128gf")),
+    *(f"regnet_x_{n}" for n in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")),
+    *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"),
+    *("r3d_18", "mc3_18", "r2plus1d_18"),
+)
+
+
+def of_torchvision(name: str, weights: Any) -> Config | None:
+    transforms, meta = weights.transforms(), weights.meta
+    size = transforms.crop_size[0]
+    resize = transforms.resize_size
+    ours = name.replace("_6gf", ".6gf").replace("_2gf", ".2gf") if name.startswith("regnet") else name
+    config: Config = {"name": ours}
+    if ours in ("regnet_x_400mf", "regnet_y_800mf", "regnet_y_8gf"):
+        config["width_rounding"] = "torchvision"
+    if ours[:-1] == "efficientnet_b" and ours[-1] in "01234":
+        config["bn_epsilon"] = 1e-5
+    if name.startswith("vit") and size != 224:
+        config["image_size"] = size
+    classes = len(meta["categories"])
+    video = name in ("r3d_18", "mc3_18", "r2plus1d_18")
+    if video:
+        head = {"name": "fully_convolutional_linear", "unique_id": "default_head", "num_classes": classes}
+        config["heads"] = [{**head, "fork_block": "trunk_output", "activation_func": "identity"}]
+    else:
+        config["num_classes"] = classes
+    options = {"image_size": size} if "image_size" in config else {}
+    theirs = torchvision.models.get_model(name, weights=None, **options)
+    metrics = next(iter(meta["_metrics"].values()))
+    return row(
+        config,
+        theirs,
+        "torchvision",
+        preprocessing={
+            "image_size": size,
+            "resize": list(resize) if len(resize) > 1 else resize[0],
+            "interpolation": transforms.interpolation.value,
+            "mean": list(transforms.mean),
+            "std": list(transforms.std),
+        },
+        labels=KINETICS if video else IMAGENET,
+        top1=metrics["acc@1"],
+        licence="cc-by-nc-4.0" if "SWAG" in weights.name else "bsd-3-clause",
+        place=weights.url.rpartition("/")[2],
+    )
+
+
+def write(name: str, rows: Mapping[str, Any]) -> None:
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(rows.items()))
+    (DATA / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def previous(name: str) -> Config:
+    """The rows there are: timm's package does not tell accuracies, so they are kept."""
+    file = DATA / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+TOP1 = previous("timm")
+
+if __name__ == "__main__":
+    models = torchvision.models
+    found: dict[str, Any] = {}
+    for name in TORCHVISION:
+        for weights in models.get_model_weights(name):
+            found[f"{name}.{weights.name}"] = of_torchvision(name, weights)
+    write("torchvision", found)
+    for name, weights in ((IMAGENET, "resnet18"), (KINETICS, "r3d_18")):
+        categories = next(iter(models.get_model_weights(weights))).meta["categories"]
+        (DATA / f"{name}.txt").write_text("\n".join(categories) + "\n")
+    rows = {name: of_timm(name) for name in timm.list_models(pretrained=True)}
+    write("timm", {name: found for name, found in rows.items() if found})

@@ -1,0 +1,197 @@
+"""Our vision transformers are timm's, architecture by architecture and number by number."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.weights.layout import CLASSIFIER, HEAD
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+GELUS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
+
+
+def beyond_us(theirs: Any) -> str | None:
+    """What of timm's model ours does not have."""
+    block = theirs.blocks[0]
+    if type(block).__name__ != "Block":
+        return f"block {type(block).__name__}"
+    if type(block.attn).__name__ != "Attention":
+        return f"attention {type(block.attn).__name__}"
+    if theirs.attn_pool is not None:
+        return "attention pool"
+    norms = {type(m).__name__ for m in theirs.modules() if type(m).__name__.endswith("Norm")}
+    if norms != {"LayerNorm"}:
+        return f"norms {sorted(norms)}"
+    if not isinstance(block.mlp.norm, nn.Identity):
+        return "norms inside attention and MLP"
+    return None
+
+
+def config_of(theirs: Any) -> dict[str, Any]:
+    """Our config for timm's model."""
+    block, patch = theirs.blocks[0], theirs.patch_embed.patch_size[0]
+    if isinstance(theirs.norm, nn.Identity):
+        final_norm = "none" if isinstance(theirs.fc_norm, nn.Identity) else "after_pool"
+    else:
+        final_norm = "before_pool"
+    return {
+        "image_size": [side * patch for side in theirs.patch_embed.grid_size],
+        "patch_size": patch,
+        "num_layers": len(theirs.blocks),
+        "num_heads": block.attn.num_heads,
+        "hidden_dim": theirs.embed_dim,
+        "mlp_dim": block.mlp.fc2.in_features,
+        "classifier": {"token": "token", "avg": "gap"}[theirs.global_pool],
+        "layer_norm_eps": block.norm1.eps,
+        "class_token": theirs.cls_token is not None,
+        "distillation_token": hasattr(theirs, "dist_token"),
+        "num_register_tokens": theirs.num_reg_tokens,
+        "pos_embed_prefix": not theirs.no_embed_class,
+        "pos_embed_resize": "bicubic_antialias",
+        "patch_bias": theirs.patch_embed.proj.bias is not None,
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
+        "layer_scale": getattr(block.ls1, "init_values", None),
+        "pre_norm": not isinstance(theirs.norm_pre, nn.Identity),
+        "final_norm": final_norm,
+        "activation": GELUS[type(block.mlp.act).__name__],
+    }
+
+
+def ours_for(theirs: Any, **more: Any) -> ClassyModel:
+    classes = theirs.num_classes or None
+    return build_model({"name": "vision_transformer", **config_of(theirs), **more, "num_classes": classes})
+
+
+def renamed(theirs: Any, ours: ClassyModel) -> dict[str, Tensor]:
+    state = ours.foreign_key_maps()["timm"].load(theirs.state_dict())
+    place = next((f"heads.{block}.default_head." for block in ours.get_heads()), "")
+    state = {key.replace(CLASSIFIER, f"{HEAD}layers.head"): value for key, value in state.items()}
+    return {key.replace(HEAD, place, 1) if key.startswith(HEAD) else key: v for key, v in state.items()}
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def architectures() -> list[str]:
+    """Timm's plain vision transformers with published weights."""
+    places = ("timm.models.vision_transformer", "timm.models.deit")
+    names = dict.fromkeys(tag.partition(".")[0] for tag in timm.list_models(pretrained=True))
+    return [name for name in names if timm.model_entrypoint(name).__module__ in places]
+
+
+# Attention pools, norms inside attention and MLP, RMS norms, other attention and blocks.
+BEYOND_US = re.compile(r"siglip_\d+$|^test_vit3$|^beit3_|^aimv2_|^vit_(dlittle|dwee|dpwee|pwee)_|_rpn_224$")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_architectures_with_published_weights() -> None:
+    """Keys, shapes and numbers of parameters, of all but those that ours has no switch for."""
+    names = architectures()
+    beyond: dict[str, str] = {}
+    with torch.device("meta"):
+        for name in names:
+            theirs = timm.create_model(name, depth=2)
+            if reason := beyond_us(theirs):
+                beyond[name] = reason
+                continue
+            ours = ours_for(theirs)
+            assert shapes(renamed(theirs, ours)) == shapes(ours.state_dict()), name
+            assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
+    assert set(beyond) == set(filter(BEYOND_US.search, names)), beyond
+    assert len(names) - len(beyond) > 100
+
+
+# -- numbers
+
+KNOBS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "base model": {"num_classes": 0},
+    "gap": {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    "gap, class token, norm behind it": {"global_pool": "avg"},
+    "registers": {"reg_tokens": 3},
+    "registers without positions": {"reg_tokens": 3, "no_embed_class": True},
+    "registers and gap": {"class_token": False, "reg_tokens": 2, "global_pool": "avg", "init_values": 0.3},
+    "layer scale": {"init_values": 0.3, "no_embed_class": True},
+    "pre-norm, quick GELU": {"pre_norm": True, "act_layer": "quick_gelu"},
+    "another epsilon": {"norm_layer": partial(nn.LayerNorm, eps=0.1), "qk_norm": True, "pre_norm": True},
+    "GELU by tanh": {"act_layer": "gelu_tanh"},
+    "no biases": {"qkv_bias": False},
+    "qk norm": {"qk_norm": True},
+    "SwiGLU": {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "init_values": 0.3},
+    "no final norm": {"final_norm": False, "init_values": 0.3},
+    "not square": {"img_size": (48, 16)},
+}
+
+
+def scramble(model: nn.Module) -> None:
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+
+
+def agree(theirs: Any, ours: ClassyModel, x: Tensor, tolerance: float = 1e-9) -> None:
+    ours.load_state_dict(renamed(theirs, ours))
+    theirs.double().eval(), ours.double().eval()
+    with torch.no_grad():
+        wanted = theirs(x)
+        assert wanted.std() > 1e-2
+        torch.testing.assert_close(ours(x), wanted, rtol=0, atol=tolerance)
+
+
+def images(height: int, width: int) -> Tensor:
+    return torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("case", KNOBS)
+def test_numbers(case: str) -> None:
+    options = {**SMALL, **KNOBS[case]}
+    if "mlp_layer" in options:
+        options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])
+    theirs = timm.models.VisionTransformer(**options)
+    scramble(theirs)
+    agree(theirs, ours_for(theirs), images(*theirs.patch_embed.img_size))
+
+
+@pytest.mark.parametrize("positions", [18, 16])
+def test_two_tokens_with_classifiers(positions: int) -> None:
+    theirs = timm.models.deit.VisionTransformerDistilled(**SMALL, no_embed_class=positions == 16)
+    theirs.pos_embed = nn.Parameter(torch.empty(1, positions, 32))  # timm makes 18 in any case
+    scramble(theirs)
+    agree(theirs, ours_for(theirs), images(32, 32))
+
+
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2, "no_embed_class": True}, {"reg_tokens": 2}])
+@pytest.mark.parametrize("size", [(32, 64), (16, 24)])
+def test_other_sizes(options: dict[str, Any], size: tuple[int, int]) -> None:
+    theirs = timm.models.VisionTransformer(**SMALL, **options, dynamic_img_size=True)
+    scramble(theirs)
+    agree(theirs, ours_for(theirs), images(*size), tolerance=1e-4)  # timm resizes in single precision
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bicubic_antialias", "bilinear", "bilinear_align_corners"])
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2, "no_embed_class": True}])
+def test_positions_of_other_grids_are_resized_on_load(how: str, options: dict[str, Any]) -> None:
+    mode, _, option = how.partition("_")
+    small, large = (timm.models.VisionTransformer(**{**SMALL, **options, "img_size": n}) for n in (32, 56))
+    scramble(small)
+    fitted = timm.models.vision_transformer.checkpoint_filter_fn(
+        small.state_dict(),
+        large,
+        interpolation=mode,
+        antialias=option == "antialias",
+        align_corners=True if option == "align_corners" else None,
+    )
+    ours = ours_for(large, pos_embed_resize=how)
+    ours.load_state_dict(renamed(small, ours))
+    torch.testing.assert_close(ours.state_dict()["stem.positions"], fitted["pos_embed"], rtol=0, atol=1e-5)

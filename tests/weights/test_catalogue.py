@@ -1,0 +1,87 @@
+"""Published weights by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from classy_vision.config import ConfigError
+from classy_vision.models import build_model
+from classy_vision.weights.catalogue import is_published, labels, names, published
+
+# One name for each network: others are of the same.
+NETWORKS = {repr(sorted(published(name).config.items())): name for name in names()}
+FEW = sorted(NETWORKS.values())[::12]
+
+
+def test_there_are_many() -> None:
+    sources = [name.partition("/")[0] for name in names()]
+    assert sources.count("timm") > 450
+    assert sources.count("torchvision") > 70
+
+
+def check(name: str) -> None:
+    entry = published(name)
+    with torch.device("meta"):
+        model = build_model(name)
+    assert sum(p.numel() for p in model.parameters()) == entry.params
+    assert len(entry.preprocessing.mean) == len(entry.preprocessing.std) == 3
+    assert entry.preprocessing.interpolation in ("bilinear", "bicubic")
+    if entry.labels:
+        (head,) = (head for heads in model.get_heads().values() for head in heads)
+        assert head.num_classes == len(labels(entry.labels))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_network(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NETWORKS.values() if name not in FEW])
+def test_every_network(name: str) -> None:
+    check(name)
+
+
+def test_what_the_numbers_need() -> None:
+    assert published("timm/tf_efficientnet_b0.ns_jft_in1k").config["padding"] == "same"
+    assert published("torchvision/efficientnet_b0.IMAGENET1K_V1").config["bn_epsilon"] == 1e-5
+    assert published("torchvision/regnet_y_8gf.IMAGENET1K_V1").config["width_rounding"] == "torchvision"
+    clip = published("timm/vit_base_patch32_clip_quickgelu_224.openai").config
+    assert (clip["pre_norm"], clip["activation"], clip["layer_norm_eps"]) == (True, "quick_gelu", 1e-5)
+    assert published("timm/vit_small_patch14_reg4_dinov2.lvd142m").config["num_register_tokens"] == 4
+
+
+def test_what_goes_with_them() -> None:
+    entry = published("torchvision/resnet50.IMAGENET1K_V2")
+    assert (entry.top1, entry.licence, entry.place) == (80.858, "bsd-3-clause", "resnet50-11ad3fa6.pth")
+    assert (entry.preprocessing.resize, entry.preprocessing.image_size) == (232, 224)
+    assert labels("imagenet_1k")[:2] == ("tench", "goldfish")
+    assert labels("kinetics_400")[0] == "abseiling"
+    assert published("timm/resnet50.tv_in1k").top1 is not None
+
+
+def test_names() -> None:
+    assert is_published("timm/anything")
+    assert not is_published("resnet50")
+    assert not is_published("runs/digits")
+    with pytest.raises(ConfigError, match="did you mean 'timm/resnet50.a1_in1k'"):
+        published("timm/resnet50.a1_in1")
+    with pytest.raises(ConfigError, match="unknown published weights 'timm/'"):
+        build_model("timm/")
+
+
+def test_the_options_of_published_networks_can_be_changed() -> None:
+    with torch.device("meta"):
+        model = build_model("timm/tf_efficientnet_b0.ns_jft_in1k", num_classes=7, in_channels=1)
+    (head,) = model.get_heads()["trunk_output"]
+    assert head.num_classes == 7
+    assert model.stem.conv.in_channels == 1
+    assert model.config.padding == "same"
+
+
+def test_weights_of_another_network() -> None:
+    with pytest.raises(ConfigError, match="are of 'resnet50', not of 'resnet18': write name: resnet50"):
+        build_model("resnet18", weights="timm/resnet50.a1_in1k")
+    with pytest.raises(ConfigError, match="'resnet18' is none"):
+        build_model("resnet18", weights=True)
