@@ -1,5 +1,6 @@
 # make demo   trains one trunk with two heads on scanned digits, and predicts
 # make test   runs the test suite
+# make test-peers  compares numbers and files with timm, torchvision, transformers and others
 # make lint   runs the linter and the type checker
 # make docs   builds the site of the documentation into build/docs
 # make bench  times us and the peers
@@ -9,9 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := build/peers/.ready
 RUN ?= runs/digits
 
-.PHONY: demo test test-all lint docs wheel bench clean
+.PHONY: demo test test-all test-peers lint docs wheel bench clean
 
 demo: $(READY)
 	$(BIN)/classy train configs/digits.yaml --output $(RUN) --force
@@ -22,6 +24,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n auto -m ""
+
+test-peers: $(READY) $(PEERS)
+	PYTHONPATH=build/peers $(BIN)/python -m pytest -n auto tests/peers
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,9 +46,14 @@ wheel: $(READY)
 	cd build && wheel-test/bin/python -c "import torch; from classy_vision.models import build_model; print(build_model('regnet_y_400mf', num_classes=10)(torch.zeros(1, 3, 64, 64)).shape)"
 
 # Times us and the peers, taking turns in one run. The peers stay out of the environment.
-bench: $(READY)
-	test -d build/peers || $(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+bench: $(READY) $(PEERS)
 	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.taps
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.memory
+
+$(PEERS): requirements/peers.txt $(READY)
+	rm -rf build/peers
+	$(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+	touch $@
 
 $(READY): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

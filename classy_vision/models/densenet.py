@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from classy_vision.config import PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import Bricks
+from classy_vision.layers.dense_storage import append
 from classy_vision.layers.initialize import fan_out_normal
+from classy_vision.layers.norm_relu_conv import norm_relu_conv
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.weights.key_map import KeyMap, Row
+from classy_vision.weights.layouts.densenet import LAYOUTS
 
 # -- config
 
@@ -71,8 +72,9 @@ class DenseLayer(nn.Module):
     Shape: (n, c, h, w) to (n, c + growth_rate, h, w).
     """
 
-    def __init__(self, c: DenseNetConfig, channels: int, drop: float) -> None:
+    def __init__(self, c: DenseNetConfig, channels: int, room: int, drop: float) -> None:
         super().__init__()
+        self.room = room
         inner = c.expansion * c.growth_rate
         self.norm1 = nn.BatchNorm2d(channels, c.bn_epsilon, c.bn_momentum)
         self.act1 = new_activation(ActivationType.RELU)
@@ -81,25 +83,33 @@ class DenseLayer(nn.Module):
         self.act2 = new_activation(ActivationType.RELU)
         self.conv2 = nn.Conv2d(inner, c.growth_rate, 3, padding=1, bias=False)
         self.se = SqueezeAndExcitationLayer(c.growth_rate, c.se_reduction_ratio) if c.use_se else None
-        self.drop = StochasticDepth(drop)
+        self.drop = StochasticDepth(drop) if drop else None
 
     def forward(self, x: Tensor) -> Tensor:
-        new = self.conv1(self.act1(self.norm1(x)))
-        new = self.conv2(self.act2(self.norm2(new)))
+        new = norm_relu_conv(x, self.norm1, self.act1, self.conv1)
+        new = norm_relu_conv(new, self.norm2, self.act2, self.conv2)
         if self.se is not None:
             new = self.se(new)
-        return torch.cat([x, self.drop(new)], 1)
+        if self.drop is not None:
+            new = self.drop(new)
+        return append(x, new, self.room)
 
 
-class Transition(nn.Sequential):
-    """Norm, ReLU, 1x1 to half the channels, 2x2 average pool."""
+class Transition(nn.Module):
+    """Norm, ReLU, 1x1 to half the channels, 2x2 average pool.
+
+    Shape: (n, c, h, w) to (n, c / 2, h / 2, w / 2).
+    """
 
     def __init__(self, c: DenseNetConfig, channels: int) -> None:
         super().__init__()
-        self.add_module("norm", nn.BatchNorm2d(channels, c.bn_epsilon, c.bn_momentum))
-        self.add_module("act", new_activation(ActivationType.RELU))
-        self.add_module("conv", nn.Conv2d(channels, channels // 2, 1, bias=False))
-        self.add_module("pool", nn.AvgPool2d(2))
+        self.norm = nn.BatchNorm2d(channels, c.bn_epsilon, c.bn_momentum)
+        self.act = new_activation(ActivationType.RELU)
+        self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(norm_relu_conv(x, self.norm, self.act, self.conv))
 
 
 class FinalNorm(nn.Sequential):
@@ -111,21 +121,6 @@ class FinalNorm(nn.Sequential):
         self.add_module("act", new_activation(ActivationType.RELU))
 
 
-# -- weight maps: names of the original -> ours
-
-_LAYER = {"norm-1": "norm1", "conv-1": "conv1", "norm-2": "norm2", "conv-2": "conv2", "se": "se"}
-CLASSY_VISION: list[Row] = [
-    ("initial_block.0", "stem.conv"),
-    ("initial_block.1", "stem.norm"),
-    *(
-        (f"features.block_{{s}}.block{{s}}-{{i}}.{a}", f"blocks.block{{s}}-{{i}}.{b}")
-        for a, b in _LAYER.items()
-    ),
-    ("features.transition-{s}.pool-norm", "blocks.transition-{s}.norm"),
-    ("features.transition-{s}.pool-conv", "blocks.transition-{s}.conv"),
-    ("features.trunk_output.norm-final", "tail.norm"),
-]
-
 # -- model
 
 
@@ -133,11 +128,15 @@ CLASSY_VISION: list[Row] = [
 class DenseNet(ClassyModel):
     """A stem, stages of dense layers with transitions between them, and a norm.
 
+    The layers of a stage share memory, so that it grows linearly with their number: clone a
+    feature before changing it in place.
+
     Shape: (n, in_channels, h, w) to (n, c, h / 32, w / 32), with four stages; with
     ``small_input`` to h / 8.
     """
 
     config_class: ClassVar[type[ModelConfig]] = DenseNetConfig
+    layouts = LAYOUTS
     config: DenseNetConfig
 
     def __init__(self, config: DenseNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -150,8 +149,9 @@ class DenseNet(ClassyModel):
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         channels = c.init_planes
         for s, depth in enumerate(c.num_blocks):
+            room = channels + depth * c.growth_rate
             for i in range(depth):
-                self.blocks[f"block{s}-{i}"] = DenseLayer(c, channels, next(drops))
+                self.blocks[f"block{s}-{i}"] = DenseLayer(c, channels, room, next(drops))
                 channels += c.growth_rate
             if s < len(c.num_blocks) - 1:
                 self.blocks[f"transition-{s}"] = Transition(c, channels)
@@ -163,9 +163,6 @@ class DenseNet(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         size = 32 if self.config.small_input else 224
         return (self.config.in_channels, size, size)
-
-    def key_map(self) -> KeyMap:
-        return KeyMap("ClassyVision", CLASSY_VISION)
 
     def _all_aliases(self) -> Mapping[str, str]:
         ends = {f"block_{s}": f"block{s}-{n - 1}" for s, n in enumerate(self.config.num_blocks)}

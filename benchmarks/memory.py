@@ -1,0 +1,242 @@
+"""What training and inference need in memory and time: ours and the peers', in one run.
+
+    python -m benchmarks.memory [--rounds 7] [--threads 1]
+
+DenseNets are held against torchvision's and timm's, and against our own with plain concatenation;
+vision transformers against the number of their tokens. Weights are random, shapes are the same.
+
+A peak is what one call needs beyond the model and its input; gradients of parameters are part of
+it. Each is measured in a fresh process, behind a call on small images that loads code and kernels,
+and in two ways that should agree:
+
+- resident: the high-water mark of the process's resident memory, which is reset before the call,
+  less its resident memory before the call. malloc returns freed blocks at once (its thresholds are
+  fixed at 64 KiB).
+- allocated: the largest sum of blocks that torch's allocator had given out during a second call,
+  from its profiler; what kernels allocate themselves does not show there.
+
+Times are medians; contenders take turns, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.peers import timm, torchvision
+from classy_vision.models import build_model, densenet
+
+MIB = 2**20
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure: a contender, and what it is to do."""
+
+    contender: str
+    model: str
+    training: bool
+    batch: int
+    size: int = 224
+
+    def build(self) -> nn.Module:
+        return BUILDERS[self.contender](self.model, self.size).train(self.training)
+
+    def run(self, model: nn.Module, size: int | None = None) -> None:
+        x = torch.zeros(self.batch, 3, size or self.size, size or self.size)
+        if self.training:
+            model(x).sum().backward()
+            return
+        with torch.inference_mode():
+            model(x)
+
+
+class Concatenating(nn.Module):
+    """Our DenseNet as it would be without shared storage and without running anything twice."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with patch.multiple(
+            densenet,
+            append=lambda x, new, room: torch.cat([x, new], 1),
+            norm_relu_conv=lambda x, norm, act, conv: conv(act(norm(x))),
+        ):
+            return self.model(x)
+
+
+class NaiveAttention(Concatenating):
+    """A vision transformer that makes the matrix of all pairs of tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.model(x)
+
+
+def _ours(name: str, size: int, **options: object) -> nn.Module:
+    image = {"image_size": size} if name.startswith("vit") else {}
+    return build_model(name, num_classes=1000, **image, **options)
+
+
+BUILDERS: dict[str, Callable[[str, int], nn.Module]] = {
+    "ours": _ours,
+    "ours, gradient_checkpointing": lambda name, size: _ours(name, size, gradient_checkpointing=True),
+    "ours, concatenating": lambda name, size: Concatenating(_ours(name, size)),
+    "ours, naive attention": lambda name, size: NaiveAttention(_ours(name, size)),
+    "torchvision": lambda name, size: torchvision.models.get_model(name),
+    "torchvision, memory_efficient": lambda name, size: torchvision.models.get_model(
+        name, memory_efficient=True
+    ),
+    "timm": lambda name, size: timm.create_model(name),
+}
+
+# -- measuring
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes; see above."""
+
+    resident: int
+    allocated: int
+
+
+def peak(case: Case) -> Peak:
+    """The peaks of ``case``, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--threads", str(torch.get_num_threads())]
+    command += ["--peak", json.dumps(asdict(case))]
+    done = subprocess.run(command, env={**os.environ, **MALLOC}, capture_output=True, text=True, check=True)
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_here(case: Case) -> Peak:
+    """The peaks of ``case`` in this process, which must be a fresh one."""
+    model = case.build()
+
+    def call(size: int | None = None) -> None:
+        model.zero_grad()
+        case.run(model, size)
+
+    replace(case, batch=max(case.batch, 2)).run(model, 64)  # a norm in training wants two values
+    model.zero_grad()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    call()
+    resident = _resident("VmHWM") - before
+    model.zero_grad()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    return Peak(resident, _largest_sum(record))
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def _largest_sum(record: profile) -> int:
+    assert record.profiler is not None
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    largest = total = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        total += event.nbytes()
+        largest = max(largest, total)
+    return largest
+
+
+def times(cases: Iterable[Case], rounds: int) -> dict[Case, float]:
+    """Median seconds of each, taking turns."""
+    models = {case: case.build() for case in cases}
+    found: dict[Case, list[float]] = {case: [] for case in models}
+    for turn in range(rounds + 1):
+        for case, model in models.items():
+            start = time.perf_counter()
+            case.run(model)
+            if turn:
+                found[case].append(time.perf_counter() - start)
+            model.zero_grad()
+    return {case: statistics.median(values) for case, values in found.items()}
+
+
+# -- tables
+
+
+def densenets(model: str, training: bool, batch: int, contenders: Iterable[str], rounds: int) -> None:
+    """Peak and time of each contender, with ratios to torchvision's."""
+    cases = {name: Case(name, model, training, batch) for name in contenders}
+    seconds = times(cases.values(), rounds)
+    peaks = {case: peak(case) for case in cases.values()}
+    base = cases["torchvision"]
+    print(f"\n{model}, {'training step' if training else 'inference'}, batch {batch}\n")
+    print("| | resident MiB | | allocated MiB | | ms | |\n|---|---:|---:|---:|---:|---:|---:|")
+    for name, case in cases.items():
+        cells = [
+            f"{given / MIB:.0f} | {given / wanted:.2f}"
+            for given, wanted in zip(*map(astuple, (peaks[case], peaks[base])))
+        ]
+        print(
+            f"| {name} | {' | '.join(cells)} | {1e3 * seconds[case]:.0f} | {seconds[case] / seconds[base]:.2f} |",
+            flush=True,
+        )
+
+
+def transformers(contender: str, training: bool) -> None:
+    """Peak of ViT-B/16 for more and more tokens, and how it grows from one row to the next."""
+    print(f"\nvit_b_16, {contender}, {'training step' if training else 'inference'}, batch 1\n")
+    print(
+        "| tokens | resident MiB | allocated MiB | KiB per token | tokens grow | allocated grows |\n|---:|---:|---:|---:|---:|---:|"
+    )
+    last: tuple[int, int] | None = None
+    for size in (224, 448, 896):
+        found, tokens = peak(Case(contender, "vit_b_16", training, 1, size)), (size // 16) ** 2
+        growth = f"{tokens / last[0]:.2f} | {found.allocated / last[1]:.2f}" if last else "|"
+        cells = (
+            f"{found.resident / MIB:.0f} | {found.allocated / MIB:.0f} | {found.allocated / tokens / 1024:.0f}"
+        )
+        print(f"| {tokens} | {cells} | {growth} |", flush=True)
+        last = tokens, found.allocated
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(json.dumps(asdict(peak_here(Case(**options.peak)))))
+        return
+    print(f"torch {torch.__version__}, timm {timm.__version__}, torchvision {torchvision.__version__}; ")
+    print(f"224 px, {options.threads} thread(s), {options.rounds} rounds; ratios are to torchvision")
+    ours = ["ours", "ours, concatenating"]
+    trained = ["torchvision", "torchvision, memory_efficient", *ours, "ours, gradient_checkpointing"]
+    densenets("densenet201", True, 8, trained, options.rounds)
+    for model in ("densenet121", "densenet201"):
+        for batch in (1, 8):
+            densenets(model, False, batch, ["torchvision", "timm", *ours], options.rounds)
+    transformers("ours", training=False)
+    transformers("ours, naive attention", training=False)
+    transformers("ours", training=True)
+    transformers("ours, gradient_checkpointing", training=True)
+
+
+if __name__ == "__main__":
+    main()
