@@ -191,18 +191,15 @@ def densenets(model: str, training: bool, batch: int, contenders: Iterable[str],
             f"{given / MIB:.0f} | {given / wanted:.2f}"
             for given, wanted in zip(*map(astuple, (peaks[case], peaks[base])))
         ]
-        print(
-            f"| {name} | {' | '.join(cells)} | {1e3 * seconds[case]:.0f} | {seconds[case] / seconds[base]:.2f} |",
-            flush=True,
-        )
+        timed = f"{1e3 * seconds[case]:.0f} | {seconds[case] / seconds[base]:.2f}"
+        print(f"| {name} | {' | '.join(cells)} | {timed} |", flush=True)
 
 
 def transformers(contender: str, training: bool) -> None:
     """Peak of ViT-B/16 for more and more tokens, and how it grows from one row to the next."""
     print(f"\nvit_b_16, {contender}, {'training step' if training else 'inference'}, batch 1\n")
-    print(
-        "| tokens | resident MiB | allocated MiB | KiB per token | tokens grow | allocated grows |\n|---:|---:|---:|---:|---:|---:|"
-    )
+    print("| tokens | resident MiB | allocated MiB | KiB per token | tokens grow | allocated grows |")
+    print("|---:|---:|---:|---:|---:|---:|")
     last: tuple[int, int] | None = None
     for size in (224, 448, 896):
         found, tokens = peak(Case(contender, "vit_b_16", training, 1, size)), (size // 16) ** 2

@@ -108,7 +108,7 @@ def is_eager(*tensors: Tensor) -> bool:
 
 def needs_gradient(*tensors: Tensor) -> bool:
     """Whether autograd records what is done with them."""
-    return torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 class _Append(torch.autograd.Function):
