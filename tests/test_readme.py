@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
-from classy_vision.models import ClassyModel
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.weights.catalogue import names, published
+from classy_vision.weights.state import StateError
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def test_the_python_example() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    model, images = names["model"], names["images"]
+    scope: dict[str, Any] = {}
+    exec(EXAMPLES[0], scope)
+    model, images = scope["model"], scope["images"]
     assert isinstance(model, ClassyModel)
     assert {head: tuple(x.shape) for head, x in model(images).items()} == {
         "blurred": (4, 2),
@@ -31,6 +33,21 @@ def test_the_python_example() -> None:
     assert model.block_names[:4] == ["stem", "block1-0", "block1-1", "block1"]
     info = model.feature_info(["block3"])["block3"]
     assert (info.channels, info.stride) == (336, 16)
+
+
+def test_the_example_with_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StateError, match=re.escape("skip_heads=['default_head']")):
+        exec(EXAMPLES[1], {"build_model": build_model})
+    assert "not in the file: 1 head (default_head)" in capsys.readouterr().out
+    assert len(EXAMPLES) == 2
+    for name in re.findall(r'`"((?:timm|torchvision)/[^"]+)"`', TEXT):
+        assert published(name)
+    counts = [name.partition("/")[0] for name in names()]
+    table = f"{counts.count('timm')} of timm's, {counts.count('torchvision')} of torchvision's"
+    assert table in TEXT
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
