@@ -269,3 +269,52 @@ def test_the_report_is_short() -> None:
         "heads.trunk_output.species.fc.bias): of a head that is skipped",
         "  not in the file: 1 head (species)",
     ]
+
+
+# -- other inputs
+
+
+@pytest.mark.parametrize("how", ["mean", "repeat"])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_input_channels(channels: int, how: Any) -> None:
+    source, state = small("resnet", seed=5).eval(), as_timm()
+    torch.manual_seed(0)
+    model = build_model({**FAMILIES["resnet"][0], "heads": [end_head()]}, in_channels=channels).eval()
+    with pytest.raises(StateError, match="stem.conv.weight"):
+        load_weights(model, state)
+    report = load_weights(model, state, channels=how)
+    assert report.changed == {"stem.conv.weight": f"3 input channels to {channels}, {how}"}
+    grey = torch.rand(2, 1, 32, 32)
+    if how == "mean" or channels == 3:
+        torch.testing.assert_close(
+            model(grey.expand(-1, channels, -1, -1)), source(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_build_model_with_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(small("resnet", seed=5), path, layout="torchvision")
+    config = {**FAMILIES["resnet"][0], "weights": str(path)}
+    same = build_model({**config, "heads": [end_head()]})
+    assert equal(same, small("resnet", seed=5))
+    assert same.loaded is not None
+    assert same.loaded.kept == ()
+
+    early = {**end_head("early"), "fork_block": "block0"}
+    torch.manual_seed(3)
+    model = build_model({**config, "heads": [end_head(classes=7), early]})
+    assert model.loaded is not None
+    assert model.loaded.kept == ("early", "species")
+    assert not any(value.is_meta for value in model.state_dict().values())
+    assert all(p.requires_grad for p in model.parameters())
+    assert sorted(model(torch.rand(2, 3, 32, 32))) == ["early", "species"]
+    assert torch.equal(model.stem.conv.weight, small("resnet", seed=5).stem.conv.weight)
+
+    grey = build_model(
+        {**config, "in_channels": 1, "num_classes": 3, "weights": {"source": path, "channels": "mean"}}
+    )
+    assert grey.stem.conv.in_channels == 1
+    with pytest.raises(ConfigError, match="no such weights file"):
+        build_model({**config, "weights": str(tmp_path / "none.pth")})
+    with pytest.raises(ConfigError, match="weights = 3"):
+        build_model({**config, "weights": 3})
