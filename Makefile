@@ -49,6 +49,7 @@ wheel: $(READY)
 bench: $(READY) $(PEERS)
 	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.taps
 	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.memory
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.cold_start
 
 $(PEERS): requirements/peers.txt $(READY)
 	rm -rf build/peers

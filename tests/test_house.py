@@ -19,6 +19,7 @@ LAYERS = [
     {"heads"},
     {"models"},
     {"cost"},
+    {"hub"},
     {"train"},
     {"cli"},
 ]

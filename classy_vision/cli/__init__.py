@@ -12,6 +12,7 @@ from classy_vision.cli.predict import predict
 from classy_vision.cli.schema import schema
 from classy_vision.cli.show import show
 from classy_vision.cli.train import train
+from classy_vision.cli.weights import weights
 from classy_vision.config import ConfigError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command()(show)
 app.command()(schema)
 app.command()(train)
 app.command()(predict)
+app.add_typer(weights)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``classy predict``: labels for files of images or videos from a trained run."""
+"""``classy predict``: labels for files of images or videos, from a trained run or published weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from classy_vision.cli.train import training_package
+from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
     from classy_vision.train import Prediction
@@ -28,11 +28,29 @@ class Format(str, Enum):
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A finished run folder, unless there is --weights."),
+    ] = None,
     images: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", help="Images, or videos where the run is of videos, or folders."),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Images, or videos where the model is of videos, or folders."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Instead of a run: published weights (see classy weights list), or a file of weights.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|CONFIG",
+            help="The network of a file of weights: a name, or a YAML or JSON file. That of published "
+            "weights says how to prepare images and what classes are called, too.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
     format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
 ) -> None:
@@ -41,11 +59,32 @@ def predict(
     A file that cannot be read has its error in their place; the exit code is 1 then.
     """
     package = training_package()
-    predictor = package.Predictor.load(os.path.expanduser(run))
+    if weights is None:
+        if model is not None:
+            raise ConfigError("--model is for --weights; a run folder knows its model")
+        if not run or not images:
+            raise ConfigError("give a run folder and files, or --weights and files")
+        predictor = package.Predictor.load(os.path.expanduser(run))
+    else:
+        if not run:
+            raise ConfigError("give files of images or videos behind --weights")
+        images = [run, *(images or ())]
+        predictor = package.Predictor.of_weights(weights, _network(weights, model))
     predictions = list(predictor.predict(package.find_images(images, predictor.unit), top))
     _WRITERS[format](predictions, predictor.unit)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
+
+
+def _network(weights: str, model: str | None) -> dict[str, Any] | None:
+    """The config that --model means, with the heads that are in the file."""
+    if model is None:
+        return None
+    from classy_vision.cli.convert import network_of
+    from classy_vision.models.pretrained import find_source
+    from classy_vision.weights.files import read_tensors
+
+    return network_of(read_tensors(find_source(weights)), model)
 
 
 def _write_table(predictions: Iterable[Prediction], unit: str) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
+from classy_vision.models.hub import Shared
 from classy_vision.models.loadable_trunk import LoadableTrunk
 from classy_vision.models.pretrained import find_source, load_weights
 from classy_vision.models.published import with_published
@@ -24,7 +25,7 @@ from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
 
 
-class ClassyModel(LoadableTrunk):
+class ClassyModel(Shared, LoadableTrunk):
     """A trunk with heads, made from configs, checkpoints and other modules.
 
     ``model(x)`` gives the end of the trunk where there are no heads, the output of a single

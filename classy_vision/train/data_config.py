@@ -46,7 +46,9 @@ class DataConfig(Config):
     Attributes:
         image_size: side of the square that the model sees, in pixels.
         eval_size: that side in evaluation, where it is another one.
-        resize: shorter side before the centre crop; the side of the square where it is left out.
+        resize: shorter side before the centre crop; the side of the square where it is left out. A
+            pair is the height and the width to which images are squeezed first.
+        interpolation: between pixels, "bilinear" or "bicubic".
         mean, std: per channel, of values from 0 to 1. Where they are left out, 0.5 for grey,
             ImageNet's for images in colour, and 0.45 and 0.225 for clips in colour, as most
             weights trained on Kinetics have it (torchvision's and VMZ's have their own).
@@ -60,7 +62,8 @@ class DataConfig(Config):
 
     image_size: PositiveInt = 224
     eval_size: PositiveInt | None = None
-    resize: PositiveInt | None = None
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     augment: Literal["none", "flip", "crop"] = "none"
@@ -71,7 +74,8 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
         for name, size in (("image_size", self.image_size), ("eval_size", self.eval_size)):
-            if self.resize is not None and size is not None and self.resize < size:
+            least = min(self.resize) if isinstance(self.resize, tuple) else self.resize
+            if least is not None and size is not None and least < size:
                 raise ValueError(f"resize = {self.resize} is below {name} = {size}")
         if not self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area = {list(self.crop_area)}: give [smallest, largest], at most 1")

@@ -1,4 +1,4 @@
-"""Predictions of a trained run for files of images or videos."""
+"""Predictions for files of images or videos, of a trained run or of published weights."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.models import ClassyModel
-from classy_vision.train.config import TrainConfig
+from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.train.config import TaskConfig
+from classy_vision.train.data_config import ClipConfig, DataConfig
 from classy_vision.train.images import ImageError
 from classy_vision.train.job import check_packages
+from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.samples import read_views
 from classy_vision.train.sources import SUFFIXES
-from classy_vision.train.tasks import KINDS, Score, Task
+from classy_vision.train.tasks import KINDS, Classification, Score, Task
 from classy_vision.train.views import run_views
+from classy_vision.weights.catalogue import Published, is_published, labels, published
 
 BATCH = 32
 """Images or clips that the model sees at once."""
+CLIP = ClipConfig(frames=16, fps=15, clips=5)
+"""Those on which the published accuracies of torchvision's video models are measured."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,13 @@ class Predictor:
 
     Attributes:
         model: on its device, in evaluation mode.
-        settings: of the run.
+        data: what it sees of a file.
         tasks: by head.
         device: where the model is.
     """
 
     model: ClassyModel
-    settings: TrainConfig
+    data: DataConfig
     tasks: Mapping[str, Task]
     device: torch.device
 
@@ -68,14 +75,46 @@ class Predictor:
         check_packages(settings)
         if not folder.finished:
             raise ConfigError(f"{str(run)!r} is not finished: classy train --resume {run}")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tasks = {head: KINDS[task.kind](head, task) for head, task in settings.tasks.items()}
-        return cls(ClassyModel.from_checkpoint(run).to(device).eval(), settings, tasks, device)
+        return cls._of(ClassyModel.from_checkpoint(run), settings.data, tasks)
+
+    @classmethod
+    def of_weights(cls, weights: str, model: str | Mapping[str, Any] | None = None) -> Predictor:
+        """The predictor of published weights, or of a file of weights.
+
+        Images are seen as the weights' publisher says. Without one they are resized to the model's
+        usual size, with the mean and standard deviation of ImageNet.
+
+        Args:
+            weights: a published name, or what else ``load_weights`` takes.
+            model: the name or config of the network; of published weights it is known.
+
+        Raises:
+            ConfigError: there are no such weights, or what their outputs mean is not known.
+        """
+        if model is None and not is_published(weights):
+            raise ConfigError(
+                f"weights = {weights!r} are no published ones: give their model too, which "
+                f"classy weights show {weights} finds"
+            )
+        config = {"name": weights} if model is None else {"name": model} if isinstance(model, str) else model
+        known = next((n for n in (weights, config["name"]) if isinstance(n, str) and is_published(n)), None)
+        entry = published(known) if known else None
+        if entry and model is None:
+            _check_classes(entry)
+        network = build_model(config, weights={"source": weights, "skip_heads": ()})
+        task = _task(network, entry)
+        return cls._of(network, _data(network, entry), {task.name: task})
+
+    @classmethod
+    def _of(cls, model: ClassyModel, data: DataConfig, tasks: Mapping[str, Task]) -> Predictor:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device).eval(), data, tasks, device)
 
     @property
     def unit(self) -> str:
         """What it takes: "image" or "video"."""
-        return self.settings.data.unit
+        return self.data.unit
 
     def predict(self, images: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
         """The predictions of files, in their order; an unreadable one gives its error.
@@ -84,7 +123,7 @@ class Predictor:
             images: files.
             top: the most labels per head.
         """
-        rest, size = iter(images), max(1, BATCH // self.settings.data.views)
+        rest, size = iter(images), max(1, BATCH // self.data.views)
         while paths := [str(path) for path in islice(rest, size)]:
             yield from self._predict_batch(paths, top)
 
@@ -106,9 +145,49 @@ class Predictor:
 
     def _read(self, path: str) -> Tensor | ImageError:
         try:
-            return read_views(Path(path), self.settings.data, self.settings.model["in_channels"])
+            return read_views(Path(path), self.data, self.model.input_shape[0])
         except ImageError as error:
             return error
+
+
+def _check_classes(entry: Published) -> None:
+    """Refuses what is no classifier: features, or an embedding as CLIP's."""
+    if entry.labels is None and entry.config.get("num_classes", 0) <= EMBEDDING:
+        raise ConfigError(f"{entry.name} gives no classes but features: classy predict has nothing to name")
+
+
+EMBEDDING = 2048
+"""The most outputs that are an embedding; published classifiers without names have more classes."""
+
+
+def _task(model: ClassyModel, entry: Published | None) -> Task:
+    """A choice of the one head's classes, by name where they are published, else by number."""
+    heads = [head for entries in model.get_heads().values() for head in entries]
+    if len(heads) != 1 or not heads[0].num_classes:
+        found = f"{len(heads)} heads" if len(heads) != 1 else "a head without classes"
+        raise ConfigError(f"weights without a run need a model with one classifier, and this has {found}")
+    (head,) = heads
+    if isinstance(head, FullyConvolutionalLinearHead) and head.activation_func != "identity":
+        raise ConfigError(
+            f"head {head.unique_id!r}: activation_func = {head.activation_func!r} must be identity"
+        )
+    names = labels(entry.labels) if entry and entry.labels else ()
+    if len(names) != head.num_classes:
+        names = tuple(map(str, range(head.num_classes or 0)))
+    return Classification(str(head.unique_id), TaskConfig(classes=names))
+
+
+def _data(model: ClassyModel, entry: Published | None) -> DataConfig:
+    """What the weights expect; clips are torchvision's."""
+    if len(model.input_shape) < 3:
+        raise ConfigError(f"{type(model).__name__} takes {model.input_shape[0]} values, not images")
+    channels, *clip, _, side = model.input_shape
+    seen: dict[str, Any] = {"image_size": side}
+    if entry is not None:
+        seen = dict(vars(entry.preprocessing))
+    if clip:
+        seen["clip"] = CLIP if entry is not None else ClipConfig(frames=clip[0])
+    return with_statistics(DataConfig(**seen), channels)
 
 
 def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:

@@ -23,6 +23,7 @@ STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     1: ((0.5,), (0.5,)),
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CLIP_STATISTICS = {**STATISTICS, 3: ((0.45,) * 3, (0.225,) * 3)}
 
 
@@ -53,15 +54,17 @@ class View:
         box: which part.
         side: of the square that it becomes, in pixels.
         mirrored: left and right change places.
+        resample: how pixels are interpolated.
     """
 
     box: Box
     side: int
     mirrored: bool = False
+    resample: Image.Resampling = Image.Resampling.BILINEAR
 
     def of(self, image: Image.Image) -> Image.Image:
         """The square that ``image`` becomes."""
-        part = image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=self.box)
+        part = image.resize((self.side, self.side), self.resample, box=self.box)
         return ImageOps.mirror(part) if self.mirrored else part
 
 
@@ -97,14 +100,23 @@ class Preprocessing:
             rng: draws the augmentation; None gives the crops of evaluation.
         """
         side = self.data.side(training=rng is not None)
-        part = side / (self.data.resize or side)
+        resample = RESAMPLING[self.data.interpolation]
         if rng is None:
             places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
-            return [View(square(size, part, place), side) for place in places]
-        box = centre_box(size, part)
+            return [View(self._part(size, side, place), side, resample=resample) for place in places]
+        box = self._part(size, side, 0.5)
         if self.data.augment == "crop":
             box = random_box(size, self.data.crop_area, rng)
-        return [View(box, side, self.data.augment != "none" and rng.random() < 0.5)]
+        return [View(box, side, self.data.augment != "none" and rng.random() < 0.5, resample)]
+
+    def _part(self, size: tuple[int, int], side: int, place: float) -> Box:
+        """What becomes the square: of the image as it is, or of the squeezed one."""
+        resize = self.data.resize or side
+        if isinstance(resize, int):
+            return square(size, side / resize, place)
+        x, y = size[0] / resize[1], size[1] / resize[0]
+        left, top, right, bottom = square((resize[1], resize[0]), side / min(resize), place)
+        return left * x, top * y, right * x, bottom * y
 
     def normalize(self, image: Image.Image) -> Tensor:
         """Values from 0 to 1, less the mean, over the standard deviation."""

@@ -5,9 +5,12 @@ A file is written beside its place and renamed, so that a crash leaves the old o
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
+import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,21 +19,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from classy_vision.config import ConfigError
 
 WEIGHTS = "model.safetensors"
-MAX_RATIO = 100
+MAX_RATIO = 10
 """By which an archive of arrays may be compressed; weights hardly are at all."""
+MAX_REASON = 160
+"""Characters of a reader's complaint that are passed on; it may quote what the file says."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Reads a ``.safetensors`` or ``.npz`` file, or a torch file of tensors and plain values only.
 
-    Tensors of the first and the last kind are mapped, not read: pages come in when they are used.
+    Nothing in the file is believed: no code runs, and no memory is taken that the file does not
+    fill. Tensors of ``.safetensors`` and torch's own files are mapped, not read: pages come in when
+    they are used, and what is written to them stays in memory.
 
     Raises:
         ConfigError: the file is missing, damaged, or a pickle that would run code.
@@ -39,51 +45,32 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"no such weights file: {str(path)!r}")
     try:
-        if path.suffix == ".safetensors" or _is_safetensors(path):
-            return dict(load_file(path))
-        if path.suffix == ".npz":
-            return _read_npz(path)
-        mapped = zipfile.is_zipfile(path)
-        if mapped:
-            _check_stored(path)
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other makers
+            data = _read(path)
+        _check(data)
     except pickle.UnpicklingError as error:
-        reason = _culprit(str(error))
         raise ConfigError(
             f"refused to read {str(path)!r}: it holds more than tensors and plain values, and "
-            f"reading it could run code ({reason}). Convert it where you trust it, with "
+            f"reading it could run code ({_culprit(str(error))}). Convert it where you trust it, with "
             f"safetensors or torch.save of a plain state dict"
         ) from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{str(path)!r} is damaged or no weights file: {reason}") from None
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{str(path)!r} holds a {type(data).__name__}, not a checkpoint")
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        raise ConfigError(f"{str(path)!r} is damaged or no weights file: {_reason(error)}") from None
     return dict(data)
 
 
-def _check_stored(path: Path) -> None:
-    """Torch stores tensors as they are; what unpacks to more than the file holds is no such file."""
-    with zipfile.ZipFile(path) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("its parts are compressed, which torch.save does not do")
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    """An archive of numpy arrays, as Google's vision transformers are; "/" in names becomes "."."""
-    with np.load(path, allow_pickle=False) as archive:
-        unpacked = sum(info.file_size for info in archive.zip.infolist())
-        if unpacked > MAX_RATIO * path.stat().st_size:
-            raise ValueError(f"it would unpack to {unpacked:,} bytes")
-        return {name.replace("/", "."): torch.from_numpy(archive[name]) for name in archive.files}
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors" or _is_safetensors(path):
+        return load_file(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    mapped = zipfile.is_zipfile(path)
+    if mapped:
+        _check_stored(path)
+    elif tarfile.is_tarfile(path):
+        raise ValueError("it is a tar archive, as torch wrote them before 0.1.10")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -92,9 +79,78 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
+def _check_stored(path: Path) -> None:
+    """Torch stores tensors as they are; what unpacks to more than the file holds is no such file."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError("its parts are compressed, which torch.save does not do")
+    if sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError("its parts are larger than the file")
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """An archive of numpy arrays, as Google's vision transformers are; "/" in names becomes "."."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        unpacked = sum(part.file_size for part in parts)
+        if unpacked > MAX_RATIO * path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        return {
+            part.filename.removesuffix(".npy").replace("/", "."): _read_array(archive, part) for part in parts
+        }
+
+
+def _read_array(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> Tensor:
+    """One array, whose own header must promise no more than there is."""
+    with archive.open(part) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{part.filename!r} holds Python objects, not numbers")
+        if math.prod(shape) * dtype.itemsize > part.file_size:
+            raise ValueError(f"{part.filename!r} is shorter than its shape {shape} says")
+    with archive.open(part) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _check(data: Any) -> None:
+    """Raises a ValueError unless ``data`` maps names to what is whole and in memory."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"it holds a {type(data).__name__}, not a checkpoint")
+    names = [key for key in data if not isinstance(key, str)]
+    if names:
+        raise ValueError(f"{names[0]!r} stands where the name of a tensor should")
+    rest, seen = [data], set()
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            _check_tensor(value)
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # it may hold itself
+            rest += value.values() if isinstance(value, Mapping) else value
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise ValueError(f"it holds a {kind} tensor; plain ones are needed")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has fewer numbers than that")
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what a reader says; its advice to read unsafely is not passed on."""
+    text = (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+    text = re.split(r"(?<=\w)\. |\x1b", text)[0].rstrip(".")
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+
+
 def _culprit(message: str) -> str:
     """What torch's reader stumbled over; its advice to read unsafely is not passed on."""
-    found = re.search(r"(?:GLOBAL|Unsupported (?:class|operand|global)):?\s+([\w.]+)", message)
+    found = re.search(r"(?:GLOBAL|[Uu]nsupported class)\s+([A-Za-z_][\w.]*)", message)
     return f"it names {found[1]}" if found else "it is no file of torch.save"
 
 

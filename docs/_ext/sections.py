@@ -118,8 +118,13 @@ def _commands() -> str:
 
 
 def _command(name: str, command: Any, parent: Any) -> Iterator[str]:
+    """A command; of a group, the commands in it."""
     context = command.context_class(command, info_name=name, parent=parent)
-    yield f"## `classy {name}`"
+    if inner := getattr(command, "commands", None):
+        for name, command in inner.items():
+            yield from _command(name, command, context)
+        return
+    yield f"## `{context.command_path}`"
     yield fence("text", command.get_usage(context).removeprefix("Usage: "))
     yield from map(_prose, inspect.cleandoc(command.help).split("\n\n"))
     records = [parameter.get_help_record(context) for parameter in command.params]

@@ -13,8 +13,10 @@ from PIL import Image
 
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
+from classy_vision.models import build_model, save_weights
 from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, train
 from classy_vision.train.samples import read_views
+from classy_vision.weights.catalogue import labels, published
 from tests.train.command import classy, clips_job, head, job, write
 from tests.train.videos import make_videos
 
@@ -152,7 +154,7 @@ def test_probabilities_of_clips_and_crops_are_averaged(clips: Path, videos: Path
     predictor = Predictor.load(clips)
     path = next(videos.rglob("*.mp4"))
     (prediction,) = predictor.predict([path])
-    views = read_views(path, predictor.settings.data, 3)
+    views = read_views(path, predictor.data, 3)
     assert len(views) == 6
     with torch.inference_mode():
         expected = predictor.model(views).softmax(1).mean(0)
@@ -160,3 +162,102 @@ def test_probabilities_of_clips_and_crops_are_averaged(clips: Path, videos: Path
     assert dict(prediction.scores["direction"]) == pytest.approx(
         dict(zip(classes, expected.tolist())), abs=1e-5
     )
+
+
+# -- weights
+
+
+RESNET = "torchvision/resnet18.IMAGENET1K_V1"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Those of a ResNet-18 that always says "tench"."""
+    torch.manual_seed(0)
+    model = build_model("resnet18", num_classes=1000)
+    with torch.no_grad():
+        model.state_dict()["heads.trunk_output.default_head.fc.bias"][0] = 50
+    save_weights(model, tmp_path / "resnet18.safetensors", layout="torchvision")
+    return tmp_path / "resnet18.safetensors"
+
+
+def test_published_weights(
+    weights: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classy_vision.models.pretrained.find_file", lambda source: weights)
+    files = [images / "red.jpg", images / "broken.png"]
+    code, out = predict(capsys, monkeypatch, *files, "--weights", RESNET, "--format", "json")
+    red, broken = json.loads(out)
+    assert code == 1
+    assert red["predictions"]["default_head"][0]["label"] == labels("imagenet_1k")[0]
+    assert len(red["predictions"]["default_head"]) == 5
+    assert broken["error"]
+
+
+def test_images_are_seen_as_the_publisher_says(
+    weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classy_vision.models.pretrained.find_file", lambda source: weights)
+    for name in (RESNET, "timm/resnet18.a1_in1k"):
+        theirs, seen = published(name).preprocessing, Predictor.of_weights(name).data
+        assert (seen.image_size, seen.resize, seen.interpolation) == (
+            theirs.image_size,
+            theirs.resize,
+            theirs.interpolation,
+        )
+        assert (seen.mean, seen.std) == (theirs.mean, theirs.std)
+
+
+def test_a_file_of_weights(
+    weights: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--weights", weights, "--format", "csv", "--top", "1"]
+    code, out = predict(capsys, monkeypatch, images / "red.jpg", *options, "--model", "resnet18")
+    assert (code, next(csv.DictReader(io.StringIO(out)))["label"]) == (0, "0")
+    code, out = predict(capsys, monkeypatch, images / "red.jpg", *options, "--model", RESNET)
+    assert (code, next(csv.DictReader(io.StringIO(out)))["label"]) == (0, "tench")
+
+
+@pytest.mark.slow
+def test_video_weights(videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "torchvision/r3d_18.KINETICS400_V1"
+    torch.manual_seed(0)
+    save_weights(build_model(name), tmp_path / "r3d.safetensors", layout="torchvision")
+    monkeypatch.setattr(
+        "classy_vision.models.pretrained.find_file", lambda source: tmp_path / "r3d.safetensors"
+    )
+    data = Predictor.of_weights(name).data
+    assert data.resize == (128, 171)
+    assert data.clip is not None
+    assert (data.clip.frames, data.clip.fps, data.clip.clips) == (16, 15, 5)
+    video = next(videos.rglob("*.mp4"))
+    code, out = predict(capsys, monkeypatch, video, "--weights", name, "--format", "json", "--top", "400")
+    (found,) = json.loads(out)
+    assert code == 0
+    scores = found["predictions"]["default_head"]
+    assert {score["label"] for score in scores} == set(labels("kinetics_400"))
+    assert sum(score["probability"] for score in scores) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png"], "give a run folder and files, or --weights and files"),
+        (["--weights", RESNET], "give files of images or videos behind --weights"),
+        (["a.png", "--weights", "mine.pth"], "are no published ones: give their model too"),
+        (["a.png", "b", "--model", "resnet18"], "--model is for --weights"),
+        (["a.png", "--weights", "timm/vit_base_patch16_224.dino"], "gives no classes but features"),
+        (["a.png", "--weights", "timm/vit_base_patch16_clip_224.openai"], "gives no classes but features"),
+        (["a.png", "--weights", "timm/resnet18.a1_in1"], "did you mean 'timm/resnet18.a1_in1k'?"),
+    ],
+)
+def test_what_predict_does_not_take(
+    arguments: list[str], message: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["classy", "predict", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert message in said.err
+    assert said.err.count("\n") == 1

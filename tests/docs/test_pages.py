@@ -128,9 +128,17 @@ def test_all_heads_are_there(head: str) -> None:
     assert f"### `{head}`" in page_text("heads.md")
 
 
+def _command_names(group: Any) -> list[str]:
+    return [info.name or info.callback.__name__ for info in group.registered_commands if info.callback]
+
+
 def test_all_commands_are_there() -> None:
-    names = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
-    assert re.findall(r"^## `classy (\w+)`", page_text("cli.md"), re.MULTILINE) == names
+    names = _command_names(app)
+    for group in app.registered_groups:
+        assert group.typer_instance
+        name = group.typer_instance.info.name
+        names += [f"{name} {command}" for command in _command_names(group.typer_instance)]
+    assert re.findall(r"^## `classy ([\w ]+)`", page_text("cli.md"), re.MULTILINE) == names
 
 
 def test_all_that_is_gone_is_there() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from classy_vision.config import ConfigError
-from classy_vision.train.config import DigitsConfig
+from classy_vision.train.data_config import DigitsConfig
 from classy_vision.train.preprocessing import Preprocessing, centre_box, random_box, with_statistics
 
 
@@ -70,3 +70,25 @@ def test_evaluation_may_see_a_larger_square() -> None:
     assert see(image).shape == (3, 6, 6)
     assert see(image, Random(0)).shape == (3, 4, 4)
     assert centre_box((16, 16), 6 / 8) == see.views(image.size)[0].box
+
+
+def test_a_pair_squeezes_the_image_first() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    see = preprocessing(image_size=12, resize=(20, 30))
+    seen = np.asarray(see.crop(image), float)
+    squeezed = image.resize((30, 20), Image.Resampling.BILINEAR).crop((9, 4, 21, 16))
+    assert np.abs(seen - np.asarray(squeezed, float)).max() <= 1
+    assert preprocessing(image_size=12, resize=(12, 12)).views((60, 90))[0].box == (0, 0, 60, 90)
+    with pytest.raises(ConfigError, match="below image_size = 12"):
+        preprocessing(image_size=12, resize=(20, 10))
+
+
+def test_interpolation() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    for name, resampling in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        expected = np.asarray(image.resize((4, 4), resampling))
+        assert np.array_equal(np.asarray(preprocessing(interpolation=name).crop(image)), expected)
+    usual = image.resize((4, 4), Image.Resampling.BILINEAR)
+    assert preprocessing().crop(image).tobytes() == usual.tobytes()

@@ -1,13 +1,16 @@
-"""A small server that answers as the Hugging Face hub does for one repository of files."""
+"""A small server that answers as the Hugging Face hub does for repositories of small files."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,6 +25,38 @@ def serve(folder: Path) -> Iterator[str]:
 
         def do_GET(self) -> None:
             self._answer(body=True)
+
+        def do_POST(self) -> None:
+            """What an upload asks: a repository, how each file is to come, and the commit."""
+            sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            kind, *name = self.path.partition("?")[0].removeprefix("/api/").split("/")
+            address = f"http://{self.headers['Host']}"
+            if kind == "repos":
+                given = json.loads(sent)
+                repository = f"{given.get('organization') or 'someone'}/{given['name']}"
+                folder.joinpath(repository).mkdir(parents=True, exist_ok=True)
+                self._say({"url": f"{address}/{repository}"})
+            elif name[2:3] == ["preupload"]:
+                files = [file["path"] for file in json.loads(sent)["files"]]
+                regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                self._say({"files": [{"path": path, **regular} for path in files]})
+            elif name[2:3] == ["commit"]:
+                for line in map(json.loads, sent.splitlines()):
+                    if line["key"] == "file":
+                        content = base64.b64decode(line["value"]["content"])
+                        folder.joinpath(*name[:2], line["value"]["path"]).write_bytes(content)
+                url = f"{address}/{name[0]}/{name[1]}/commit/{COMMIT}"
+                self._say({"commitUrl": url, "commitOid": COMMIT})
+            else:
+                self._say({})
+
+        def _say(self, answer: Any) -> None:
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def _answer(self, body: bool) -> None:
             parts = self.path.partition("?")[0].strip("/").split("/")

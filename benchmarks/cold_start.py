@@ -1,0 +1,165 @@
+"""From the start of a process to the first output: ours and timm's, from one file of weights.
+
+    python -m benchmarks.cold_start [--rounds 5] [--threads 1]
+
+The weights are random, in timm's layout, in a ``.safetensors`` file that has been read before (it
+is in the page cache). Each start is a fresh process that imports its library, builds the model,
+loads the file and runs one image of 224 px; contenders take turns, and medians are shown. timm's
+peer creates the network with its default arguments and ``checkpoint_path``, or, where that is
+faster, without initialising it on the meta device and assigning the tensors of the file.
+
+- seconds: from before the process starts until its output is there, as its parent sees it.
+- peak: the high-water mark of resident memory; anonymous: that of its part which no file holds.
+  Mapped pages of the file are in the first only, and the system can take them back at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+MODELS = {"vit_l_16": "vit_large_patch16_224", "regnet_y_32gf": "regnety_320"}
+"""Our name: timm's."""
+
+# -- what a start is; imports are part of it
+
+
+def ours(name: str, path: str) -> Any:
+    from classy_vision.models import build_model
+
+    return build_model(name, num_classes=1000, weights=path)
+
+
+def timm_created(name: str, path: str) -> Any:
+    from benchmarks.peers import timm
+
+    return timm.create_model(MODELS[name], checkpoint_path=path)
+
+
+def timm_assigned(name: str, path: str) -> Any:
+    """What timm does not offer in one call: no weights drawn, and those of the file not copied."""
+    import torch
+    from safetensors.torch import load_file
+
+    from benchmarks.peers import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(MODELS[name])
+    model.load_state_dict(load_file(path), assign=True)
+    return model
+
+
+CONTENDERS: dict[str, Callable[[str, str], Any]] = {
+    "ours": ours,
+    "timm, checkpoint_path": timm_created,
+    "timm, meta and assign": timm_assigned,
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start: seconds in all, of which until the model is there; bytes."""
+
+    seconds: float
+    loaded: float
+    peak: int
+    anonymous: int
+
+
+def start_here(contender: str, name: str, path: str, threads: int) -> None:
+    """Builds, loads and runs, and prints what it took; the process must be a fresh one."""
+    begun = time.perf_counter()
+    import torch
+
+    torch.set_num_threads(threads)
+    model = CONTENDERS[contender](name, path).eval()
+    loaded = time.perf_counter() - begun
+    with torch.inference_mode():
+        output = model(torch.ones(1, 3, 224, 224))
+    found = {"loaded": loaded, "output": output[0, :3].tolist()}
+    print(json.dumps({**found, "peak": _status("VmHWM"), "anonymous": _status("RssAnon")}), flush=True)
+    os._exit(0)
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith(field))
+
+
+# -- comparing
+
+
+def start(contender: str, name: str, path: Path, threads: int) -> tuple[Start, list[float]]:
+    """One start in a process of its own, and the first of its outputs."""
+    command = [sys.executable, "-m", "benchmarks.cold_start", "--threads", str(threads)]
+    command += ["--start", contender, name, str(path)]
+    begun = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begun
+    found = json.loads(done.stdout.splitlines()[-1])
+    output = found.pop("output")
+    return Start(seconds=seconds, **found), output
+
+
+def compare(name: str, path: Path, rounds: int, threads: int) -> None:
+    """A table: medians of all contenders, taking turns, and ours over each."""
+    starts: dict[str, list[Start]] = {contender: [] for contender in CONTENDERS}
+    outputs: list[list[float]] = []
+    for turn in range(rounds + 1):
+        for contender, found in starts.items():
+            measured, output = start(contender, name, path, threads)
+            outputs.append(output)
+            if turn:  # the first brings code and weights into the page cache
+                found.append(measured)
+    spread = max(abs(a - b) for output in outputs for a, b in zip(output, outputs[0]))
+    largest = max(abs(value) for value in outputs[0])
+    assert spread <= 1e-3 * largest, f"outputs differ by {spread}"
+    medians = {
+        contender: [statistics.median(values) for values in zip(*map(astuple, found))]
+        for contender, found in starts.items()
+    }
+    print(f"\n{name}, {path.stat().st_size / MIB:.0f} MiB of weights, {rounds} rounds\n")
+    print("| | seconds | until loaded | peak MiB | anonymous MiB | ours: seconds | ours: peak |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for contender, (seconds, loaded, peak, anonymous) in medians.items():
+        wall, memory = medians["ours"][0] / seconds, medians["ours"][2] / peak
+        cells = [f"{value:.2f}" for value in (seconds, loaded)]
+        cells += [f"{value / MIB:.0f}" for value in (peak, anonymous)] + [f"{wall:.2f}", f"{memory:.2f}"]
+        print(f"| {contender} | {' | '.join(cells)} |", flush=True)
+
+
+def write(name: str, path: Path) -> None:
+    from classy_vision.models import build_model, save_weights
+
+    save_weights(build_model(name, num_classes=1000), path, layout="timm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.start:
+        start_here(*options.start, threads=options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            path = Path(folder) / f"{name}.safetensors"
+            write(name, path)
+            compare(name, path, options.rounds, options.threads)
+            path.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Models from folders, from the hub and by published names. No code of theirs runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from classy_vision.config import ConfigError, read_config
+from classy_vision.hub.describe import CONFIG
+from classy_vision.models.classy_model import ClassyModel, build_model
+from classy_vision.weights.catalogue import is_published
+from classy_vision.weights.files import WEIGHTS
+from classy_vision.weights.sources import HUB
+
+MAX_CONFIG = 1 << 20
+"""Bytes of a config."""
+MAX_NUMBER = 200_000
+"""The largest number and the longest list in a config: layers without weights take memory, too."""
+DEPTHS = {"depth": 2000, "depths": 2000, "num_blocks": 2000, "num_layers": 2000, "depth_coefficient": 100}
+"""The largest sums of numbers that say how many layers are made."""
+
+
+def from_pretrained(name: str | Path, **options: Any) -> ClassyModel:
+    """The model of a folder, of a repository of the hub, or of published weights.
+
+    Nothing is unpickled, and the config is held to sizes that models have. The hub's own library
+    minds its cache, ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE``.
+
+    Args:
+        name: a folder of ``save_pretrained``, a run folder, "owner/repository[@revision]", or
+            published weights ("timm/resnet50.a1_in1k").
+        options: what ``huggingface_hub.hf_hub_download`` takes: ``revision``, ``token``,
+            ``cache_dir``, ``local_files_only``, ``force_download``.
+
+    Raises:
+        ConfigError: there is no such thing, it cannot be had, or it is damaged.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _from_folder(folder)
+    if folder.exists():
+        raise ConfigError(f"{str(name)!r} is no folder: ClassyModel.from_checkpoint takes files")
+    if is_published(str(name)):
+        return build_model(str(name), weights=True)
+    if str(name).removeprefix(HUB).partition("@")[0].count("/") != 1:
+        raise ConfigError(f"{str(name)!r} is no folder, no repository 'owner/name' and no published weights")
+    return _from_files(*_download(str(name).removeprefix(HUB), options))
+
+
+def _from_folder(folder: Path) -> ClassyModel:
+    if (folder / CONFIG).is_file():
+        return _from_files(folder / CONFIG, folder / WEIGHTS)
+    if (folder / "config.yaml").is_file():
+        return ClassyModel.from_checkpoint(folder)
+    raise ConfigError(f"{str(folder)!r} holds neither {CONFIG} nor config.yaml")
+
+
+def _from_files(config: Path, weights: Path) -> ClassyModel:
+    if not weights.is_file():
+        raise ConfigError(f"no such weights file: {str(weights)!r}")
+    return build_model(check_config(config), weights={"source": weights, "skip_heads": ()})
+
+
+def check_config(path: Path) -> dict[str, Any]:
+    """The config in a file that may be anyone's.
+
+    Raises:
+        ConfigError: it is malformed, names files, or describes what no model is like.
+    """
+    if path.stat().st_size > MAX_CONFIG:
+        raise ConfigError(f"{str(path)!r} is too large for a config")
+    try:
+        config = read_config(path)
+    except RecursionError:
+        raise ConfigError(f"{str(path)!r} is nested too deeply for a config") from None
+    if not isinstance(config.get("name"), str) or "weights" in config:
+        wrong = "has a key 'weights'" if "weights" in config else "does not name its model"
+        raise ConfigError(f"{str(path)!r} {wrong}: it is no config of ClassyModel.save_pretrained")
+    if _number(config) > MAX_NUMBER:
+        raise ConfigError(f"{str(path)!r} holds a number or a list beyond {MAX_NUMBER:,}")
+    inner = config.get("model_params")
+    for key, value in [*config.items(), *(inner.items() if isinstance(inner, dict) else ())]:
+        if key in DEPTHS and _sum(value) > DEPTHS[key]:
+            raise ConfigError(f"{str(path)!r}: {key} is more than {DEPTHS[key]:,} in all")
+    return config
+
+
+def _number(value: Any) -> float:
+    """The largest number or length in nested values."""
+    if isinstance(value, (Mapping, list)):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return max([len(value), *map(_number, inner)])
+    return abs(value) if isinstance(value, (int, float)) else 0
+
+
+def _sum(value: Any) -> float:
+    values = value if isinstance(value, list) else [value]
+    return sum(abs(v) for v in values if isinstance(v, (int, float)))
+
+
+def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Config and weights of a repository, in the hub's cache, of one revision."""
+    hub = import_hub()
+    repository, _, revision = name.partition("@")
+    options = {**({"revision": revision} if revision else {}), **options}
+    try:
+        config = Path(hub.hf_hub_download(repository, CONFIG, **options))
+        if os.path.basename(os.path.dirname(config.parent)) == "snapshots":  # its commit
+            options = {**options, "revision": config.parent.name}
+        return config, Path(hub.hf_hub_download(repository, WEIGHTS, **options))
+    except hub.errors.RepositoryNotFoundError:
+        raise ConfigError(f"the hub has no repository {repository!r}, or it is private") from None
+    except hub.errors.RevisionNotFoundError:
+        raise ConfigError(f"the repository {repository!r} has no revision {options['revision']!r}") from None
+    except hub.errors.LocalEntryNotFoundError:
+        raise ConfigError(f"{name!r} cannot be downloaded, and is in no cache") from None
+    except hub.errors.EntryNotFoundError:
+        raise ConfigError(
+            f"the repository {repository!r} has not both {CONFIG} and {WEIGHTS}: "
+            f"it is no model of push_to_hub; load_weights may know its weights"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{name!r} cannot be downloaded, and is in no cache: {reason}") from None
+
+
+def import_hub() -> Any:
+    """The hub's library.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise ConfigError("the hub needs: pip install 'classy-vision-models[hub]'") from None
+    return huggingface_hub
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds; None where there is no such file, or it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
