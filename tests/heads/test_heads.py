@@ -101,11 +101,11 @@ def test_convolutional_head_activations(activation: str, function: Any) -> None:
 
 def test_convolutional_head_dropout() -> None:
     torch.manual_seed(0)
-    given = config("fully_convolutional_linear", num_classes=3, in_plane=6, use_dropout=True, dropout_ratio=0.9)
+    given = config("fully_convolutional_linear", num_classes=3, in_plane=6, use_dropout=True, dropout_ratio=0.5)
     kept = dict(given)
     head = build_head(given)
     assert given == kept
-    assert not torch.equal(head(CLIP), head(CLIP))
+    assert len({head(CLIP).sum().item() for _ in range(20)}) > 1
     head.eval()
     assert torch.equal(head(CLIP), head(CLIP))
 
