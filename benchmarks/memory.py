@@ -5,9 +5,10 @@
 DenseNets are held against torchvision's and timm's, and against our own with plain concatenation;
 vision transformers against the number of their tokens. Weights are random, shapes are the same.
 
-A peak is what one call needs beyond the model and its input; gradients of parameters are part of
-it. Each is measured in a fresh process, behind a call on small images that loads code and kernels,
-and in two ways that should agree:
+A peak is what one call needs beyond the model and its input. Gradients of parameters are part of it
+for DenseNets, and made beforehand for transformers, where they would hide the rest. Each peak is
+measured in a fresh process, behind a call on small images that loads code and kernels, and in two
+ways that should agree:
 
 - resident: the high-water mark of the process's resident memory, which is reset before the call,
   less its resident memory before the call. malloc returns freed blocks at once (its thresholds are
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -53,6 +54,7 @@ class Case:
     training: bool
     batch: int
     size: int = 224
+    with_gradients: bool = True  # of parameters
 
     def build(self) -> nn.Module:
         return BUILDERS[self.contender](self.model, self.size).train(self.training)
@@ -130,19 +132,15 @@ def peak_here(case: Case) -> Peak:
     """The peaks of ``case`` in this process, which must be a fresh one."""
     model = case.build()
 
-    def call(size: int | None = None) -> None:
-        model.zero_grad()
-        case.run(model, size)
-
     replace(case, batch=max(case.batch, 2)).run(model, 64)  # a norm in training wants two values
-    model.zero_grad()
+    model.zero_grad(set_to_none=case.with_gradients)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    call()
+    case.run(model)
     resident = _resident("VmHWM") - before
-    model.zero_grad()
+    model.zero_grad(set_to_none=case.with_gradients)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
+        case.run(model)
     return Peak(resident, _largest_sum(record))
 
 
@@ -182,33 +180,30 @@ def densenets(model: str, training: bool, batch: int, contenders: Iterable[str],
     """Peak and time of each contender, with ratios to torchvision's."""
     cases = {name: Case(name, model, training, batch) for name in contenders}
     seconds = times(cases.values(), rounds)
-    peaks = {case: peak(case) for case in cases.values()}
-    base = cases["torchvision"]
     print(f"\n{model}, {'training step' if training else 'inference'}, batch {batch}\n")
     print("| | resident MiB | | allocated MiB | | ms | |\n|---|---:|---:|---:|---:|---:|---:|")
-    for name, case in cases.items():
-        cells = [
-            f"{given / MIB:.0f} | {given / wanted:.2f}"
-            for given, wanted in zip(*map(astuple, (peaks[case], peaks[base])))
-        ]
-        timed = f"{1e3 * seconds[case]:.0f} | {seconds[case] / seconds[base]:.2f}"
-        print(f"| {name} | {' | '.join(cells)} | {timed} |", flush=True)
+    base: tuple[float, ...] = ()
+    for name, case in cases.items():  # torchvision comes first
+        found = peak(case)
+        values = (found.resident / MIB, found.allocated / MIB, 1e3 * seconds[case])
+        base = base or values
+        cells = [f"{value:.0f} | {value / wanted:.2f}" for value, wanted in zip(values, base)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def transformers(contender: str, training: bool) -> None:
-    """Peak of ViT-B/16 for more and more tokens, and how it grows from one row to the next."""
+    """Peak of ViT-B/16 for more and more tokens, and how many times the row before it is."""
     print(f"\nvit_b_16, {contender}, {'training step' if training else 'inference'}, batch 1\n")
-    print("| tokens | resident MiB | allocated MiB | KiB per token | tokens grow | allocated grows |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    last: tuple[int, int] | None = None
+    print("| tokens | | resident MiB | | allocated MiB | | allocated KiB per token |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    last: tuple[float, ...] = ()
     for size in (224, 448, 896):
-        found, tokens = peak(Case(contender, "vit_b_16", training, 1, size)), (size // 16) ** 2
-        growth = f"{tokens / last[0]:.2f} | {found.allocated / last[1]:.2f}" if last else "|"
-        cells = (
-            f"{found.resident / MIB:.0f} | {found.allocated / MIB:.0f} | {found.allocated / tokens / 1024:.0f}"
-        )
-        print(f"| {tokens} | {cells} | {growth} |", flush=True)
-        last = tokens, found.allocated
+        found, tokens = peak(Case(contender, "vit_b_16", training, 1, size, False)), (size // 16) ** 2
+        values = (tokens, found.resident / MIB, found.allocated / MIB)
+        growth = [f"{value / before:.2f}" for value, before in zip(values, last)] or [""] * 3
+        cells = [f"{value:.0f} | {times}" for value, times in zip(values, growth)]
+        print(f"| {' | '.join(cells)} | {found.allocated / tokens / 1024:.0f} |", flush=True)
+        last = values
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from classy_vision.config import ConfigError
 from classy_vision.cost.ledger import Ledger, Operation
-from classy_vision.cost.meta import outline
+from classy_vision.layers.meta import outline
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.features import FeatureInfo
 

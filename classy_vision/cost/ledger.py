@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from classy_vision.cost.meta import OnMeta
 from classy_vision.cost.operators import MACS
+from classy_vision.layers.meta import OnMeta
 
 
 @dataclass(frozen=True)

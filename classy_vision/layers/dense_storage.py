@@ -181,9 +181,9 @@ def _appended(x: Tensor, new: Tensor, room: int) -> Tensor:
     writable = fits and x.is_inference() == torch.is_inference_mode_enabled()
     if shelf is None or not writable or not shelf.take(x.numel()):
         x, shelf = _moved(x, max(room, total))
-    # A view that a function of ours makes: autograd refuses to change it in place, as that would
-    # change others without their knowing.
-    longer = x.detach().as_strided((n, total, h, w), (h * w, n * h * w, w, 1))
+    # Detached: all tensors over a storage count changes together, so that autograd refuses to use
+    # one that another was changed through.
+    longer = x.detach().as_strided((n, total, h, w), (h * w, n * h * w, w, 1)).detach()
     longer.data.narrow(1, c, total - c).copy_(new)  # .data: what is behind x is no change of x
     shelf.end.add(longer.numel())
     return longer

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
+from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
 from classy_vision.models.loadable_trunk import LoadableTrunk
 from classy_vision.models.pretrained import find_source, load_weights
@@ -191,7 +191,7 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
         _attach(model, heads or ())
         return model
     weights["source"] = find_source(weights["source"])  # before any work is done
-    with torch.device("meta"):
+    with OnMeta():
         model = entry.cls.from_config({**config, "heads": []})
         wanted = entry.cls.default_heads(config) if heads is None else heads
         _attach(model, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from classy_vision.config import ConfigError
+from classy_vision.layers.meta import OnMeta
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,23 @@ def trace_unread(model: nn.Module, input_shape: tuple[int, ...], steps: Containe
     """
     with torch.inference_mode(False), torch.enable_grad():
         features, parameters = _on_meta(model, input_shape, until)
-        total = torch.stack([f.sum() for name, f in features.items() if name in steps]).sum()
-        if not total.requires_grad:
-            return set(parameters)
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {name for name, gradient in zip(parameters, gradients) if gradient is None}
+        read = _leaves(feature for name, feature in features.items() if name in steps)
+    return {name for name, parameter in parameters.items() if id(parameter) not in read}
+
+
+def _leaves(tensors: Iterable[Tensor]) -> set[int]:
+    """The ids of the leaves of the graph that ``tensors`` were made by; no gradient is computed."""
+    tensors = list(tensors)
+    found = {id(t) for t in tensors if t.is_leaf}
+    nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        found.add(id(getattr(node, "variable", None)))
+        new = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= new
+        nodes += new
+    return found
 
 
 def _on_meta(
@@ -92,9 +105,9 @@ def _on_meta(
     try:
         for module in training:  # norms in training mind the batch and other processes
             module.training = False
-        return functional_call(
-            _Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, until)
-        ), parameters
+        with OnMeta():
+            features = functional_call(_Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, until))
+        return features, parameters
     except ConfigError:
         raise
     except Exception as error:  # whatever a trunk of someone else's may raise

@@ -163,6 +163,17 @@ def test_autocast() -> None:
         assert (a - b).norm() < 0.02 * b.norm()
 
 
+@pytest.mark.parametrize("conv", [POINTWISE, WIDE], ids=str)
+def test_autocast_around_the_backward_pass_alone(conv: dict[str, int]) -> None:
+    gradients = []
+    for function in (norm_relu_conv, one_by_one):
+        x = batch(layout="channel-major").detach().float().requires_grad_()
+        out = function(x, *(module.float() for module in parts(**conv)))  # type: ignore[arg-type]
+        with torch.autocast("cpu", torch.bfloat16):
+            gradients += torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(*gradients)
+
+
 # -- what the function leaves to the modules
 
 

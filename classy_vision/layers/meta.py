@@ -53,6 +53,71 @@ def _addmm(x: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Any:
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
+def _bmm(a: Tensor, b: Tensor) -> Any:
+    fits = a.dim() == b.dim() == 3 and a.shape[0] == b.shape[0] and a.shape[2] == b.shape[1]
+    if not fits or a.dtype != b.dtype:
+        return NotImplemented
+    return torch.empty((a.shape[0], a.shape[1], b.shape[2]), dtype=a.dtype, device="meta")
+
+
+def _softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(x.shape, dtype=dtype or x.dtype, device="meta")
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    first = tensors[0]
+    axis = dim % max(first.dim(), 1)
+    rest = [(t.dim(), t.dtype, t.device, *t.shape[:axis], *t.shape[axis + 1 :]) for t in tensors]
+    if not first.dim() or any(entry != rest[0] for entry in rest):
+        return NotImplemented
+    shape = [*first.shape[:axis], sum(t.shape[axis] for t in tensors), *first.shape[axis + 1 :]]
+    return torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def _window(sizes: Sequence[int], kernel: Sequence[int], *options: Sequence[int]) -> list[int]:
+    """Sizes behind a window of ``kernel``; options are stride, padding and dilation."""
+    full = [list(option) * (len(sizes) // len(option)) for option in (kernel, *options)]
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *full)]
+
+
+def _max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil: bool = False,
+) -> Any:
+    sizes = _window(x.shape[2:], kernel, stride or kernel, padding, dilation)
+    if x.dim() != 4 or ceil or min(sizes) < 1 or any(2 * p > k for p, k in zip(padding, kernel)):
+        return NotImplemented
+    shape = (*x.shape[:2], *sizes)
+    return (
+        torch.empty(shape, dtype=x.dtype, device="meta"),
+        torch.empty(shape, dtype=torch.int64, device="meta"),
+    )
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    fits = x.dim() == weight.dim() and x.dtype == weight.dtype and x.shape[1] == weight.shape[1] * groups
+    if transposed or not fits or weight.shape[0] % groups:
+        return NotImplemented
+    sizes = _window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    if min(sizes, default=0) < 1:
+        return NotImplemented
+    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
+
+
 def _like(x: Tensor, *, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
     return torch.empty(x.shape, dtype=dtype or x.dtype, device="meta")
 
@@ -73,7 +138,11 @@ SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
     _aten.sigmoid: _elementwise,
     _aten.silu: _elementwise,
     _aten.add_: _in_place,
+    _aten._safe_softmax: _softmax,
+    _aten.bmm: _bmm,
+    _aten.cat: _cat,
     _aten.clamp_: _in_place,
+    _aten.convolution: _convolution,
     _aten.erfinv_: _in_place,
     _aten.fill_: _in_place,
     _aten.mul_: _in_place,
@@ -85,6 +154,7 @@ SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
     _aten.zero_: _in_place,
     _aten.addmm: _addmm,
     _aten.empty_like: _like,
+    _aten.max_pool2d_with_indices: _max_pool,
     _aten.mean: _mean,
     _aten.native_batch_norm: _normed,
     _aten.native_layer_norm: _normed,
@@ -115,5 +185,9 @@ class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator in FACTORIES:
             return func(*args, **{**options, "device": "meta"})
         shortcut = SHORTCUTS.get(operator)
-        result = shortcut(*args, **options) if shortcut and args[0].is_meta else NotImplemented
+        result = shortcut(*args, **options) if shortcut and _on_meta(args[0]) else NotImplemented
         return func(*args, **options) if result is NotImplemented else result
+
+
+def _on_meta(first: Any) -> bool:
+    return (first if isinstance(first, Tensor) else first[0]).is_meta
