@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Workers share the processors: with threads of their own they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from classy_vision.heads import HEADS

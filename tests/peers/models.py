@@ -118,8 +118,8 @@ PEERS: dict[str, Peer] = {
     "densenet121": of_torchvision("densenet121", name="densenet121"),
     "timm densenet161": of_timm("densenet161", name="densenet161"),
     "efficientnet_b0": of_torchvision("efficientnet_b0", name="efficientnet_b0", bn_epsilon=1e-5),
-    "efficientnet_b5": of_torchvision("efficientnet_b5", name="efficientnet_b5"),
-    "timm efficientnet_b1": of_timm("efficientnet_b1", name="efficientnet_b1", bn_epsilon=1e-5),
+    "efficientnet_b5": of_torchvision("efficientnet_b5", (1, 3, 32, 32), name="efficientnet_b5"),
+    "timm efficientnet_b0": of_timm("efficientnet_b0", name="efficientnet_b0", bn_epsilon=1e-5),
     "timm tf_efficientnet_b0": of_timm("tf_efficientnet_b0", name="efficientnet_b0", padding="same"),
     "efficientnet-b1": of_lukemelas("efficientnet-b1", name="efficientnet_b1", padding="same"),
     "hf efficientnet-b0": of_transformers(
