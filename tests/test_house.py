@@ -21,6 +21,8 @@ LAYERS = [
     {"cost"},
     {"hub"},
     {"train"},
+    {"deploy"},
+    {"study"},
     {"cli"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
