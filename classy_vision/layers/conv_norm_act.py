@@ -28,11 +28,16 @@ class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME": to ceil(size / stride), more at the far side."""
 
     def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, self.pads(x))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def pads(self, x: Tensor) -> list[int]:
+        """What is put at the left, right, top and bottom."""
         pads: list[int] = []
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
             pad = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [pad // 2, pad - pad // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return pads
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Puts the quickest layers for a CPU in the place of torch's, with what follows them in the same call."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F  # noqa: N812
+
+from classy_vision.deploy.fold import Clamp
+from classy_vision.deploy.graph import calls, constant, drop, module_at, put, reader, swap, tidy
+from classy_vision.deploy.packed import (
+    CONVS,
+    Append,
+    Attention,
+    ClampInto,
+    Gate,
+    MeanPool,
+    PackedConv,
+    PackedLinear,
+    Positions,
+    Then,
+    Workspace,
+)
+from classy_vision.layers.positions import resized
+
+_ACTIVATIONS: Mapping[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.SiLU: "swish",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.Hardswish: "hardswish",
+}
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this machine has what it takes."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pack(
+    graph: fx.GraphModule, inputs: Mapping[nn.Module, Sequence[int]], dtype: torch.dtype, space: Workspace
+) -> None:
+    """Changes a part, folded and in its final type.
+
+    Args:
+        graph: the part.
+        inputs: shapes of the usual inputs of convolutions and linear layers.
+        dtype: in which it runs.
+        space: for temporary tensors.
+    """
+    for node in list(graph.graph.nodes):
+        layer = module_at(node)
+        if isinstance(layer, nn.Linear) and layer in inputs:
+            _pack_linear(node, layer, inputs[layer])
+        elif layer is not None and type(layer) in CONVS and layer in inputs:
+            _pack_conv(node, layer, inputs[layer])
+        elif isinstance(layer, Clamp) and isinstance(module_at(reader(node)), CONVS) and layer.low.dim() == 4:
+            put(node, ClampInto(layer, space))
+        elif node.op in ("call_function", "call_method"):
+            _swap_call(node, graph, dtype, space)
+    tidy(graph)
+
+
+def _pack_conv(node: fx.Node, conv: Any, size: Sequence[int]) -> None:
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        then = _with_act(node, _with_sum(node, Then()))
+        put(node, PackedConv(conv, then, size))
+
+
+def _pack_linear(node: fx.Node, linear: nn.Linear, size: Sequence[int]) -> None:
+    then = _with_gelu(node, _with_sum(node, Then()))
+    then = then if then.adds else _with_act(node, then)
+    put(node, PackedLinear(linear, then, max(1, torch.Size(size[:-1]).numel())))
+
+
+def _swap_call(node: fx.Node, graph: fx.GraphModule, dtype: torch.dtype, space: Workspace) -> None:
+    x, *rest = node.args or (None,)
+    if calls(node, "mean", torch.mean) and rest == [(2, 3)] and node.kwargs == {"keepdim": True}:
+        swap(node, MeanPool(), (x,))
+    elif calls(node, operator.mul, torch.mul) and len(rest) == 1 and _is_gate(x, rest[0], node):
+        swap(node, Gate(), (x, rest[0]))
+    elif calls(node, torch.cat) and isinstance(x, (list, tuple)) and len(x) == 2 and rest == [1]:
+        room = graph.meta["room"]
+        if room:
+            swap(node, Append(room), tuple(x))
+    elif calls(node, F.scaled_dot_product_attention) and set(node.kwargs) <= {"dropout_p", "scale"}:
+        # In 32 bits torch's own kernel is quicker.
+        if dtype == torch.bfloat16 and not node.kwargs.get("dropout_p") and len(rest) == 2:
+            swap(node, Attention(space), (x, *rest, node.kwargs.get("scale")))
+    elif calls(node, resized) and (positions := constant(x)) is not None:
+        options: Any = rest
+        prefix, grid, size, how = options
+        swap(node, Positions(positions, prefix, grid, how), (size,))
+
+
+def _is_gate(x: Any, gate: Any, node: fx.Node) -> bool:
+    """Whether ``x`` is fresh from a layer, and read by nothing but ``node`` and the gate's own pool."""
+    if not isinstance(module_at(x), PackedConv) or not isinstance(module_at(gate), PackedConv):
+        return False
+    return all(user is node or isinstance(module_at(user), MeanPool) for user in x.users)
+
+
+# -- what goes into the same call
+
+
+def _with_sum(node: fx.Node, then: Then) -> Then:
+    total = reader(node)
+    if total is None or not calls(total, operator.add, torch.add) or total.kwargs or len(total.args) != 2:
+        return then
+    other = [arg for arg in total.args if arg is not node]
+    if len(other) != 1 or not isinstance(other[0], fx.Node):
+        return then
+    node.args = (*node.args, other[0])
+    total.append(node)  # the other may be made behind it
+    drop(total, node)
+    return then._replace(adds=True)
+
+
+def _with_act(node: fx.Node, then: Then) -> Then:
+    after = reader(node)
+    act = None if after is None else _ACTIVATIONS.get(type(module_at(after)))  # type: ignore[arg-type]
+    if act is None or after is None or then.act != "none":
+        return then
+    drop(after, node)
+    return then._replace(act=act)
+
+
+def _with_gelu(node: fx.Node, then: Then) -> Then:
+    after = reader(node)
+    if then.adds or after is None or not calls(after, F.gelu):
+        return then
+    algorithm = str(after.kwargs.get("approximate", "none"))
+    drop(after, node)
+    return Then("gelu", algorithm)
