@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+import benchmarks.operators  # noqa: F401, I001 - before torchvision
 
-# torchvision's wheel expects two operators of its CUDA build; their schemas are enough for models.
-_LIBRARY = torch.library.Library("torchvision", "DEF")
-_LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import timm  # noqa: E402
-import torchvision  # noqa: E402
-from torchvision.models.feature_extraction import create_feature_extractor  # noqa: E402
+import timm
+import torchvision
+from torchvision.models.feature_extraction import create_feature_extractor
 
 __all__ = ["create_feature_extractor", "timm", "torchvision"]

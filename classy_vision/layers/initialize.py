@@ -1,9 +1,10 @@
-"""Initial weights of convolutions."""
+"""Initial weights."""
 
 from __future__ import annotations
 
 from math import prod, sqrt
 
+import torch
 from torch import nn
 
 Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -22,3 +23,12 @@ def kaiming_fan_out(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Conv):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def bare_linear(width_in: int, width_out: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with values to be filled in: layers draw their own first, which takes as long again."""
+    layer = nn.Linear(width_in, width_out, bias, device="meta")
+    layer.weight = nn.Parameter(torch.empty(width_out, width_in))
+    if bias:
+        layer.bias = nn.Parameter(torch.empty(width_out))
+    return layer

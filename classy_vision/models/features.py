@@ -55,27 +55,40 @@ class _Walk(nn.Module):
         return features
 
 
-def trace_shapes(model: nn.Module, input_shape: tuple[int, ...], until: str) -> dict[str, FeatureInfo]:
-    """Every step of ``model.walk`` up to ``until``, run on the meta device: no data, no weights.
+@dataclass(frozen=True)
+class Trace:
+    """A walk without data.
+
+    Attributes:
+        features: every step that ran, on the meta device.
+        parameters: what they were made with, by name, there too.
+        input_shape: without the batch.
+    """
+
+    features: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+    input_shape: tuple[int, ...]
+
+    def info(self, step: str) -> FeatureInfo:
+        return FeatureInfo.of(step, self.features[step], self.input_shape)
+
+    def unread(self, steps: Container[str]) -> set[str]:
+        """Names of the parameters that the features of ``steps`` do not depend on."""
+        read = _leaves(feature for name, feature in self.features.items() if name in steps)
+        return {name for name, parameter in self.parameters.items() if id(parameter) not in read}
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool = False) -> Trace:
+    """``model.walk`` up to ``until``, run on the meta device: no data, no weights.
+
+    Args:
+        gradients: whether ``unread`` is going to be asked.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
     """
-    with torch.inference_mode(False), torch.no_grad():
-        features, _ = _on_meta(model, input_shape, until)
-    return {name: FeatureInfo.of(name, feature, input_shape) for name, feature in features.items()}
-
-
-def trace_unread(model: nn.Module, input_shape: tuple[int, ...], steps: Container[str], until: str) -> set[str]:
-    """Names of the parameters that the features of ``steps`` do not depend on.
-
-    Raises:
-        ConfigError: the trunk cannot take such an input.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        features, parameters = _on_meta(model, input_shape, until)
-        read = _leaves(feature for name, feature in features.items() if name in steps)
-    return {name for name, parameter in parameters.items() if id(parameter) not in read}
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        return Trace(*_on_meta(model, input_shape, until), input_shape)
 
 
 def _leaves(tensors: Iterable[Tensor]) -> set[int]:

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from classy_vision.config import ConfigError
 from classy_vision.heads.classy_head import ClassyHead, attachable, build_all
-from classy_vision.models.features import trace_unread
+from classy_vision.models.features import Trace, trace
 from classy_vision.models.trunk import END, ModelConfig, Trunk
 from classy_vision.weights.state import head_of
 
@@ -72,7 +72,8 @@ class HeadedTrunk(Trunk):
                 raise ConfigError(f"block {block!r}: a list of heads is needed, not {type(entries).__name__}")
             if entries := list(entries):
                 wanted[step if "." in block else block] = entries
-        channels = self._channels(wanted)
+        traced = self._traced(wanted)
+        channels = {b: traced.info(self._step(b)).channels for b in wanted} if traced else {}
         attachable(wanted, channels)
         like = next((p for p in self._trunk().values() if p.is_floating_point()), None)
         with torch.inference_mode(False):
@@ -84,13 +85,13 @@ class HeadedTrunk(Trunk):
         self.heads = nn.ModuleDict(
             {block: nn.ModuleDict({h.unique_id: h for h in entries}) for block, entries in wanted.items()}
         )
-        self._rest()
+        self._rest(traced)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """As in torch, but that blocks which no head reads stay out of training."""
         self._resting = frozenset()
         super().requires_grad_(requires_grad)
-        self._rest()
+        self._rest(self._traced(self.get_heads(), known=True))
         return self
 
     def get_heads(self) -> dict[str, list[ClassyHead]]:
@@ -111,29 +112,24 @@ class HeadedTrunk(Trunk):
     def _trunk(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if not head_of(name)}
 
-    def _channels(self, heads: Mapping[str, list[ClassyHead]]) -> dict[str, int]:
-        """The channels of blocks; none where the trunk cannot tell and the heads know theirs."""
+    def _traced(self, heads: Mapping[str, list[ClassyHead]], known: bool = False) -> Trace | None:
+        """The walk to the deepest of the heads; None where the trunk cannot tell and they need not know."""
+        if not heads:
+            return None
         try:
-            return {block: info.channels for block, info in self.feature_info(heads).items()}
+            return trace(self, self.input_shape, self._deepest({self._step(b) for b in heads}), gradients=True)
         except ConfigError:
-            if any(head.in_plane is None for entries in heads.values() for head in entries):
+            if not known and any(head.in_plane is None for entries in heads.values() for head in entries):
                 raise
-            return {}
+            return None
 
-    def _rest(self) -> None:
+    def _rest(self, traced: Trace | None) -> None:
         """Takes gradients from the parameters that no head needs, and gives back the others'."""
         trunk = self._trunk()
         for name in self._resting & trunk.keys():
             trunk[name].requires_grad_(True)
-        unread = self._unread() if self.heads else set()
+        unread = traced.unread(self._readers()) if traced else set()
         self._resting = frozenset(name for name, p in trunk.items() if name in unread and p.requires_grad)
         for name in self._resting:
             trunk[name].requires_grad_(False)
             trunk[name].grad = None
-
-    def _unread(self) -> set[str]:
-        readers = self._readers()
-        try:
-            return trace_unread(self, self.input_shape, readers, self._deepest(readers))
-        except ConfigError:  # then all of it may be needed
-            return set()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import Config, ConfigError, PositiveInt, Probability, unknown
 from classy_vision.layers.recompute import recompute
-from classy_vision.models.features import FeatureInfo, trace_shapes
+from classy_vision.models.features import FeatureInfo, trace
 
 END = "trunk_output"
 """The name of the end of every trunk."""
@@ -171,8 +171,8 @@ class Trunk(nn.Module):
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
             return {}
-        info = trace_shapes(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
-        return {block: info[step] for block, step in steps.items()}
+        traced = trace(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
+        return {block: traced.info(step) for block, step in steps.items()}
 
     def _steps(self) -> list[str]:
         return ["stem", *self.blocks, END] if "blocks" in self._modules else []
