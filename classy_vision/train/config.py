@@ -70,6 +70,9 @@ class ScheduleConfig(Config):
         weight_decay: of weights; norms and biases have none.
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
+        channels_last: images and weights are laid out with channels last, which most processors
+            are quicker with; clips are not.
+        compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
         freeze_trunk: train the heads only.
         workers: processes per device that read files; by default one per processor, at most 4.
         seed: of weights, order and augmentation.
@@ -83,6 +86,8 @@ class ScheduleConfig(Config):
     warmup_epochs: NonNegativeFloat = 0.0
     clip_grad_norm: PositiveFloat | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = True
+    compile: bool = False
     freeze_trunk: bool = False
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

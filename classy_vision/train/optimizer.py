@@ -26,7 +26,8 @@ def make_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Op
         {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
     ]
     cls, options = OPTIMIZERS[schedule.optimizer]
-    return cls(groups, lr=schedule.learning_rate, **options)
+    # Fused: one pass over each parameter instead of one per operation.
+    return cls(groups, lr=schedule.learning_rate, fused=True, **options)
 
 
 def learning_rate(schedule: ScheduleConfig, step: int, steps_per_epoch: int) -> float:

@@ -152,11 +152,21 @@ def _freeze(job: Job, model: ClassyModel) -> None:
             part.requires_grad_(False)
 
 
+def _make_quick(model: ClassyModel, job: Job) -> None:
+    """Its layout in memory, and the compiler; keys and, but for rounding, numbers stay."""
+    schedule = job.settings.schedule
+    if schedule.channels_last and not any(p.dim() == 5 for p in model.parameters()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if schedule.compile:
+        model.compile()
+
+
 def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     if world > 1:
         sync_batch_norm(model, device)
     model.to(device)
+    _make_quick(model, job)
     optimizer = make_optimizer(model, job.settings.schedule)
     if state:
         optimizer.load_state_dict(state["optimizer"])

@@ -83,6 +83,17 @@ def test_the_same_job_gives_the_same_weights(plain: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(weights(plain), weights(tmp_path), rtol=0, atol=0)
 
 
+def test_layout_and_compiler_change_rounding_alone(plain: Path, tmp_path: Path) -> None:
+    train(settings(plain.parent / "table.csv", schedule={"channels_last": False}), tmp_path / "first")
+    torch.testing.assert_close(weights(plain), weights(tmp_path / "first"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled(plain: Path, tmp_path: Path) -> None:
+    train(settings(plain.parent / "table.csv", schedule={"compile": True}), tmp_path / "run")
+    torch.testing.assert_close(weights(plain), weights(tmp_path / "run"), rtol=1e-2, atol=1e-3)
+
+
 def test_a_frozen_trunk_is_the_one_it_came_from(plain: Path, tmp_path: Path) -> None:
     schedule = {"freeze_trunk": True, "seed": 5}
     train(settings(plain.parent / "table.csv", weights=str(plain), schedule=schedule), tmp_path)
