@@ -3,7 +3,7 @@
 # make test-peers  compares numbers and files with timm, torchvision, transformers and others
 # make lint   runs the linter and the type checker
 # make docs   builds the site of the documentation into build/docs
-# make bench  times us and the peers
+# make bench  times us and the peers into benchmarks/RESULTS.md; takes an hour
 # Each makes .venv first, with the pinned versions in requirements/dev.txt.
 
 PYTHON ?= python3
@@ -47,9 +47,7 @@ wheel: $(READY)
 
 # Times us and the peers, taking turns in one run. The peers stay out of the environment.
 bench: $(READY) $(PEERS)
-	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.taps
-	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.memory
-	PYTHONPATH=build/peers $(BIN)/python -m benchmarks.cold_start
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks
 
 $(PEERS): requirements/peers.txt $(READY)
 	rm -rf build/peers

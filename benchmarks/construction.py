@@ -82,7 +82,9 @@ def main() -> None:
     print("| import | seconds beyond torch |\n|---|---:|")
     for name, values in seconds.items():
         print(f"| {name} | {statistics.median(values):.2f} |")
-    print("\n| build, ms | ours | torchvision | timm | ours / fastest peer | ours / timm |\n|---|" + "---:|" * 5)
+    print(
+        "\n| build, ms | ours | torchvision | timm | ours / fastest peer | ours / timm |\n|---|" + "---:|" * 5
+    )
     for name in MODELS:
         ours, *theirs = (1e3 * value for value in measure(name, options.rounds).values())
         cells = [f"{ours:.0f}", *(f"{value:.0f}" for value in theirs)]

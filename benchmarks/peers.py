@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import benchmarks.operators  # noqa: F401, I001 - before torchvision
+from benchmarks.operators import LIBRARY  # before torchvision
 
-import timm
-import torchvision
-from torchvision.models.feature_extraction import create_feature_extractor
+import timm  # isort: skip
+import torchvision  # isort: skip
+from torchvision.models.feature_extraction import create_feature_extractor  # isort: skip
 
-__all__ = ["create_feature_extractor", "timm", "torchvision"]
+__all__ = ["LIBRARY", "create_feature_extractor", "timm", "torchvision"]
