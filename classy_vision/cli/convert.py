@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, unknown
 
 FORMATS = (".safetensors", ".npz")
 
@@ -32,16 +32,18 @@ def convert(
     import torch
 
     from classy_vision.models import build_model, load_weights
-    from classy_vision.models.pretrained import find_source, save_weights
+    from classy_vision.models.pretrained import check_layout, find_source, save_weights
     from classy_vision.weights.catalogue import is_published
     from classy_vision.weights.files import read_tensors
 
     target = target.expanduser()
     _check_target(target, force)
+    _check_known(to)
     state = read_tensors(find_source(source))
     config = network_of(state, model or (source if is_published(source) else None))
     with torch.device("meta"):
         original, copy = build_model(config), build_model(config)
+    check_layout(type(original), to)
     for network in (original, copy):
         network.to(_dtype(state))
     report = load_weights(original, state)
@@ -68,6 +70,16 @@ def _check_target(target: Path, force: bool) -> None:
         raise ConfigError(f"cannot write {str(target)!r}: its folder is not there, or it is one")
     if target.exists() and not force:
         raise ConfigError(f"{str(target)!r} is there: --force replaces it")
+
+
+def _check_known(layout: str) -> None:
+    """Raises an UnknownNameError where no family is written so."""
+    from classy_vision.models import MODELS
+    from classy_vision.models.pretrained import OURS
+
+    known = dict.fromkeys([*OURS, *(name for entry in MODELS for name in entry.cls.layouts)])
+    if layout not in known:
+        raise unknown("layout", layout, known, "--to")
 
 
 def network_of(state: Mapping[str, Any], model: str | None) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _of_name(name: str) -> dict[str, Any]:
     return {key: facts[key] for key in _FACTS}
 
 
-_FACTS = ("name", "params", "labels", "top1", "licence", "place", "preprocessing", "config")
+_FACTS = ("name", "params", "outputs", "labels", "top1", "licence", "place", "preprocessing", "config")
 
 
 def _of_file(source: str) -> dict[str, Any]:

@@ -76,16 +76,25 @@ def check_config(path: Path) -> dict[str, Any]:
         config = read_config(path)
     except RecursionError:
         raise ConfigError(f"{str(path)!r} is nested too deeply for a config") from None
+    check_values(config, str(path))
+    return config
+
+
+def check_values(config: Mapping[str, Any], where: str) -> None:
+    """Raises unless anyone's config is of a size that models have, and names no files.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
     if not isinstance(config.get("name"), str) or "weights" in config:
         wrong = "has a key 'weights'" if "weights" in config else "does not name its model"
-        raise ConfigError(f"{str(path)!r} {wrong}: it is no config of ClassyModel.save_pretrained")
+        raise ConfigError(f"{where!r} {wrong}: it is no config of ClassyModel.save_pretrained")
     if _number(config) > MAX_NUMBER:
-        raise ConfigError(f"{str(path)!r} holds a number or a list beyond {MAX_NUMBER:,}")
+        raise ConfigError(f"{where!r} holds a number or a list beyond {MAX_NUMBER:,}")
     inner = config.get("model_params")
     for key, value in [*config.items(), *(inner.items() if isinstance(inner, dict) else ())]:
         if key in DEPTHS and _sum(value) > DEPTHS[key]:
-            raise ConfigError(f"{str(path)!r}: {key} is more than {DEPTHS[key]:,} in all")
-    return config
+            raise ConfigError(f"{where!r}: {key} is more than {DEPTHS[key]:,} in all")
 
 
 def _number(value: Any) -> float:

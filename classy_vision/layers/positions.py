@@ -77,12 +77,12 @@ def split_positions(
     Raises:
         ConfigError: their number is that of no such grid.
     """
-    k, own = _front(given.shape[1], prefix, placed, grid)
+    k, own = in_front(given.shape[1], prefix, placed, grid)
     first, patches = given[:, :k], resized(given[:, k:], 0, own, grid, how)
     return torch.cat([first, given.new_zeros(1, prefix - k, given.shape[2])], 1), patches
 
 
-def _front(number: int, prefix: int, placed: int, grid: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+def in_front(number: int, prefix: int, placed: int, grid: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """How many of ``number`` positions stand in front of the grid, and that grid."""
     for k in range(prefix + 1):
         if number - k == grid[0] * grid[1]:
@@ -92,6 +92,6 @@ def _front(number: int, prefix: int, placed: int, grid: tuple[int, int]) -> tupl
         if side and side**2 == number - k:
             return k, (side, side)
     raise ConfigError(
-        f"{number} position embeddings are no square grid and up to {prefix} more: were they learned "
-        f"with other tokens, or for images that are not square?"
+        f"{number} position embeddings are no square grid and up to {prefix} more: they were learned "
+        f"with other tokens, or for images that are not square"
     )

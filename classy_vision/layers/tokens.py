@@ -16,7 +16,8 @@ from classy_vision.layers.positions import PositionResize, resized
 torch.fx.wrap("resized")
 torch.fx.wrap("some_patches")
 
-_PREFIX = ("class_token", "distillation_token", "register_tokens")
+PREFIX = ("class_token", "distillation_token", "register_tokens")
+"""Tokens that are no patches, in their order."""
 
 
 class Tokens(nn.Module):
@@ -90,7 +91,7 @@ class Tokens(nn.Module):
 
     def prefix_tokens(self) -> dict[str, nn.Parameter]:
         """The tokens that are no patches by name, in their order. Shape: (1, k, d) each."""
-        tokens = {name: getattr(self, name) for name in _PREFIX}
+        tokens = {name: getattr(self, name) for name in PREFIX}
         return {name: token for name, token in tokens.items() if token is not None}
 
     def _behind_prefix(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Axes: n batch, s tokens, d width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,8 +16,10 @@ from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
 from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
+from classy_vision.layers.initialize import bare_linear
 from classy_vision.layers.stochastic_depth import StochasticDepth
 
+AttentionType = Literal["softmax", "differential"]
 MLPActivation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
 
 
@@ -32,6 +35,8 @@ class EncoderConfig(Config):
         layer_norm_eps: of all norms.
         qkv_bias: queries, keys and values have biases.
         qk_norm: norms on the queries and keys of each head.
+        attention: "softmax", or "differential", the difference of two (Ye et al., "Differential
+            Transformer", 2025).
         layer_scale: what a learned factor for each channel of a branch starts at (Touvron et al.,
             "Going deeper with Image Transformers", 2021, section 2); null for none.
         activation: of the MLPs. "swiglu" doubles the width of their first layer.
@@ -45,6 +50,7 @@ class EncoderConfig(Config):
     layer_norm_eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False
+    attention: AttentionType = "softmax"
     layer_scale: PositiveFloat | None = None
     activation: MLPActivation = "gelu"
 
@@ -52,6 +58,11 @@ class EncoderConfig(Config):
     def _check_heads(self) -> Self:
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"num_heads = {self.num_heads} must divide hidden_dim = {self.hidden_dim}")
+        if self.attention == "differential" and self.hidden_dim // self.num_heads % 2:
+            raise ValueError(
+                f"attention = 'differential' halves heads: num_heads = {self.num_heads} must divide "
+                f"hidden_dim = {self.hidden_dim} into even parts"
+            )
         return self
 
     def norm(self) -> nn.LayerNorm:
@@ -85,14 +96,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width, qkv_bias)
+        self.qkv = bare_linear(width, 3 * width, qkv_bias)
         self.q_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
         self.proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.qkv.weight)
-        for bias in (self.qkv.bias, self.proj.bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
+        _initialize(self.qkv, self.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -100,6 +108,68 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class DifferentialAttention(nn.Module):
+    """The difference of two attentions, each with half of a head's queries and keys (Ye et al.,
+    "Differential Transformer", 2025, section 2.1). Shape: (n, s, d), unchanged.
+
+    Args:
+        width: d.
+        heads: number of heads; divides d into even parts.
+        dropout: rate, on attention weights.
+        qkv_bias: queries, keys and values have biases.
+        qk_norm_eps: as of ``Attention``.
+        layer: number of the layer, from 0; later ones begin with a larger part of the second.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        qkv_bias: bool = True,
+        qk_norm_eps: float | None = None,
+        layer: int = 0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
+        half = width // heads // 2
+        self.qkv = bare_linear(width, 3 * width, qkv_bias)
+        self.q_norm = None if qk_norm_eps is None else nn.LayerNorm(half, qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else nn.LayerNorm(half, qk_norm_eps)
+        self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (
+            nn.Parameter(nn.init.normal_(torch.empty(half), std=0.1)) for _ in range(4)
+        )
+        self.sub_norm = nn.RMSNorm(2 * half, eps=1e-5)
+        self.proj = nn.Linear(width, width)
+        _initialize(self.qkv, self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, 2)
+        q, k = (part.unflatten(2, (2 * self.heads, -1)).transpose(1, 2) for part in (q, k))
+        v = v.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        dropout = self.dropout if self.training else 0.0
+        first, second = (
+            F.scaled_dot_product_attention(q[:, i::2], k[:, i::2], v, dropout_p=dropout) for i in (0, 1)
+        )
+        x = self.sub_norm(first - self._lambda() * second) * (1.0 - self.lambda_init)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def _lambda(self) -> Tensor:
+        first = (self.lambda_q1 * self.lambda_k1).sum().exp()
+        return first - (self.lambda_q2 * self.lambda_k2).sum().exp() + self.lambda_init
+
+
+def _initialize(qkv: nn.Linear, proj: nn.Linear) -> None:
+    nn.init.xavier_uniform_(qkv.weight)
+    for layer in (qkv, proj):
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class MLP(nn.Module):
@@ -119,8 +189,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.fc1 = nn.Linear(width, 2 * inner if activation == "swiglu" else inner)
-        self.fc2 = nn.Linear(inner, width)
+        self.fc1 = bare_linear(width, 2 * inner if activation == "swiglu" else inner)
+        self.fc2 = bare_linear(inner, width)
         self.dropout = nn.Dropout(dropout) if dropout else None
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
@@ -159,13 +229,13 @@ class EncoderLayer(nn.Module):
     Args:
         c: what all layers of the encoder share.
         stochastic_depth: rate at which a branch is dropped in training.
+        layer: its number, from 0.
     """
 
-    def __init__(self, c: EncoderConfig, stochastic_depth: float = 0.0) -> None:
+    def __init__(self, c: EncoderConfig, stochastic_depth: float = 0.0, layer: int = 0) -> None:
         super().__init__()
-        qk_norm_eps = c.layer_norm_eps if c.qk_norm else None
         self.norm1 = c.norm()
-        self.attn = Attention(c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps)
+        self.attn = _attention(c, layer)
         self.norm2 = c.norm()
         self.mlp = MLP(c.hidden_dim, c.mlp_dim, c.dropout_rate, c.activation)
         self.scale1, self.scale2 = _layer_scale(c), _layer_scale(c)
@@ -182,6 +252,15 @@ class EncoderLayer(nn.Module):
         if self.drop is not None:
             branch = self.drop(branch)
         return x + branch if scale is None else torch.addcmul(x, branch, scale)
+
+
+def _attention(c: EncoderConfig, layer: int) -> Attention | DifferentialAttention:
+    qk_norm_eps = c.layer_norm_eps if c.qk_norm else None
+    if c.attention == "softmax":
+        return Attention(c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps)
+    return DifferentialAttention(
+        c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps, layer
+    )
 
 
 def _layer_scale(c: EncoderConfig) -> nn.Parameter | None:

@@ -22,7 +22,7 @@ from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLaye
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.weights.layouts.anynet import LAYOUTS
 
 # -- config
@@ -241,14 +241,16 @@ class AnyNet(ClassyModel):
         drops = iter(depth_rates(p.stochastic_depth, sum(p.depths)))
         se_ratio = p.se_ratio if p.use_se else None
         before = p.stem_width
+        channels = {"stem": before}
         for s, (width, stride, depth, group_width, multiplier) in enumerate(p.get_expanded_params(), 1):
             for i in range(depth):
                 step = stride if i == 0 else 1
                 plan = _Plan(brick, before, width, step, group_width, multiplier, se_ratio, next(drops))
                 self.blocks[f"block{s}-{i}"] = BLOCKS[p.block_type](plan)
-                before = width
+                before = channels[f"block{s}-{i}"] = width
         self.tail = new_activation(p.activation, inplace=False) if p.final_activation else nn.Identity()
         fan_out_normal(self)
+        self.declare_chain({**channels, END: before})
 
     @property
     def params(self) -> AnyNetParams:

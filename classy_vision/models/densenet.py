@@ -148,16 +148,20 @@ class DenseNet(ClassyModel):
         self.blocks = nn.ModuleDict()
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         channels = c.init_planes
+        known = {"stem": channels}
         for s, depth in enumerate(c.num_blocks):
             room = channels + depth * c.growth_rate
             for i in range(depth):
                 self.blocks[f"block{s}-{i}"] = DenseLayer(c, channels, room, next(drops))
                 channels += c.growth_rate
+                known[f"block{s}-{i}"] = channels
             if s < len(c.num_blocks) - 1:
                 self.blocks[f"transition-{s}"] = Transition(c, channels)
                 channels //= 2
+                known[f"transition-{s}"] = channels
         self.tail = FinalNorm(c, channels) if c.final_bn_relu else nn.Identity()
         fan_out_normal(self)
+        self.declare_chain({**known, END: channels})
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -201,6 +201,7 @@ class EfficientNet(ClassyModel):
         c = self.config
         brick = Bricks(ActivationType.SILU, c.bn_epsilon, c.bn_momentum, c.padding == "same")
         before = c.width(STEM_FILTERS)
+        channels = {"stem": before}
         self.stem = brick(c.in_channels, before, 3, 2)
         self.blocks = nn.ModuleDict()
         depths = [c.depth(stage.repeats) for stage in BLOCK_PARAMS]
@@ -210,9 +211,10 @@ class EfficientNet(ClassyModel):
                 width, stride = c.width(stage.filters), stage.stride if i == 0 else 1
                 block = MBConvBlock(brick, before, width, stage, stride, c.use_se, next(drops))
                 self.blocks[f"block{s}-{i}"] = block
-                before = width
+                before = channels[f"block{s}-{i}"] = width
         self.tail = brick(before, c.width(HEAD_FILTERS), 1)
         fan_out_normal(self)
+        self.declare_chain({**channels, END: c.width(HEAD_FILTERS)})
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:

@@ -72,8 +72,11 @@ class HeadedTrunk(Trunk):
                 raise ConfigError(f"block {block!r}: a list of heads is needed, not {type(entries).__name__}")
             if entries := list(entries):
                 wanted[step if "." in block else block] = entries
-        traced = self._traced(wanted)
-        channels = {b: traced.info(self._step(b)).channels for b in wanted} if traced else {}
+        known = self._known_channels()
+        traced = None if known else self._traced(wanted)
+        channels = {b: known[self._step(b)] for b in wanted} if known else {}
+        if traced:
+            channels = {b: traced.info(self._step(b)).channels for b in wanted}
         attachable(wanted, channels)
         like = next((p for p in self._trunk().values() if p.is_floating_point()), None)
         with torch.inference_mode(False):
@@ -91,7 +94,7 @@ class HeadedTrunk(Trunk):
         """As in torch, but that blocks which no head reads stay out of training."""
         self._resting = frozenset()
         super().requires_grad_(requires_grad)
-        self._rest(self._traced(self.get_heads(), known=True))
+        self._rest(None if self._known_channels() else self._traced(self.get_heads(), known=True))
         return self
 
     def get_heads(self) -> dict[str, list[ClassyHead]]:
@@ -128,8 +131,17 @@ class HeadedTrunk(Trunk):
         trunk = self._trunk()
         for name in self._resting & trunk.keys():
             trunk[name].requires_grad_(True)
-        unread = traced.unread(self._readers()) if traced else set()
-        self._resting = frozenset(name for name, p in trunk.items() if name in unread and p.requires_grad)
+        unread = traced.unread(self._readers()) if traced else self._behind_heads(trunk)
+        self._resting = frozenset(name for name in trunk if name in unread and trunk[name].requires_grad)
         for name in self._resting:
             trunk[name].requires_grad_(False)
             trunk[name].grad = None
+
+    def _behind_heads(self, names: Iterable[str]) -> set[str]:
+        """Parameters of the steps behind the deepest head, where the trunk is known to be a chain."""
+        if not self.heads or not self._known_channels():
+            return set()
+        steps = self._steps()
+        rest = steps[steps.index(self._deepest(self._readers())) + 1 :]
+        behind = tuple("tail." if step == END else f"blocks.{step}." for step in rest)
+        return {name for name in names if name.startswith(behind)}

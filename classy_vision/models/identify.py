@@ -85,10 +85,14 @@ def examine(state: Mapping[str, Any]) -> Identity:
 def _outlines(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors without numbers, of tensors or shapes."""
     shapes = {key: getattr(value, "shape", value) for key, value in state.items()}
-    odd = [key for key, shape in shapes.items() if not isinstance(shape, (tuple, list))]
+    odd = [key for key, shape in shapes.items() if not _is_shape(shape)]
     if odd or not shapes:
         raise ConfigError(f"no state dict of tensors: {listed('entry', odd) if odd else 'it is empty'}")
     return {key: torch.empty(tuple(shape), device="meta") for key, shape in shapes.items()}
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(size, int) and size >= 0 for size in value)
 
 
 # -- names

@@ -165,7 +165,8 @@ def vit(t: Shapes) -> Inferred:
     width, inner = t[f"{first}.mlp.fc2.weight"]
     (layers,) = depths(t)
     q_norm = t.get(f"{first}.attn.q_norm.weight")
-    heads = width // q_norm[0] if q_norm else _heads(width, inner, layers)
+    of_head = t.get(f"{first}.attn.sub_norm.weight", q_norm)
+    heads = width // of_head[0] if of_head else _heads(width, inner, layers)
     stem, patch = _patches(t)
     tokens = {name: t.get(f"stem.{name}", (1, 0))[1] for name in _TOKENS}
     placed, grid = _grid(t["stem.positions"][1], sum(tokens.values()))
@@ -184,6 +185,7 @@ def vit(t: Shapes) -> Inferred:
         "final_norm": norm,
         "qkv_bias": f"{first}.attn.qkv.bias" in t,
         "qk_norm": q_norm is not None,
+        "attention": "differential" if f"{first}.attn.lambda_q1" in t else "softmax",
         "layer_scale": 1e-5 if f"{first}.scale1" in t else None,
         "activation": "swiglu" if t[f"{first}.mlp.fc1.weight"][0] == 2 * inner else "gelu",
     }
@@ -214,11 +216,7 @@ def _grid(positions: int, prefix: int) -> tuple[bool, int]:
 def _heads(width: int, inner: int, layers: int) -> int:
     """As in published networks of that size, or of 64 channels each."""
     for config in (published(name).config for name in names()):
-        if (config.get("hidden_dim"), config.get("mlp_dim"), config.get("num_layers")) == (
-            width,
-            inner,
-            layers,
-        ):
+        if [config.get(key) for key in ("hidden_dim", "mlp_dim", "num_layers")] == [width, inner, layers]:
             return int(config["num_heads"])
     return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
 

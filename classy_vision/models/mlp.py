@@ -79,6 +79,7 @@ class MLP(ClassyModel):
         self.stem = Start(OrderedDict(reversed(first.items())))
         self.blocks = nn.ModuleDict()
         before = c.input_dim
+        widths = [before, *c.hidden_dims, c.output_dim]
         for index, width in enumerate(c.hidden_dims):
             inside = self._between(width, c.use_batchnorm, c.dropout)
             act = new_activation(ActivationType.RELU)
@@ -86,6 +87,7 @@ class MLP(ClassyModel):
             before = width
         self.blocks[f"layer{len(c.hidden_dims)}"] = chain(linear=nn.Linear(before, c.output_dim))
         self.tail = nn.Identity()
+        self.declare_chain(dict(zip(("stem", *self.blocks, END), (*widths, c.output_dim))))
 
     @staticmethod
     def _between(width: int, norm: bool, dropout: float) -> OrderedDict[str, nn.Module]:

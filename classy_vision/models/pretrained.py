@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,18 @@ from classy_vision.models.head_places import (
     virtual_key,
 )
 from classy_vision.models.loadable_trunk import LoadableTrunk
-from classy_vision.weights.adapt import adapt_channels
+from classy_vision.weights.adapt import (
+    CLASS_TOKEN,
+    NEW,
+    Channels,
+    ClassToken,
+    Patches,
+    adapt_channels,
+    adapt_class_token,
+    adapt_patches,
+    advice,
+    note,
+)
 from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.detect import choose, stripped
 from classy_vision.weights.files import read_tensors, write_tensors
@@ -44,7 +55,9 @@ def load_weights(
     layout: str | None = None,
     head: str | None = None,
     skip_heads: bool | Iterable[str] | Literal["unfit"] = (),
-    channels: Literal["mean", "repeat"] | None = None,
+    channels: Channels | None = None,
+    patches: Patches | None = None,
+    class_token: ClassToken | None = None,
     prefix: str = "",
 ) -> Report:
     """Loads weights in any layout the family knows, or raises and changes nothing.
@@ -63,12 +76,19 @@ def load_weights(
             file does not hold in their shape. They keep their weights.
         channels: how a first convolution for other channels is made: each kernel the mean of the
             file's, or the file's one after the other, scaled to the same response to grey.
+        patches: how a patch embedding for another patch size is made: with the pseudo-inverse of
+            this interpolation, so that a patch enlarged by it gives the same token.
+        class_token: "drop" leaves the file's out, with its position, for a model without one;
+            "new" makes one, of zeros, where the file has none.
         prefix: keys of the file that do not begin with it are left out, and it is removed.
 
     Raises:
         ConfigError: the file cannot be read, or a name is unknown.
         StateError: keys or shapes that are not the model's.
     """
+    _check_way(channels, Channels, "channels")
+    _check_way(patches, Patches, "patches")
+    _check_way(class_token, ClassToken, "class_token")
     name = "a state dict" if isinstance(source, Mapping) else str(source)
     found_source = find_source(source)
     whole = flatten(found_source if isinstance(found_source, Mapping) else read_tensors(found_source))
@@ -78,7 +98,7 @@ def load_weights(
     dropped = {key: f"not behind {prefix!r}" for key in whole if key not in short}
     changed: dict[str, str] = {}
     if found in OURS:
-        native = model._to_native(state)
+        native = LoadableTrunk._to_native(model, state)  # what a family makes fit comes later
     else:
         key_map = model.foreign_key_maps()[found]
         target = None if _of_no_head(state, key_map) else target_of(model, head, skip_heads == "unfit")
@@ -87,18 +107,17 @@ def load_weights(
     for key in [key for key in native if id_of(key) in skip]:
         dropped[key] = "of a head that is skipped"
         del native[key]
-    native = _fitted(model, native, changed)
-    if channels is not None:
-        adapt_channels(native, model.state_dict(), channels, changed)
     own = model.state_dict()
     kept = {key: value for key, value in own.items() if id_of(key) in skip}
     try:
+        native = _adapted(model, native, channels, patches, class_token, changed, dropped)
         _fill(model, {**kept, **native})
-    except StateError as error:
+    except ConfigError as error:
         odd = ids_of(key for key in own if key not in kept and shape_of(own[key]) != shape_of(native.get(key)))
-        hint = f"; skip_heads={sorted(odd)} leaves those heads as they are" if odd else ""
-        raise StateError(f"{error}{hint}") from None
-    return Report(name, found, tuple(native), changed, dropped, tuple(sorted(skip & ids_of(own))))
+        hints = [f"skip_heads={sorted(odd)} leaves those heads as they are"] if odd else []
+        raise StateError("; ".join([str(error), *hints, *advice(native, own)])) from None
+    loaded = tuple(key for key in native if changed.get(key) != NEW)
+    return Report(name, found, loaded, changed, dropped, tuple(sorted(skip & ids_of(own))))
 
 
 def save_weights(
@@ -124,8 +143,7 @@ def save_weights(
 def to_layout(model: LoadableTrunk, layout: str, skip_heads: bool | Iterable[str] = ()) -> dict[str, Tensor]:
     """The state dict of ``model`` as another library names it; see ``save_weights``."""
     maps = model.foreign_key_maps()
-    if layout not in (*OURS, *maps):
-        raise unknown("layout", layout, [*OURS, *maps], type(model).__name__)
+    check_layout(type(model), layout)
     state = model.state_dict()
     skip = skipped(model, state, skip_heads)
     state = {key: value for key, value in state.items() if id_of(key) not in skip}
@@ -146,7 +164,18 @@ def to_layout(model: LoadableTrunk, layout: str, skip_heads: bool | Iterable[str
     return maps[layout].save({virtual_key(key, ends): value for key, value in state.items()})
 
 
+def check_layout(family: type[LoadableTrunk], layout: str) -> None:
+    """Raises an UnknownNameError where ``family`` cannot be written so."""
+    if layout not in (*OURS, *family.layouts):
+        raise unknown("layout", layout, dict.fromkeys([*OURS, *family.layouts]), family.__name__)
+
+
 # -- loading
+
+
+def _check_way(value: Any, choices: Any, argument: str) -> None:
+    if value is not None and value not in get_args(choices):
+        raise unknown("way", value, get_args(choices), argument)
 
 
 def find_source(source: Any) -> Any:
@@ -171,7 +200,8 @@ def _layout(model: LoadableTrunk, state: Mapping[str, Any], layout: str | None) 
     if key_map := model.key_map():
         maps["classy_vision"] = key_map
         keys = [key if key_map.to_native(key) else key.replace("._module.", ".") for key in keys]
-    return choose(keys, {**maps, **model.foreign_key_maps()}, own, layout, type(model).__name__)
+    places = {*own, CLASS_TOKEN}  # which may be left out
+    return choose(keys, {**maps, **model.foreign_key_maps()}, places, layout, type(model).__name__)
 
 
 def _renamed(
@@ -201,6 +231,27 @@ def _of_no_head(state: Iterable[str], key_map: KeyMap) -> bool:
     return not any((key_map.to_native(key) or "").startswith(HEAD) for key in state)
 
 
+def _adapted(
+    model: LoadableTrunk,
+    native: dict[str, Any],
+    channels: Channels | None,
+    patches: Patches | None,
+    class_token: ClassToken | None,
+    changed: dict[str, str],
+    dropped: dict[str, str],
+) -> dict[str, Any]:
+    """``native`` made to fit: what the caller named, and what the family does by itself."""
+    stem = dict(model.named_children()).get("stem")
+    if class_token is not None:
+        adapt_class_token(native, stem, class_token, changed, dropped)
+    if patches is not None:
+        adapt_patches(native, stem, patches, changed)
+    native = _fitted(model, native, changed)
+    if channels is not None:
+        adapt_channels(native, model.state_dict(), channels, changed)
+    return native
+
+
 def _fitted(model: LoadableTrunk, native: Mapping[str, Any], changed: dict[str, str]) -> dict[str, Any]:
     """Positions and kernels made to fit, where the family can."""
     fitted = model._to_native(native)
@@ -208,9 +259,10 @@ def _fitted(model: LoadableTrunk, native: Mapping[str, Any], changed: dict[str, 
         if value is not native.get(key) and isinstance(value, Tensor):
             before = native.get(key)
             if isinstance(before, Tensor) and before.shape != value.shape:
-                changed[key] = f"resized from {tuple(before.shape)} to {tuple(value.shape)}"
+                what = f"resized from {tuple(before.shape)} to {tuple(value.shape)}"
             else:
-                changed[key] = "changed with others"
+                what = "changed with others"
+            note(changed, key, what)
     return fitted
 
 

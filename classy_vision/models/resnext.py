@@ -163,6 +163,7 @@ class ResNeXt(ClassyModel):
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         last = [s for s, depth in enumerate(c.num_blocks) if depth][-1:]
         width_in = c.init_planes
+        channels = {"stem": width_in}
         for s, depth in enumerate(c.num_blocks):
             for i in range(depth):
                 closed = c.final_bn_relu or [s] != last or i < depth - 1
@@ -170,9 +171,10 @@ class ResNeXt(ClassyModel):
                 width = c.init_planes * 2**s * c.reduction
                 block = self._block(brick, s, width_in, width, stride, next(drops), closed)
                 self.blocks[f"block{s}-{i}"] = block
-                width_in = width
+                width_in = channels[f"block{s}-{i}"] = width
         self.tail = nn.Identity()
         self._initialize()
+        self.declare_chain({**channels, END: width_in})
 
     def _block(
         self, brick: Bricks, s: int, width_in: int, width: int, stride: int, drop: float, closed: bool

@@ -23,7 +23,7 @@ from classy_vision.layers.residual3d import BlockPlan, ResBlock3D, Stem3D
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.weights.inflate import inflated
 from classy_vision.weights.layouts.resnext3d import LAYOUTS
 
@@ -174,6 +174,7 @@ class ResNeXt3D(ClassyModel):
         self.blocks = nn.ModuleDict()
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         before = c.stem_planes
+        widths: dict[str, int] = {}
         for s, depth in enumerate(c.num_blocks):
             basis = c.stage_temporal_kernel_basis[s]
             space = c.stage_spatial_stride[s]
@@ -198,12 +199,15 @@ class ResNeXt3D(ClassyModel):
                 before = plan.width
             if (length := c.stage_temporal_pool[s]) > 1:
                 self.blocks[f"pathway0-stage{s + 1}-pool"] = nn.MaxPool3d((length, 1, 1), (length, 1, 1))
+            widths |= dict.fromkeys(list(self.blocks)[len(widths) :], before)
         if c.preactivated:
             last = list(self.blocks)[-1]
             self.blocks[f"{last}-bn"] = nn.BatchNorm3d(before, *bn)
             self.blocks[f"{last}-relu"] = nn.ReLU()
+            widths |= {f"{last}-bn": before, f"{last}-relu": before}
         self.tail = nn.Identity()
         self._initialize()
+        self.declare_chain({"stem": c.stem_planes, **widths, END: before})
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:

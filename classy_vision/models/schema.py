@@ -14,12 +14,13 @@ from pydantic_core import core_schema
 from classy_vision.config import config_of
 from classy_vision.heads.classy_head import HEADS, ClassyHead
 from classy_vision.models.classy_model import MODELS
+from classy_vision.weights.catalogue import SOURCES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 MODEL_KEYS: Mapping[str, Schema] = {
-    "name": {"description": "A family, or a preset whose values the other keys replace."},
+    "name": {"description": "A family; a preset or published weights, whose values the other keys replace."},
     "heads": {
         "description": "The heads, each on the block that it names.",
         "type": "array",
@@ -36,6 +37,7 @@ MODEL_KEYS: Mapping[str, Schema] = {
         "anyOf": [{"type": "string"}, {"type": "object"}, {"const": True}, {"type": "null"}],
     },
 }
+PUBLISHED = "Published weights, which stand for their network; classy weights list shows them."
 HEAD_KEYS: Mapping[str, Schema] = {
     "name": {"description": "The kind of head."},
     "unique_id": {"description": "The head's name in the outputs.", "type": ["string", "integer"]},
@@ -94,7 +96,7 @@ def _definitions() -> Schema:
             models[entry.name] = {**_reference(f"model.{entry.family}"), "properties": defaults}
         else:
             models[entry.name] = _family(entry.name, entry.cls.config_class, defs)
-    return {"model": _choice("name", models), "head": _choice("name", heads), **defs}
+    return {"model": _or_published(_choice("name", models)), "head": _choice("name", heads), **defs}
 
 
 def _family(name: str, config: type[BaseModel], defs: Schema) -> Schema:
@@ -111,6 +113,14 @@ def _head(name: str, cls: type[ClassyHead], defs: Schema) -> Schema:
     schema["required"] = sorted({*HEAD_KEYS, *required})
     defs[f"head.{name}"] = schema
     return _reference(f"head.{name}")
+
+
+def _or_published(model: Schema) -> Schema:
+    """``model``, with the names of published weights; of the keys beside them only ours are checked."""
+    published = {"type": "string", "pattern": f"^({'|'.join(SOURCES)})/"}
+    name = {"anyOf": [model["properties"]["name"], {**published, "description": PUBLISHED}]}
+    rule = {"if": {"properties": {"name": published}}, "then": {"properties": MODEL_KEYS}}
+    return {**model, "properties": {"name": name}, "allOf": [*model["allOf"], rule]}
 
 
 def _with_keys(schema: Schema, keys: Mapping[str, Schema]) -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -67,6 +68,17 @@ class Trunk(nn.Module):
                 f"{type(self).__name__}.{name} is taken by the base class; name the module otherwise"
             )
         super().__setattr__(name, value)
+
+    def declare_chain(self, channels: Mapping[str, int]) -> None:
+        """For families, at the end of construction: what their steps give, so that nobody has to look.
+
+        Holds while the steps are these modules, and each reads all of its parameters and the one
+        before it.
+
+        Args:
+            channels: of the stem, the blocks and ``END``.
+        """
+        self._chain = (self._parts(), dict(channels))
 
     # Running
 
@@ -173,6 +185,17 @@ class Trunk(nn.Module):
             return {}
         traced = trace(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
         return {block: traced.info(step) for block, step in steps.items()}
+
+    def _known_channels(self) -> Mapping[str, int]:
+        """The channels of every step, without a look; none where the family has not told."""
+        parts, channels = self.__dict__.get("_chain", ((), {}))
+        if not parts or not type(self).walk.__module__.startswith("classy_vision."):
+            return {}
+        now = self._parts()
+        return channels if len(now) == len(parts) and all(map(operator.is_, parts, now)) else {}
+
+    def _parts(self) -> tuple[nn.Module, ...]:
+        return (self.stem, *self.blocks.values(), self.tail)
 
     def _steps(self) -> list[str]:
         return ["stem", *self.blocks, END] if "blocks" in self._modules else []

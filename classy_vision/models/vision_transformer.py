@@ -155,11 +155,12 @@ class VisionTransformer(ClassyModel):
         c = self.config
         self.stem = _tokens(c)
         drops = depth_rates(c.stochastic_depth, c.num_layers)
-        self.blocks = nn.ModuleDict({f"layer_{i}": EncoderLayer(c, drop) for i, drop in enumerate(drops)})
+        self.blocks = nn.ModuleDict({f"layer_{i}": EncoderLayer(c, drop, i) for i, drop in enumerate(drops)})
         if c.final_norm == "before_pool":
             self.blocks["ln"] = c.norm()
         norm = c.norm() if c.final_norm == "after_pool" else None
         self.tail = TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm)
+        self.declare_chain(dict.fromkeys(("stem", *self.blocks, END), c.hidden_dim))
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:

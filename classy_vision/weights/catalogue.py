@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from classy_vision.config import unknown
 
@@ -45,6 +45,8 @@ class Published:
         name: "timm/resnet50.a1_in1k", "torchvision/resnet50.IMAGENET1K_V2".
         config: of the network, for ``build_model``.
         params: its number of parameters, the classifier's among them.
+        outputs: "classes"; "features" of a network without a classifier; or "embeddings" in a
+            space that images share with texts (CLIP).
         preprocessing: what the weights expect.
         labels: the names of the classes: "imagenet_1k", "kinetics_400", or None where they are others.
         top1: accuracy in percent on those, as its publisher says; None where it does not.
@@ -55,6 +57,7 @@ class Published:
     name: str
     config: Mapping[str, Any]
     params: int
+    outputs: Literal["classes", "features", "embeddings"]
     preprocessing: Preprocessing
     labels: str | None
     top1: float | None

@@ -29,7 +29,7 @@ def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         return dict(checkpoint["input_args"]["config"]["model"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise ConfigError(
             "the checkpoint does not say which model it is of (input_args.config.model); build "
             "the model with build_model(config) and use model.set_classy_state(checkpoint)"
@@ -58,6 +58,8 @@ def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
         raise ConfigError(f"a state dict maps names to tensors, but this is a {type(state).__name__}")
     if isinstance(state.get("trunk"), Mapping):
         heads = state.get("heads") or {}
+        if not isinstance(heads, Mapping):
+            raise ConfigError(f"the heads of a state are a mapping by block, not a {type(heads).__name__}")
         return dict(state["trunk"]), dict(heads)
     for prefix in _PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
@@ -78,9 +80,22 @@ def flatten(state: Mapping[str, Any]) -> State:
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        path = f"{prefix}.{key}"
-        yield from _leaves(path, value) if isinstance(value, Mapping) else [(path, value)]
+    """The ends of a tree by their path, which a file may have made deep, or part of itself."""
+    rest: list[tuple[str, Any, int]] = [(prefix, tree, 0)]
+    seen: set[int] = set()
+    while rest:
+        path, value, depth = rest.pop()
+        if not isinstance(value, Mapping):
+            yield path, value
+        elif depth > _DEPTH or id(value) in seen:
+            raise ConfigError(f"no state dict: {path!r} is nested too deeply, or stands in it twice")
+        else:
+            seen.add(id(value))
+            rest += [(f"{path}.{key}", entry, depth + 1) for key, entry in reversed(list(value.items()))]
+
+
+_DEPTH = 6
+"""Levels of a state; heads are in blocks, and keys in heads."""
 
 
 def _without_wrappers(state: Mapping[str, Any]) -> tuple[State, Heads]:

@@ -27,6 +27,10 @@ from classy_vision.config import ConfigError
 WEIGHTS = "model.safetensors"
 MAX_RATIO = 10
 """By which an archive of arrays may be compressed; weights hardly are at all."""
+MAX_DEPTH = 64
+"""Of containers in containers. Checkpoints have about ten levels."""
+MAX_REPEATED = 1_000_000
+"""Entries of containers that stand in several places."""
 MAX_REASON = 160
 """Characters of a reader's complaint that are passed on; it may quote what the file says."""
 
@@ -123,14 +127,33 @@ def _check(data: Any) -> None:
     names = [key for key in data if not isinstance(key, str)]
     if names:
         raise ValueError(f"{names[0]!r} stands where the name of a tensor should")
-    rest, seen = [data], set()
-    while rest:
-        value = rest.pop()
-        if isinstance(value, Tensor):
-            _check_tensor(value)
-        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))  # it may hold itself
-            rest += value.values() if isinstance(value, Mapping) else value
+    level: dict[int, tuple[Any, int]] = {id(data): (data, 1)}
+    repeated = 0
+    for _ in range(MAX_DEPTH):
+        level, more = _parts(level)
+        repeated += more
+        if repeated > MAX_REPEATED:
+            raise ValueError("it says the same thing over and over")
+        if not level:
+            return
+    raise ValueError("it holds itself, or is nested too deeply")
+
+
+def _parts(level: Mapping[int, tuple[Any, int]]) -> tuple[dict[int, tuple[Any, int]], int]:
+    """The containers in those of ``level``, and how many entries stand there again.
+
+    A container comes with how often it stands there, by its id: as a tree, a small file can be endless.
+    """
+    below: dict[int, tuple[Any, int]] = {}
+    repeated = 0
+    for container, times in level.values():
+        repeated += (times - 1) * len(container)
+        for part in container.values() if isinstance(container, Mapping) else container:
+            if isinstance(part, Tensor):
+                _check_tensor(part)
+            elif isinstance(part, (Mapping, list, tuple, set)):
+                below[id(part)] = part, below.get(id(part), (part, 0))[1] + times
+    return below, repeated
 
 
 def _check_tensor(tensor: Tensor) -> None:

@@ -204,6 +204,7 @@ def test_convert_overwrites_only_by_force(run: Any, tmp_path: Path) -> None:
     ("target", "options", "message"),
     [
         ("out.safetensors", ["--to", "tim"], "unknown layout 'tim'; did you mean 'timm'?"),
+        ("out.safetensors", ["--to", "google"], "ResNeXt: unknown layout 'google' (allowed: native, "),
         ("out.pth", ["--to", "timm"], "ends in .safetensors or .npz"),
         ("no/out.safetensors", ["--to", "timm"], "its folder is not there"),
         ("out.safetensors", ["--to", "timm", "--model", "resnet50"], "do not fit this ResNeXt"),

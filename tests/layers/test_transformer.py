@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
 from classy_vision.layers.stochastic_depth import StochasticDepth
-from classy_vision.layers.transformer import MLP, Attention, EncoderConfig, EncoderLayer, MLPActivation
+from classy_vision.layers.transformer import (
+    MLP,
+    Attention,
+    DifferentialAttention,
+    EncoderConfig,
+    EncoderLayer,
+    MLPActivation,
+)
 
 SIZES = {"num_heads": 3, "hidden_dim": 12, "mlp_dim": 20}
 
@@ -47,6 +54,31 @@ def test_attention(qkv_bias: bool, eps: float | None) -> None:
     weights = (torch.einsum("nshe,nthe->nhst", q, k) / math.sqrt(4)).exp()
     mixed = torch.einsum("nhst,nthe->nshe", weights / weights.sum(-1, keepdim=True), v).flatten(2)
     torch.testing.assert_close(module(x), mixed @ module.proj.weight.T + module.proj.bias)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_differential_attention(layer: int) -> None:
+    module, x = scrambled(DifferentialAttention(12, 3, layer=layer)), tokens()
+    start = 0.8 - 0.6 * math.exp(-0.3 * layer)
+    dots = [
+        (q @ k).item()
+        for q, k in zip((module.lambda_q1, module.lambda_q2), (module.lambda_k1, module.lambda_k2))
+    ]
+    part = math.exp(dots[0]) - math.exp(dots[1]) + start
+    q, k, v = (x @ module.qkv.weight.T + module.qkv.bias).unflatten(2, (3, 3, 4)).unbind(2)
+    q, k = q.unflatten(3, (2, 2)), k.unflatten(3, (2, 2))
+    weights = (torch.einsum("nshpe,nthpe->nphst", q, k) / math.sqrt(2)).softmax(-1)
+    mixed = torch.einsum("nhst,nthe->nshe", weights[:, 0] - part * weights[:, 1], v)
+    normed = mixed / (mixed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * module.sub_norm.weight
+    expected = (normed * (1 - start)).flatten(2) @ module.proj.weight.T + module.proj.bias
+    torch.testing.assert_close(module(x), expected)
+
+
+def test_differential_attention_of_layers() -> None:
+    module = EncoderLayer(EncoderConfig.parse({**SIZES, "attention": "differential"}), layer=2)
+    assert module.attn.lambda_init == 0.8 - 0.6 * math.exp(-0.6)
+    with pytest.raises(ConfigError, match="num_heads = 4 must divide hidden_dim = 12 into even parts"):
+        EncoderConfig.parse({**SIZES, "num_heads": 4, "attention": "differential"})
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -102,6 +134,7 @@ def test_what_does_nothing_is_not_there() -> None:
         layer(0.0, dropout_rate=0.5),
         layer(0.5, layer_scale=2.0),
         Attention(12, 3, dropout=0.5),
+        DifferentialAttention(12, 3, dropout=0.5),
         MLP(12, 20, dropout=0.5),
     ],
 )

@@ -99,6 +99,7 @@ def test_presets_and_their_options(config: dict[str, Any], expected: dict[str, A
     [
         "timm/vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k_ft_in1k",
         "timm/deit_tiny_distilled_patch16_224.fb_in1k",
+        "timm/vit_dwee_patch16_reg1_gap_256.sbb_in1k",
         "timm/resnet26.bt_in1k",
         "timm/vit_small_patch14_reg4_dinov2.lvd142m",
     ],

@@ -318,3 +318,83 @@ def test_build_model_with_weights(tmp_path: Path) -> None:
         build_model({**config, "weights": str(tmp_path / "none.pth")})
     with pytest.raises(ConfigError, match="weights = 3"):
         build_model({**config, "weights": 3})
+
+
+# -- vision transformers for other inputs
+
+VIT = {
+    "name": "vision_transformer",
+    "image_size": 32,
+    "patch_size": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "hidden_dim": 16,
+    "mlp_dim": 16,
+}
+
+
+def vit_file(path: Path, **options: Any) -> ClassyModel:
+    torch.manual_seed(5)
+    model = build_model(VIT, **options).eval()
+    for value in model.state_dict().values():
+        value.normal_()
+    save_weights(model, path, layout="timm")
+    return model
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_enlarged_images_with_enlarged_patches_give_the_same_tokens(size: int, tmp_path: Path) -> None:
+    source = vit_file(tmp_path / "w.safetensors")
+    sizes = {"patch_size": size, "image_size": 4 * size}
+    with pytest.raises(StateError, match="patches='bicubic_antialias' resizes the patch embedding"):
+        build_model(VIT, **sizes, weights=tmp_path / "w.safetensors")
+    weights = {"source": tmp_path / "w.safetensors", "patches": "bilinear"}
+    model = build_model(VIT, **sizes, weights=weights).eval()
+    assert model.loaded is not None
+    assert model.loaded.changed == {"stem.proj.weight": f"patches of 8x8 pixels to {size}x{size}, bilinear"}
+    patch = torch.rand(1, 3, 8, 8)
+    enlarged = torch.nn.functional.interpolate(patch, (size, size), mode="bilinear")
+    with torch.no_grad():
+        torch.testing.assert_close(model(enlarged.tile(4, 4)), source(patch.tile(4, 4)), rtol=1e-3, atol=1e-4)
+
+
+def test_patches_and_channels_and_positions_at_once(tmp_path: Path) -> None:
+    vit_file(tmp_path / "w.safetensors")
+    weights = {"source": tmp_path / "w.safetensors", "patches": "bicubic", "channels": "mean"}
+    report = build_model(VIT, in_channels=1, patch_size=16, image_size=96, weights=weights).loaded
+    assert report is not None
+    assert report.changed == {
+        "stem.proj.weight": "patches of 8x8 pixels to 16x16, bicubic, 3 input channels to 1, mean",
+        "stem.positions": "resized from (1, 17, 16) to (1, 37, 16)",
+    }
+
+
+def test_class_tokens_are_left_out_or_made_only_when_asked(tmp_path: Path) -> None:
+    source = vit_file(tmp_path / "w.safetensors")
+    config = {**VIT, "classifier": "gap", "image_size": 64}
+    for layout in ("native", "timm"):
+        save_weights(source, tmp_path / "w.safetensors", layout=layout)
+        with pytest.raises(StateError, match="17 position.*class_token='drop' leaves the class token out"):
+            build_model(config, weights=tmp_path / "w.safetensors")
+    report = build_model(config, weights={"source": tmp_path / "w.safetensors", "class_token": "drop"}).loaded
+    assert report is not None
+    assert report.dropped == {"stem.class_token": "the model has no class token"}
+    positions = "without that of the class token, resized from (1, 16, 16) to (1, 64, 16)"
+    assert report.changed == {"stem.positions": positions}
+    assert "left out: 1 tensor (stem.class_token): the model has no class token" in str(report)
+
+    vit_file(tmp_path / "gap.safetensors", classifier="gap")
+    with pytest.raises(StateError, match="class_token='new' makes a class token"):
+        build_model(VIT, weights=tmp_path / "gap.safetensors")
+    model = build_model(VIT, weights={"source": tmp_path / "gap.safetensors", "class_token": "new"})
+    assert model.loaded is not None
+    assert model.loaded.changed["stem.class_token"] == "new: the file has none"
+    assert not model.stem.class_token.any()
+    assert not model.stem.positions[:, 0].any()
+    model(torch.rand(2, 3, 32, 32)).sum().backward()
+
+
+@pytest.mark.parametrize("argument", ["channels", "patches", "class_token"])
+def test_unknown_ways(argument: str) -> None:
+    with pytest.raises(ConfigError, match=f"{argument}: unknown way 'nearest'"):
+        load_weights(small("resnet"), as_timm(), **{argument: "nearest"})

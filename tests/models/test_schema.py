@@ -81,6 +81,8 @@ def test_presets_need_their_name_only(name: str) -> None:
         ANYNET,
         {**ANYNET, "heads": [HEAD]},
         {"name": "resnet50", "heads": [HEAD, {**HEAD, "unique_id": 1, "fork_block": "block2"}]},
+        {"name": "timm/resnet50.a1_in1k", "in_channels": 1, "num_classes": 3},
+        {"name": "torchvision/vit_b_16.IMAGENET1K_V1", "heads": [HEAD]},
         {"name": "resnet50", "base_width_and_cardinality": [4, 32], "num_classes": None},
         {"name": "regnet_y_400mf", "activation": "silu", "w_a": 30},
         {
@@ -99,7 +101,9 @@ def test_good_configs(config: dict[str, Any]) -> None:
     ("config", "complaint"),
     [
         ({}, "'name' is a required property"),
-        ({"name": "resnet5"}, r"\$\.name: 'resnet5' is not one of"),
+        ({"name": "resnet5"}, r"\$\.name: 'resnet5' is not valid"),
+        ({"name": "tim/resnet50.a1_in1k"}, r"\$\.name: 'tim/resnet50.a1_in1k' is not valid"),
+        ({"name": "timm/resnet50.a1_in1k", "num_classes": 0}, r"\$\.num_classes: 0 is"),
         ({"name": "regnet"}, "'depth' is a required property"),
         ({"name": "regnet_y_400mf", "dpeth": 3}, "'dpeth' was unexpected"),
         ({"name": "regnet_y_400mf", "depth": 0}, r"\$\.depth: 0 is less than or equal"),
@@ -124,7 +128,8 @@ def test_bad_configs(config: dict[str, Any], complaint: str) -> None:
 
 def test_every_name_is_there() -> None:
     defs = SCHEMA["$defs"]
-    assert defs["model"]["properties"]["name"]["enum"] == [entry.name for entry in MODELS]
+    names, _ = defs["model"]["properties"]["name"]["anyOf"]
+    assert names["enum"] == [entry.name for entry in MODELS]
     assert defs["head"]["properties"]["name"]["enum"] == [entry.name for entry in HEADS]
     for entry in MODELS:
         keys = defs[f"model.{entry.name}"]["properties"] if not entry.is_preset else {}
@@ -138,7 +143,7 @@ def test_defaults_and_descriptions() -> None:
     preset = next(
         rule["then"]
         for rule in SCHEMA["$defs"]["model"]["allOf"]
-        if rule["if"]["properties"]["name"]["const"] == "regnet_y_400mf"
+        if rule["if"]["properties"]["name"].get("const") == "regnet_y_400mf"
     )
     assert preset["properties"]["depth"] == {"default": 16}
 

@@ -5,9 +5,11 @@ A row is written where our network has the same parameters as the peer's, key by
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -129,6 +131,8 @@ def of_vision_transformer(model: Any) -> Config | None:
         config["image_size"] = height
     if config["class_token"] is (config["classifier"] == "token"):
         del config["class_token"]
+    if config["attention"] == "softmax":
+        del config["attention"]
     return {"name": "vision_transformer", **config}
 
 
@@ -221,11 +225,12 @@ def of_timm(name: str) -> Config | None:
         config["heads"] = []
     size = cfg.input_size[1]
     resize = [size, size] if cfg.crop_mode == "squash" else int(size / cfg.crop_pct)
-    top1 = TOP1.get(name, {}).get("top1")
+    top1 = TOP1.get((name, size))
     return row(
         config,
         theirs,
         "timm",
+        outputs=outputs_of(name, cfg.num_classes),
         preprocessing={
             "image_size": size,
             "resize": resize,
@@ -238,6 +243,13 @@ def of_timm(name: str) -> Config | None:
         licence=cfg.license,
         place=f"timm/{name}",
     )
+
+
+def outputs_of(name: str, classes: int) -> str:
+    """A file of CLIP is a classifier's where it was fine-tuned."""
+    if not classes:
+        return "features"
+    return "embeddings" if "_clip_" in name and "_ft_" not in name else "classes"
 
 
 # The models of its families that are ours.
@@ -279,6 +291,7 @@ def of_torchvision(name: str, weights: Any) -> Config | None:
         config,
         theirs,
         "torchvision",
+        outputs="classes",
         preprocessing={
             "image_size": size,
             "resize": list(resize) if len(resize) > 1 else resize[0],
@@ -298,13 +311,23 @@ def write(name: str, rows: Mapping[str, Any]) -> None:
     (DATA / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def previous(name: str) -> Config:
-    """The rows there are: timm's package does not tell accuracies, so they are kept."""
-    file = DATA / f"{name}.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+def accuracies() -> dict[tuple[str, int], float]:
+    """By name and image size. Timm's package does not tell them, so those that are there are kept.
+
+    ``results-imagenet.csv`` has others, of results/results-imagenet.csv in timm's repository as of
+    August 2024, and one of its release notes (the last row).
+    """
+    found: dict[tuple[str, int], float] = {}
+    with Path(__file__).with_name("results-imagenet.csv").open() as file:
+        for line in csv.DictReader(file):
+            found[line["model"], int(line["img_size"])] = float(line["top1"])
+    for name, entry in json.loads((DATA / "timm.json").read_text()).items():
+        if entry["top1"] is not None:
+            found[name, entry["preprocessing"]["image_size"]] = entry["top1"]
+    return found
 
 
-TOP1 = previous("timm")
+TOP1 = accuracies()
 
 if __name__ == "__main__":
     models = torchvision.models

@@ -23,11 +23,12 @@ def beyond_us(theirs: Any) -> str | None:
     block = theirs.blocks[0]
     if type(block).__name__ != "Block":
         return f"block {type(block).__name__}"
-    if type(block.attn).__name__ != "Attention":
+    if type(block.attn).__name__ not in ("Attention", "DiffAttention"):
         return f"attention {type(block.attn).__name__}"
     if theirs.attn_pool is not None:
         return "attention pool"
-    norms = {type(m).__name__ for m in theirs.modules() if type(m).__name__.endswith("Norm")}
+    modules = {name: m for name, m in theirs.named_modules() if not name.endswith(".sub_norm")}
+    norms = {type(m).__name__ for m in modules.values() if type(m).__name__.endswith("Norm")}
     if norms != {"LayerNorm"}:
         return f"norms {sorted(norms)}"
     if not isinstance(block.mlp.norm, nn.Identity):
@@ -59,6 +60,7 @@ def config_of(theirs: Any) -> dict[str, Any]:
         "patch_bias": theirs.patch_embed.proj.bias is not None,
         "qkv_bias": block.attn.qkv.bias is not None,
         "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
+        "attention": "differential" if type(block.attn).__name__ == "DiffAttention" else "softmax",
         "layer_scale": getattr(block.ls1, "init_values", None),
         "pre_norm": not isinstance(theirs.norm_pre, nn.Identity),
         "final_norm": final_norm,
@@ -90,7 +92,7 @@ def architectures() -> list[str]:
 
 
 # Attention pools, norms inside attention and MLP, RMS norms, other attention and blocks.
-BEYOND_US = re.compile(r"siglip_\d+$|^test_vit3$|^beit3_|^aimv2_|^vit_(dlittle|dwee|dpwee|pwee)_|_rpn_224$")
+BEYOND_US = re.compile(r"siglip_\d+$|^test_vit3$|^beit3_|^aimv2_|^vit_d?pwee_|_rpn_224$")
 
 
 @pytest.mark.slow
@@ -130,6 +132,8 @@ KNOBS: dict[str, dict[str, Any]] = {
     "qk norm": {"qk_norm": True},
     "SwiGLU": {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "init_values": 0.3},
     "no final norm": {"final_norm": False, "init_values": 0.3},
+    "differential attention": {"attn_layer": "diff"},
+    "differential attention, qk norm": {"attn_layer": "diff", "qk_norm": True, "qkv_bias": False},
     "not square": {"img_size": (48, 16)},
 }
 
@@ -154,7 +158,8 @@ def images(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("case", KNOBS)
-def test_numbers(case: str) -> None:
+def test_numbers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "float", lambda x: x)  # timm's lambdas are in single precision otherwise
     options = {**SMALL, **KNOBS[case]}
     if "mlp_layer" in options:
         options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])

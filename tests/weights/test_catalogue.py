@@ -59,6 +59,34 @@ def test_what_goes_with_them() -> None:
     assert labels("imagenet_1k")[:2] == ("tench", "goldfish")
     assert labels("kinetics_400")[0] == "abseiling"
     assert published("timm/resnet50.tv_in1k").top1 is not None
+    assert published("timm/resnet50.a1_in1k").top1 == 80.382
+
+
+@pytest.mark.parametrize(
+    ("tag", "outputs"),
+    [
+        ("vit_base_patch16_224.dino", "features"),
+        ("vit_base_patch16_clip_224.openai", "embeddings"),
+        ("vit_base_patch16_clip_224.openai_ft_in12k", "classes"),
+        ("vit_base_patch16_224.bamboo", "classes"),
+    ],
+)
+def test_what_comes_out(tag: str, outputs: str) -> None:
+    assert published(f"timm/{tag}").outputs == outputs
+
+
+def test_what_comes_out_of_all() -> None:
+    for entry in map(published, names()):
+        classes = "num_classes" in entry.config or entry.config.get("heads")
+        assert bool(classes) is (entry.outputs != "features"), entry.name
+        assert entry.outputs == "classes" or not entry.labels, entry.name
+
+
+def test_accuracies_are_stated() -> None:
+    """Of classifiers of ImageNet; timm states none of some."""
+    missing = [n for n in names() if published(n).labels == "imagenet_1k" and published(n).top1 is None]
+    assert len(missing) <= 4, missing
+    assert all(1 < top1 < 100 for n in names() if (top1 := published(n).top1) is not None)
 
 
 def test_names() -> None:

@@ -135,6 +135,24 @@ def loop(path: Path) -> None:
     path.with_name("loop2").symlink_to(path)
 
 
+def cycle() -> dict[str, Any]:
+    heads: dict[str, Any] = {}
+    heads["block0"] = heads
+    return {"trunk": {"a": torch.ones(1)}, "heads": heads}
+
+
+def repeats() -> dict[str, Any]:
+    """A tree of three billion leaves, of a kilobyte."""
+    tree: dict[str, Any] = {"leaf": 1}
+    for _ in range(20):
+        tree = {"a": tree, "b": tree, "c": tree}
+    return tree
+
+
+DEEP = b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 100_000 + b"K\x01" + b"s" * 100_000 + b"."
+"""A pickle of dictionaries in each other."""
+
+
 def holds_itself() -> dict[str, Any]:
     state: dict[str, Any] = {"a": torch.empty(HUGE, device="meta")}
     state["self"] = state
@@ -167,6 +185,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "view_offset.pt": (view(4, 1, offset=2**50), "damaged"),
     "view_before.pt": (view(4, 1, offset=-2), "damaged"),
     "view_storage.pt": (view(2**33, 1, numel=2**33), "damaged"),
+    "cycle.pt": (torch_file(cycle()), "holds itself, or is nested too deeply"),
+    "deep.pt": (rezipped(pickled=DEEP), "holds itself, or is nested too deeply"),
+    "repeats.pt": (torch_file(repeats()), "over and over"),
     # what is damaged
     "cut.safetensors": (cut(good, 100), "not fully covered"),
     "cut_header.safetensors": (lambda path: path.write_bytes(b"1234"), "header too small"),
@@ -282,6 +303,11 @@ def test_torch_files(make: Any, tmp_path: Path) -> None:
     assert torch.equal(read["a"], STATE["a"])
     assert read["nested"] == [{"epoch": 3}, None, "x"]
     assert read["tied"].data_ptr() == read["a"].data_ptr()
+
+
+def test_safetensors_by_another_name(tmp_path: Path) -> None:
+    good(tmp_path / "weights.pt")
+    torch.testing.assert_close(read_tensors(tmp_path / "weights.pt"), STATE)
 
 
 def test_arrays(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from classy_vision.weights.key_map import (
 from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, inside
 
 _LAYER = "blocks.layer_{i}"
+_LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 _CLASSY_VISION = {
     "ln_1": "norm1",
     "self_attention.in_proj_weight": "attn.qkv.weight",
     "self_attention.in_proj_bias": "attn.qkv.bias",
     "self_attention.q_norm": "attn.q_norm",
     "self_attention.k_norm": "attn.k_norm",
+    **{f"self_attention.{name}": f"attn.{name}" for name in ("sub_norm", *_LAMBDAS)},
     "self_attention.out_proj": "attn.proj",
     "layer_scale_1": "scale1",
     "ln_2": "norm2",
