@@ -17,7 +17,7 @@ from classy_vision.deploy.packed import (
     Append,
     Attention,
     ClampInto,
-    Gate,
+    Excite,
     MeanPool,
     PackedConv,
     PackedLinear,
@@ -25,6 +25,7 @@ from classy_vision.deploy.packed import (
     Then,
     Workspace,
 )
+from classy_vision.heads.classy_head import pool
 from classy_vision.layers.positions import resized
 
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
@@ -55,6 +56,10 @@ def pack(
         space: for temporary tensors.
     """
     for node in list(graph.graph.nodes):
+        if calls(node, operator.mul, torch.mul) and (layers := _excitation(node)):
+            swap(node, Excite(*layers), (node.args[0],))
+    graph.graph.eliminate_dead_code()
+    for node in list(graph.graph.nodes):
         layer = module_at(node)
         if isinstance(layer, nn.Linear) and layer in inputs:
             _pack_linear(node, layer, inputs[layer])
@@ -81,10 +86,8 @@ def _pack_linear(node: fx.Node, linear: nn.Linear, size: Sequence[int]) -> None:
 
 def _swap_call(node: fx.Node, graph: fx.GraphModule, dtype: torch.dtype, space: Workspace) -> None:
     x, *rest = node.args or (None,)
-    if calls(node, "mean", torch.mean) and rest == [(2, 3)] and node.kwargs == {"keepdim": True}:
+    if calls(node, pool):
         swap(node, MeanPool(), (x,))
-    elif calls(node, operator.mul, torch.mul) and len(rest) == 1 and _is_gate(x, rest[0], node):
-        swap(node, Gate(), (x, rest[0]))
     elif calls(node, torch.cat) and isinstance(x, (list, tuple)) and len(x) == 2 and rest == [1]:
         room = graph.meta["room"]
         if room:
@@ -99,11 +102,26 @@ def _swap_call(node: fx.Node, graph: fx.GraphModule, dtype: torch.dtype, space: 
         swap(node, Positions(positions, prefix, grid, how), (size,))
 
 
-def _is_gate(x: Any, gate: Any, node: fx.Node) -> bool:
-    """Whether ``x`` is fresh from a layer, and read by nothing but ``node`` and the gate's own pool."""
-    if not isinstance(module_at(x), PackedConv) or not isinstance(module_at(gate), PackedConv):
-        return False
-    return all(user is node or isinstance(module_at(user), MeanPool) for user in x.users)
+def _excitation(node: fx.Node) -> tuple[nn.Conv2d, nn.Module, nn.Conv2d] | None:
+    """The layers of x * sigmoid(conv(act(conv(mean(x))))), where ``x`` is fresh and nothing else reads it."""
+    chain: list[Any] = []
+    step = node.args[1] if len(node.args) == 2 else None
+    for kind in (nn.Sigmoid, nn.Conv2d, nn.Module, nn.Conv2d):
+        layer = module_at(step)
+        if not isinstance(layer, kind) or not isinstance(step, fx.Node) or len(step.users) != 1:
+            return None
+        chain.append(layer)
+        step = step.args[0]
+    _, excite, act, squeeze = chain
+    x = node.args[0]
+    if not calls(step, "mean", torch.mean) or not isinstance(step, fx.Node) or module_at(x) is None:
+        return None
+    if step.args != (x, (2, 3)) or step.kwargs != {"keepdim": True} or len(step.users) != 1:
+        return None
+    if not isinstance(x, fx.Node) or set(x.users) != {step, node}:
+        return None
+    is_pointwise = all(conv.kernel_size == (1, 1) and conv.groups == 1 for conv in (excite, squeeze))
+    return (squeeze, act, excite) if is_pointwise else None
 
 
 # -- what goes into the same call
