@@ -190,6 +190,25 @@ def read_config(path: str | Path) -> dict[str, Any]:
         data = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{str(path)!r} is nested too deeply for a config") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, not {type(data).__name__}")
+    check_depth(data, repr(str(path)))
     return data
+
+
+def check_depth(data: Any, where: str) -> None:
+    """Raises where a config holds itself, as YAML's anchors allow, or is nested absurdly deep.
+
+    Raises:
+        ConfigError: it is.
+    """
+    level = {id(data): data}
+    for _ in range(64):
+        inner = (v.values() if isinstance(v, Mapping) else v for v in level.values())
+        parts = (part for group in inner for part in group)
+        level = {id(part): part for part in parts if isinstance(part, (Mapping, list, tuple))}
+        if not level:
+            return
+    raise ConfigError(f"{where} holds itself, or is nested too deeply for a config")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from classy_vision.config import Config, ConfigError, PositiveInt, UnknownNameError, read_config, unknown
+from classy_vision.models import build_model
 
 
 class Inner(Config):
@@ -88,3 +89,17 @@ def test_unreadable_configs(tmp_path: Path, name: str, text: str | None, message
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path / name)
+
+
+def test_configs_that_hold_themselves(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("name: resnet18\nheads: &heads [*heads]\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml' holds itself"):
+        read_config(config)
+    config.write_text("name: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_config(config)
+    heads: list[object] = []
+    heads.append(heads)
+    with pytest.raises(ConfigError, match="the model config holds itself"):
+        build_model({"name": "resnet18", "heads": heads})
