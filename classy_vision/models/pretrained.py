@@ -75,7 +75,8 @@ def load_weights(
         skip_heads: heads that the file is not for, by id; True for all, "unfit" for those that the
             file does not hold in their shape. They keep their weights.
         channels: how a first convolution for other channels is made: each kernel the mean of the
-            file's, or the file's one after the other, scaled to the same response to grey.
+            file's, or the file's one after the other, scaled to the same response to grey; or a new
+            one.
         patches: how a patch embedding for another patch size is made: with the pseudo-inverse of
             this interpolation, so that a patch enlarged by it gives the same token.
         class_token: "drop" leaves the file's out, with its position, for a model without one;

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from classy_vision.layers.positions import in_front
 from classy_vision.layers.tokens import PREFIX, Tokens
 
-Channels = Literal["mean", "repeat"]
+Channels = Literal["mean", "repeat", "new"]
 Patches = Literal["bicubic_antialias", "bicubic", "bilinear"]
 ClassToken = Literal["drop", "new"]
 
@@ -28,12 +28,13 @@ def adapt_channels(
 ) -> None:
     """Makes first convolutions that take other channels than the model's fit it.
 
-    The response to an input with the same values in all channels stays as it was.
+    But for "new", the response to an input with the same values in all channels stays as it was.
 
     Args:
         native: weights by our names; those of the stem are replaced.
         own: the model's.
-        how: "mean" of the kernels in every channel, or the kernels "repeat"ed one after the other.
+        how: "mean" of the kernels in every channel, the kernels "repeat"ed one after the other, or
+            "new" ones (He et al., "Delving Deep into Rectifiers", 2015).
         changed: gets what was done.
     """
     for key, value in native.items():
@@ -44,6 +45,11 @@ def adapt_channels(
         if len(given) < 4 or given[:1] + given[2:] != wanted[:1] + wanted[2:] or given[1] == wanted[1]:
             continue
         before, after = given[1], wanted[1]
+        if how == "new":
+            kernels = torch.empty(wanted, dtype=value.dtype)
+            native[key] = nn.init.kaiming_normal_(kernels, mode="fan_out", nonlinearity="relu")
+            note(changed, key, f"new: the file's is for {before} input channels")
+            continue
         if how == "mean":
             kernels = value.mean(1, keepdim=True).expand(wanted)
         else:

@@ -291,6 +291,17 @@ def test_other_input_channels(channels: int, how: Any) -> None:
         )
 
 
+def test_a_new_first_convolution(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(small("resnet", seed=5), path, layout="torchvision")
+    weights = {"source": str(path), "channels": "new"}
+    model = build_model({**FAMILIES["resnet"][0], "heads": [end_head()], "in_channels": 5, "weights": weights})
+    assert model.loaded is not None
+    assert model.loaded.changed["stem.conv.weight"] == "new: the file's is for 3 input channels"
+    first = model.state_dict()["stem.conv.weight"]
+    assert first.std() == pytest.approx((2 / (first.shape[0] * 49)) ** 0.5, rel=0.15)
+
+
 def test_build_model_with_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(small("resnet", seed=5), path, layout="torchvision")
