@@ -7,8 +7,11 @@ import sys
 
 import typer
 
+from classy_vision.cli.compare import compare
+from classy_vision.cli.export import export
 from classy_vision.cli.list import list_models
 from classy_vision.cli.predict import predict
+from classy_vision.cli.sample import sample
 from classy_vision.cli.schema import schema
 from classy_vision.cli.show import show
 from classy_vision.cli.train import train
@@ -26,9 +29,12 @@ app = typer.Typer(
 
 app.command("list")(list_models)
 app.command()(show)
+app.command()(compare)
+app.command()(sample)
 app.command()(schema)
 app.command()(train)
 app.command()(predict)
+app.command()(export)
 app.add_typer(weights)
 
 

@@ -23,9 +23,9 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
 ) -> None:
-    """List the preset models with their parameters and multiply-adds.
+    """List the preset models with their parameters, multiply-adds and activations.
 
-    Both are those of the trunk and its default head for 1000 classes, as papers print them, for
+    They are those of the trunk and its default head for 1000 classes, as papers print them, for
     one input of the given size. Show one model block by block with: classy show NAME
     """
     from rich.console import Console
@@ -43,7 +43,7 @@ def list_models(
         print(text)
         return
     console = Console(highlight=False)
-    console.print(_table(rows))
+    console.print(_table(rows, padding=1 if console.width >= 90 else 0))
     console.print(_caption(), style="dim")
 
 
@@ -71,19 +71,24 @@ def _costs(name: str) -> dict[str, Any]:
     with OnMeta():
         model = build_model(name, num_classes=CLASSES)
     costs = count(model.eval())
-    return {"params": costs.params, "macs": costs.macs, "input_shape": list(costs.input_shape)}
+    return {
+        "params": costs.params,
+        "macs": costs.macs,
+        "activations": costs.activations,
+        "input_shape": list(costs.input_shape),
+    }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], padding: int) -> Table:
     from rich import box
     from rich.table import Table
 
     from classy_vision.cost.table import size
 
-    grid = Table(box=box.SIMPLE)
+    grid = Table(box=box.SIMPLE, padding=(0, padding, 0, padding))
     grid.add_column("family", no_wrap=True)
     grid.add_column("model", no_wrap=True)
-    for heading in ("M params", "GMACs", "input"):
+    for heading in ("M params", "GMACs", "M acts", "input"):
         grid.add_column(heading, justify="right", no_wrap=True)
     family = None
     for row in rows:
@@ -91,8 +96,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             grid.add_section()
         label = "" if row["family"] == family else row["family"]
         family = row["family"]
-        params, macs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"
-        grid.add_row(label, row["name"], params, macs, size(row["input_shape"]))
+        numbers = (row["params"] / 1e6, row["macs"] / 1e9, row["activations"] / 1e6)
+        grid.add_row(label, row["name"], *(f"{n:.2f}" for n in numbers), size(row["input_shape"]))
     return grid
 
 
@@ -101,5 +106,7 @@ def _caption() -> str:
 
     with_presets = {entry.family for entry in MODELS if entry.is_preset}
     rest = [entry.name for entry in MODELS if not entry.is_preset and entry.name not in with_presets]
-    text = f"Parameters and multiply-adds (MACs) with the default head for {CLASSES} classes."
+    text = (
+        f"Parameters, multiply-adds (MACs) and activations (acts) with the default head for {CLASSES} classes."
+    )
     return f"{text}\nFamilies that a config describes: {', '.join(rest)}." if rest else text

@@ -1,4 +1,4 @@
-"""``classy predict``: labels for files of images or videos, from a trained run or published weights."""
+"""``classy predict``: labels for files of images or videos, from a run, an export or published weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from classy_vision.cli.train import training_package
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
-    from classy_vision.train import Prediction
+    from classy_vision.train import Prediction, Predictor
+
+
+SUFFIXES = (".pt2", ".onnx", ".safetensors")
+"""Of files of ``classy export``."""
 
 
 class Format(str, Enum):
@@ -30,7 +34,10 @@ class Format(str, Enum):
 def predict(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A finished run folder, unless there is --weights."),
+        typer.Argument(
+            metavar="RUN|EXPORT",
+            help="A finished run folder or a file of classy export, unless there is --weights.",
+        ),
     ] = None,
     images: Annotated[
         list[str] | None,
@@ -51,6 +58,9 @@ def predict(
             "weights says how to prepare images and what classes are called, too.",
         ),
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the machine code in a package of AOTInductor.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
     format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
 ) -> None:
@@ -64,22 +74,30 @@ def predict(
             raise ConfigError("--model is for --weights; a run folder knows its model")
         if not run or not images:
             raise ConfigError("give a run folder and files, or --weights and files")
-        predictor = package.Predictor.load(os.path.expanduser(run))
+        predictor = _predictor(os.path.expanduser(run), trust)
     else:
         if not run:
             raise ConfigError("give files of images or videos behind --weights")
         images = [run, *(images or ())]
-        predictor = package.Predictor.of_weights(weights, _network(weights, model))
+        predictor = package.Predictor.of_weights(weights, None if model is None else network(weights, model))
     predictions = list(predictor.predict(package.find_images(images, predictor.unit), top))
     _WRITERS[format](predictions, predictor.unit)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
 
 
-def _network(weights: str, model: str | None) -> dict[str, Any] | None:
+def _predictor(run: str, trust: bool) -> Predictor:
+    if os.path.isfile(run) or run.endswith(SUFFIXES):
+        from classy_vision.deploy.predicting import load_predictor
+
+        return load_predictor(run, trust=trust)
+    from classy_vision.train import Predictor
+
+    return Predictor.load(run)
+
+
+def network(weights: str, model: str) -> dict[str, Any]:
     """The config that --model means, with the heads that are in the file."""
-    if model is None:
-        return None
     from classy_vision.cli.convert import network_of
     from classy_vision.models.pretrained import find_source
     from classy_vision.weights.files import read_tensors

@@ -1,6 +1,9 @@
-"""What a model costs: parameters and arithmetic, block by block, found without running it."""
+"""What a model costs, block by block: counted without running it, or measured."""
 
-from classy_vision.cost.count import Costs, StepCost, count
+from classy_vision.cost.costs import Costs, StepCost
+from classy_vision.cost.count import count
+from classy_vision.cost.measure import Measured, Timing, measure
+from classy_vision.cost.memory import Memory
 from classy_vision.layers.meta import OnMeta
 
-__all__ = ["Costs", "OnMeta", "StepCost", "count"]
+__all__ = ["Costs", "Measured", "Memory", "OnMeta", "StepCost", "Timing", "count", "measure"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,73 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from classy_vision.config import ConfigError
-from classy_vision.cost.ledger import Ledger, Operation
+from classy_vision.cost.costs import Costs, StepCost
+from classy_vision.cost.ledger import Ledger
+from classy_vision.cost.receptive_field import Field
 from classy_vision.layers.meta import outline
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.features import FeatureInfo
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """One step of the trunk, or a head.
-
-    Attributes:
-        name: the stem, a block, "trunk_output", or the head's id.
-        reads: the step that a head reads; None for a step of the trunk.
-        aliases: its further names, such as ``block3`` for the end of stage 3.
-        shape: of its output, without the batch; () where a head gives no tensor.
-        stride: input pixels per output pixel along the height; None without a height.
-        params: parameters.
-        macs: multiply-adds for one sample; see ``classy_vision.cost.operators``.
-    """
-
-    name: str
-    reads: str | None
-    aliases: tuple[str, ...]
-    shape: tuple[int, ...]
-    stride: int | None
-    params: int
-    macs: int
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a model costs.
-
-    Attributes:
-        input_shape: the input without the batch.
-        steps: in the order in which they run, heads behind the step they read.
-        unread: parameters that no step reads.
-    """
-
-    input_shape: tuple[int, ...]
-    steps: tuple[StepCost, ...]
-    unread: int = 0
-
-    @property
-    def params(self) -> int:
-        """All parameters of the model."""
-        return sum(step.params for step in self.steps) + self.unread
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of all steps and heads."""
-        return sum(step.macs for step in self.steps)
-
-    @property
-    def deepest(self) -> str | None:
-        """The last step that a head reads, where the forward pass stops; None without heads."""
-        return next((step.reads for step in reversed(self.steps) if step.reads), None)
-
-    @property
-    def skipped(self) -> tuple[StepCost, ...]:
-        """The steps behind the deepest head, which the forward pass leaves out."""
-        heads = [i for i, step in enumerate(self.steps) if step.reads]
-        return self.steps[heads[-1] + 1 :] if heads else ()
-
-
 def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs:
-    """Parameters and multiply-adds of every step and head, for one sample.
+    """Parameters, multiply-adds and activations of every step and head, for one sample.
 
     The model's outline is run on the meta device: no data, no copy of the weights, and steps
     that the forward pass would leave out count as well. A model on the meta device will do.
@@ -100,10 +42,12 @@ def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs
     try:
         with torch.inference_mode(False), torch.no_grad(), ledger:
             x = _samples(model, shape)
+            ledger.fields.set(x, Field())
             steps = functional_call(run, outlines, (x, ledger))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{type(model).__name__} cannot take an input of {shape}: {error}") from error
-    return Costs(shape, tuple(steps), ledger.unread)
+    uncounted = dict.fromkeys(operation.name for operation in ledger.operations if not operation.is_known)
+    return Costs(shape, tuple(steps), ledger.unread, tuple(uncounted), model)
 
 
 def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -129,12 +73,12 @@ class _Run(nn.Module):
         start = 0
         for name, feature in features.items():
             end = max(start, ledger.end_of(feature))
-            steps.append(_cost(name, x, feature, ledger.operations[start:end], aliases=aliases[name]))
+            steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
             start = end
             for head in (head for block in (name, *aliases[name]) for head in heads.get(block, ())):
                 before = len(ledger.operations)
                 output = head(feature)
-                steps.append(_cost(head.unique_id, x, output, ledger.operations[before:], reads=name))
+                steps.append(_cost(head.unique_id, x, output, ledger, slice(before, None), reads=name))
         return steps
 
 
@@ -142,15 +86,28 @@ def _cost(
     name: str,
     x: Tensor,
     output: Any,
-    work: Sequence[Operation],
+    ledger: Ledger,
+    part: slice,
     aliases: Iterable[str] = (),
     reads: str | None = None,
 ) -> StepCost:
+    work = ledger.operations[part]
     shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
     stride = FeatureInfo.of(name, output, tuple(x.shape[1:])).stride if len(shape) > 2 else None
-    macs = sum(operation.macs for operation in work) // len(x)
-    params = sum(operation.params for operation in work)
-    return StepCost(name, reads, tuple(aliases), shape, stride, params, macs)
+    # A vector is of the whole input, and an input without a height has no field.
+    field = (ledger.fields.of(output) if len(shape) > 1 and x.dim() > 3 else None) or Field(None)
+    return StepCost(
+        name,
+        reads,
+        tuple(aliases),
+        shape,
+        stride,
+        params=sum(operation.params for operation in work),
+        macs=sum(operation.macs for operation in work) // len(x),
+        activations=sum(operation.activations for operation in work) // len(x),
+        receptive_field=field.rows,
+        gated=field.gated,
+    )
 
 
 def _aliases(block_names: Iterable[str], steps: Iterable[str]) -> dict[str, list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from classy_vision.cost.operators import MACS
+from classy_vision.cost.operators import MACS, activations, is_known
+from classy_vision.cost.receptive_field import Fields, tensors_in
 from classy_vision.layers.meta import OnMeta
 
 
@@ -19,13 +20,17 @@ class Operation:
     Attributes:
         name: such as "aten.convolution".
         macs: its multiply-adds.
+        activations: what it gives, where that counts.
         params: parameters that it was the first to read.
+        is_known: whether it is known what it does; otherwise it counts nothing.
         result: what it gave, on the meta device.
     """
 
     name: str
     macs: int
+    activations: int
     params: int
+    is_known: bool
     result: Any
 
 
@@ -39,6 +44,7 @@ class Ledger(OnMeta):  # type: ignore[no-untyped-call]
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
         self.operations: list[Operation] = []
+        self.fields = Fields()
         self._unread = {id(p): p.numel() for p in parameters}
         self._end: dict[int, int] = {}
 
@@ -59,19 +65,15 @@ class Ledger(OnMeta):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
-        params = sum(self._unread.pop(id(t), 0) for t in _tensors((*args, *options.values())))
+        inputs = tensors_in((*args, *options.values()))
+        params = sum(self._unread.pop(id(t), 0) for t in inputs)
         result = super().__torch_dispatch__(func, types, args, kwargs)
         formula = MACS.get(func.overloadpacket)
         macs = formula(*args, **options, out_val=result) if formula else 0
+        given, name = activations(func, args, result), str(func.overloadpacket)
         # The result is kept, so that its id stays its own.
-        self.operations.append(Operation(str(func.overloadpacket), macs, params, result))
-        self._end.update((id(t), len(self.operations)) for t in _tensors((result,)))
+        self.operations.append(Operation(name, macs, given, params, is_known(func), result))
+        results = tensors_in((result,))
+        self.fields.follow(func, inputs, args, results)
+        self._end.update((id(t), len(self.operations)) for t in results)
         return result
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)

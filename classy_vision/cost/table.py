@@ -5,29 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classy_vision.config import ConfigError
-from classy_vision.cost.count import Costs, StepCost
+from classy_vision.cost.costs import Costs, StepCost
+from classy_vision.cost.measure import Timing
+from classy_vision.cost.memory import Memory
+from classy_vision.cost.numbers import human as human
+from classy_vision.cost.numbers import size as size
+from classy_vision.cost.report import Report, step_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"))
-
-
-def human(number: int) -> str:
-    """Three digits and a unit: 25557032 is "25.6M"."""
-    # 999_500 would round to 1000K.
-    unit, letter = next(((u, s) for u, s in _UNITS if number >= 0.9995 * u), (1, ""))
-    value = number / unit
-    return f"{value:.{0 if value >= 99.95 or not letter else 1 if value >= 9.995 else 2}f}{letter}"
-
-
-def size(shape: Sequence[int]) -> str:
-    """(256, 56, 56) is "256×56×56"."""
-    return "\N{MULTIPLICATION SIGN}".join(map(str, shape))
+WIDE = 100
+"""Columns of a terminal that show all there is."""
 
 
 def dump(data: Any, rows: Sequence[Mapping[str, Any]], as_json: bool, as_csv: bool) -> str | None:
@@ -51,62 +45,101 @@ def dump(data: Any, rows: Sequence[Mapping[str, Any]], as_json: bool, as_csv: bo
     return text.getvalue().rstrip("\n")
 
 
-def plain(costs: Costs) -> dict[str, Any]:
-    """The costs as JSON values: totals, and ``steps`` with one row each."""
-    skipped = {id(step) for step in costs.skipped}
-    return {
-        "input_shape": list(costs.input_shape),
-        "params": costs.params,
-        "unread": costs.unread,
-        "macs": costs.macs,
-        "deepest": costs.deepest,
-        "steps": [_row(step, runs=id(step) not in skipped) for step in costs.steps],
-    }
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        heading: at its top.
+        cell: of the step at an index.
+        total: at its foot.
+        narrow: whether it stands in terminals of fewer than 100 columns, too.
+    """
+
+    heading: str
+    cell: Callable[[int, StepCost], str]
+    total: str = ""
+    narrow: bool = True
 
 
-def _row(step: StepCost, runs: bool) -> dict[str, Any]:
-    return {
-        "name": step.name,
-        "kind": "head" if step.reads else "step",
-        "reads": step.reads,
-        "aliases": list(step.aliases),
-        "shape": list(step.shape),
-        "stride": step.stride,
-        "params": step.params,
-        "macs": step.macs,
-        "runs": runs,
-    }
-
-
-def table(costs: Costs, title: str) -> Table:
+def table(given: Report, title: str, width: int = 100) -> Table:
     """One row for every step and head, heads behind what they read, and the totals.
 
     Rows that the forward pass leaves out are dim.
+
+    Args:
+        given: what is shown.
+        title: stands above.
+        width: of the terminal; below 100 some columns are left out.
     """
     from rich import box
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_footer=True)
+    grid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        show_footer=True,
+        padding=(0, 1, 0, 0),
+        collapse_padding=False,
+    )
+    columns = [column for column in _columns(given) if column.narrow or width >= WIDE]
     grid.add_column("step", "total", overflow="fold")
-    for heading, footer in (
-        ("output", ""),
-        ("stride", ""),
-        ("params", human(costs.params)),
-        ("MACs", human(costs.macs)),
-        ("share", "100%"),
-    ):
-        grid.add_column(heading, footer, justify="right", no_wrap=True)
-    skipped = {id(step) for step in costs.skipped}
-    for step in costs.steps:
-        grid.add_row(*_cells(step, costs.macs), style="dim" if id(step) in skipped else None)
+    for column in columns:
+        grid.add_column(column.heading, column.total, justify="right", no_wrap=True)
+    runs = len(given.costs.running.steps)
+    for index, step in enumerate(given.costs.steps):
+        name = f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases))
+        cells = (column.cell(index, step) for column in columns)
+        grid.add_row(name, *cells, style="dim" if index >= runs else None)
     return grid
 
 
-def _cells(step: StepCost, macs: int) -> tuple[str, ...]:
-    name = f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases))
-    share = f"{100 * step.macs / macs:.1f}%" if macs else ""
-    stride = str(step.stride or "")
-    return name, size(step.shape), stride, human(step.params), human(step.macs), share
+def _columns(given: Report) -> list[Column]:
+    costs, measured = given.costs, given.measured
+    columns = [
+        Column("output", lambda _, step: size(step.shape)),
+        Column("stride", lambda _, step: str(step.stride or ""), narrow=not measured),
+        Column("field", lambda _, step: _field(step), narrow=not measured),
+        Column("params", lambda _, step: human(step.params), human(costs.params)),
+        Column("MACs", lambda _, step: human(step.macs), human(costs.macs)),
+        Column("share", lambda _, step: _share(step.macs, costs.macs), "100%", narrow=False),
+        Column("acts", lambda _, step: human(step.activations), human(costs.activations)),
+        _memory("infer", given.inference),
+        _memory("train", given.training),
+    ]
+    if measured:
+        steps = measured.steps
+        columns[5] = Column(
+            "ms",
+            lambda _, step: _ms(steps.get((step.name, step.reads))),
+            _ms(measured.whole),
+        )
+        columns[5:7] = columns[6], columns[5]
+    return columns
+
+
+def _memory(heading: str, memory: Memory | None) -> Column:
+    def cell(index: int, step: StepCost) -> str:
+        used = step_bytes(memory, index)
+        return "" if used is None else f"{human(max(used, 0))}B"
+
+    return Column(heading, cell, f"{human(memory.peak)}B" if memory else "-", narrow=False)
+
+
+def _field(step: StepCost) -> str:
+    return "all" if step.receptive_field is None else f"{step.receptive_field}{'+' if step.gated else ''}"
+
+
+def _share(macs: int, total: int) -> str:
+    return f"{100 * macs / total:.1f}%" if total else ""
+
+
+def _ms(timing: Timing | None) -> str:
+    if timing is None:
+        return ""
+    return f"{timing.median:.{0 if timing.median >= 100 else 1 if timing.median >= 10 else 2}f}"
 
 
 def saving(costs: Costs) -> str:
@@ -115,8 +148,47 @@ def saving(costs: Costs) -> str:
         return ""
     params = sum(step.params for step in costs.skipped)
     macs = sum(step.macs for step in costs.skipped)
-    share = f"{100 * macs / costs.macs:.0f}%" if costs.macs else "0%"
     return (
         f"No head reads behind {costs.deepest}: the forward pass stops there and saves "
-        f"{human(macs)} MACs ({share}); {human(params)} parameters rest."
+        f"{human(macs)} MACs ({_percent(macs, costs.macs)}); {human(params)} parameters rest."
+    )
+
+
+def notes(given: Report) -> list[str]:
+    """What the table does not say by itself, line by line."""
+    costs = given.costs
+    return [line for line in (saving(costs), *_without(costs), _unknown(costs), _timed(given)) if line]
+
+
+def _without(costs: Costs) -> Iterator[str]:
+    """What the forward pass costs without each head, where there are several."""
+    if len(costs.heads) < 2:
+        return
+    for head in costs.heads:
+        rest = costs.without([head.name]).running
+        less = costs.running.macs - rest.macs
+        yield (
+            f"Without {head.name} the forward pass ends at {rest.deepest} and takes {human(rest.macs)} MACs, "
+            f"{human(less)} less ({_percent(less, costs.running.macs)})."
+        )
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.0f}%" if total else "0%"
+
+
+def _unknown(costs: Costs) -> str:
+    if not costs.uncounted:
+        return ""
+    return f"Not counted, since it is not known what they do: {', '.join(costs.uncounted)}."
+
+
+def _timed(given: Report) -> str:
+    measured = given.measured
+    if measured is None:
+        return ""
+    whole = measured.whole
+    return (
+        f"A batch of {measured.batch} took {_ms(whole)} ms, half of the rounds between {whole.low:.4g} and "
+        f"{whole.high:.4g}: {measured.throughput:.4g} inputs a second, in {human(measured.memory)}B."
     )

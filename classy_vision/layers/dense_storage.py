@@ -12,6 +12,9 @@ Axes: n batch, c channels, h height, w width.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ memory, by the kernels that the modules would use, and batches with channels las
 WORTH_SHARING = 2**18
 """Elements from which on it is quicker not to copy them, where no gradient keeps them."""
 _TYPES = (Tensor, torch.nn.Parameter)
+_stand_in = threading.local()
 
 
 def append(x: Tensor, new: Tensor, room: int) -> Tensor:
@@ -42,7 +46,7 @@ def append(x: Tensor, new: Tensor, room: int) -> Tensor:
             if _can_share(x, new):
                 longer: Tensor = _Append.apply(x, new, room)  # type: ignore[no-untyped-call]
                 return longer
-        elif x.numel() >= WORTH_SHARING and x.device.type in MEASURED and _can_share(x, new):
+        elif x.numel() >= WORTH_SHARING and device_of(x) in MEASURED and _can_share(x, new):
             return _appended(x, new, room)
     return torch.cat([x, new], 1)
 
@@ -73,7 +77,7 @@ def is_channel_major(x: Tensor) -> bool:
 
 def is_shared(x: Tensor) -> bool:
     """Whether (n, c, h, w) is laid out as ``append`` does, and otherwise than usual."""
-    return x.dim() == 4 and x.shape[0] > 1 and x.device.type in MEASURED and is_channel_major(x)
+    return x.dim() == 4 and x.shape[0] > 1 and device_of(x) in MEASURED and is_channel_major(x)
 
 
 def as_image(x: Tensor, like: Tensor | None = None) -> Tensor:
@@ -99,11 +103,28 @@ def is_eager(*tensors: Tensor) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # no public names
         return False
     for tensor in tensors:
-        if type(tensor) not in _TYPES or not (tensor.is_cpu or tensor.is_cuda):
+        if type(tensor) not in _TYPES or device_of(tensor) not in ("cpu", "cuda"):
             return False
         if tensor.layout is not torch.strided or not tensor.numel():
             return False
     return True
+
+
+@contextmanager
+def outlines_as(device: str) -> Iterator[None]:
+    """In this context tensors on the meta device are treated as those on ``device`` ("cpu" or "cuda") are:
+    to see what memory a model takes there."""
+    before = getattr(_stand_in, "device", "meta")
+    _stand_in.device = device
+    try:
+        yield
+    finally:
+        _stand_in.device = before
+
+
+def device_of(x: Tensor) -> str:
+    """The type of its device; on the meta device the one that it stands for."""
+    return getattr(_stand_in, "device", "meta") if x.is_meta else x.device.type
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
@@ -165,7 +186,7 @@ def _can_share(x: Tensor, new: Tensor) -> bool:
         and x.device == new.device
         and torch.promote_types(x.dtype, new.dtype) == x.dtype
         and (
-            x.device.type in MEASURED
+            device_of(x) in MEASURED
             or not x.is_contiguous(memory_format=torch.channels_last)
             or is_channel_major(x)
         )

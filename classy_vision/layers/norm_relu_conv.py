@@ -17,6 +17,7 @@ from classy_vision.layers.dense_storage import (
     MEASURED,
     as_batch,
     as_image,
+    device_of,
     is_channel_major,
     is_eager,
     is_shared,
@@ -100,7 +101,7 @@ class _NormReluConv(torch.autograd.Function):
         norm = _Norm(*numbers, *ctx.options)
         wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3, 4)]
         gradients = _traceable_gradients if torch.is_grad_enabled() else _gradients
-        with torch.autocast(gradient.device.type, enabled=False):
+        with torch.autocast(device_of(gradient), enabled=False):
             found = gradients(gradient, x, weight, norm, ctx.padding, wanted)
         of_x, of_weight, of_gain, of_shift = found
         return of_x, of_weight, None, of_gain, of_shift, None, None, None, None
@@ -133,7 +134,7 @@ def _traceable_gradients(
 
 def _conv(y: Tensor, weight: Tensor, padding: tuple[int, ...]) -> Tensor:
     pointwise = _is_pointwise(y, weight, padding)
-    if pointwise and y.device.type in MEASURED:
+    if pointwise and device_of(y) in MEASURED:
         # The result has channels last, which the next convolution is quickest with.
         n, _, h, w = y.shape
         return (_columns(y).t() @ weight.flatten(1).t()).view(n, h, w, -1).permute(0, 3, 1, 2)
@@ -147,7 +148,7 @@ def _conv_backward(
     y, weight = y.to(gradient.dtype), weight.to(gradient.dtype)  # autocast may have computed in 16 bits
     pointwise = _is_pointwise(y, weight, padding)
     n, c, h, w = y.shape
-    if pointwise and y.device.type in MEASURED:
+    if pointwise and device_of(y) in MEASURED:
         rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
         of_weight = (rows.t() @ _columns(y).t()).view_as(weight) if wanted[1] else None
         columns = weight.flatten(1).t() @ rows.t() if wanted[0] else None

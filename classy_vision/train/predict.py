@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,17 @@ class Prediction:
     error: str | None = None
 
 
+class Network(Protocol):
+    """What predicts: a model, or what was exported of one."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(c, h, w) or (c, t, h, w)."""
+
+    def __call__(self, images: Tensor) -> Any:
+        """A tensor (n, k), or several by head."""
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A trained model with what it takes to use it on files.
@@ -58,7 +69,7 @@ class Predictor:
         device: where the model is.
     """
 
-    model: ClassyModel
+    model: Network
     data: DataConfig
     tasks: Mapping[str, Task]
     device: torch.device
@@ -103,8 +114,8 @@ class Predictor:
         if entry and model is None:
             _check_classes(entry)
         network = build_model(config, weights={"source": weights, "skip_heads": ()})
-        task = _task(network, entry)
-        return cls._of(network, _data(network, entry), {task.name: task})
+        task = task_of(network, entry)
+        return cls._of(network, expected_data(network, entry), {task.name: task})
 
     @classmethod
     def _of(cls, model: ClassyModel, data: DataConfig, tasks: Mapping[str, Task]) -> Predictor:
@@ -152,16 +163,18 @@ class Predictor:
 
 def _check_classes(entry: Published) -> None:
     """Refuses what is no classifier: features, or an embedding as CLIP's."""
-    if entry.labels is None and entry.config.get("num_classes", 0) <= EMBEDDING:
-        raise ConfigError(f"{entry.name} gives no classes but features: classy predict has nothing to name")
+    if entry.outputs != "classes":
+        raise ConfigError(
+            f"{entry.name} gives no classes but {entry.outputs}: classy predict has nothing to name"
+        )
 
 
-EMBEDDING = 2048
-"""The most outputs that are an embedding; published classifiers without names have more classes."""
+def task_of(model: ClassyModel, entry: Published | None = None) -> Task:
+    """A choice of the one head's classes, by name where they are published, else by number.
 
-
-def _task(model: ClassyModel, entry: Published | None) -> Task:
-    """A choice of the one head's classes, by name where they are published, else by number."""
+    Raises:
+        ConfigError: there are several heads, or one that is no classifier.
+    """
     heads = [head for entries in model.get_heads().values() for head in entries]
     if len(heads) != 1 or not heads[0].num_classes:
         found = f"{len(heads)} heads" if len(heads) != 1 else "a head without classes"
@@ -177,8 +190,12 @@ def _task(model: ClassyModel, entry: Published | None) -> Task:
     return Classification(str(head.unique_id), TaskConfig(classes=names))
 
 
-def _data(model: ClassyModel, entry: Published | None) -> DataConfig:
-    """What the weights expect; clips are torchvision's."""
+def expected_data(model: ClassyModel, entry: Published | None = None) -> DataConfig:
+    """What the weights expect, or what is usual; clips are torchvision's.
+
+    Raises:
+        ConfigError: the model does not take images.
+    """
     if len(model.input_shape) < 3:
         raise ConfigError(f"{type(model).__name__} takes {model.input_shape[0]} values, not images")
     channels, *clip, _, side = model.input_shape

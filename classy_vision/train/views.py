@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from classy_vision.train.tasks import Task
 
 
-def run_views(model: nn.Module, views: Tensor, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+def run_views(model: Callable[[Tensor], Any], views: Tensor, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
     """What the model says of samples, by head, in float32: the average of what it says of each view.
 
     Args:

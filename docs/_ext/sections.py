@@ -17,6 +17,7 @@ from classy_vision.models.trunk import ModelConfig
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.data_config import SOURCES, DataConfig
 
+from . import costs
 from .fields import Schema, definitions, fields
 from .markdown import code, fence, paragraphs, plain, table
 
@@ -147,4 +148,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "gone attributes": lambda: _gone(ATTRIBUTES),
     "gone names": lambda: _gone(NAMES),
     "commands": _commands,
+    "published costs": costs.agreement,
+    "other costs": costs.differences,
+    "regnet costs": costs.regnet,
 }

@@ -35,7 +35,7 @@ def test_all_presets_as_a_user_sees_them() -> None:
     for entry in MODELS:
         assert not entry.is_preset or any(entry.name in line.split() for line in lines)
     assert max(map(len, lines)) <= 80
-    assert "resnet50 25.56 4.09 3×224×224" in " ".join(done.stdout.split())
+    assert "resnet50 25.56 4.09 11.11 3×224×224" in " ".join(done.stdout.split())
     assert "Families that a config describes: anynet" in done.stdout
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
+from classy_vision.cost import room
 from classy_vision.cost.presets import known_costs
 from classy_vision.cost.table import human
+from classy_vision.models import ClassyModel, register_model
 
 GOLDEN = known_costs()
 MODEL = {
@@ -63,10 +67,11 @@ def test_a_preset_as_a_user_sees_it() -> None:
     assert max(map(len, lines)) <= 80
     text = [" ".join(line.split()) for line in lines]
     assert "resnet50, input 3×224×224" in text
-    assert "stem = initial_block 64×56×56 4 9.54K 118M 2.9%" in text
-    assert "block0-2 = block0 256×56×56 4 70.4K 218M 5.3%" in text
-    assert "└ default_head 1000 2.05M 2.05M 0.1%" in text
-    assert "total 25.6M 4.09G 100%" in text
+    assert "step output stride field params MACs acts" in text
+    assert "stem = initial_block 64×56×56 4 11 9.54K 118M 803K" in text
+    assert "block0-2 = block0 256×56×56 4 35 70.4K 218M 1.20M" in text
+    assert "└ default_head 1000 all 2.05M 2.05M 1.00K" in text
+    assert "total 25.6M 4.09G 11.1M" in text
     assert any("with 1000: see --num-classes" in line for line in text)
 
 
@@ -77,10 +82,20 @@ def test_tables_fit_80_columns(preset: str) -> None:
     assert "…" not in "".join(lines)
 
 
+@pytest.mark.parametrize("preset", ["resnext101_32x8d", "regnet_y_256gf", "slow_r50", "densenet201"])
+@pytest.mark.parametrize("options", [(), ("--batch", "64")])
+def test_tables_fit_100_columns(preset: str, options: tuple[str, ...]) -> None:
+    lines = run(preset, *options).stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in "".join(lines)
+    headings = ["step", "output", "stride", "field", "params", "MACs", "share", "acts", "infer", "train"]
+    assert headings in [line.split() for line in lines]
+
+
 def test_nothing_is_lost_where_it_is_too_narrow() -> None:
     output = run("resnet18", width=62).stdout
     assert "…" not in output
-    assert "initial_bloc" in output
+    assert "initial" in output
 
 
 def test_json_has_exact_numbers() -> None:
@@ -144,6 +159,117 @@ def test_a_training_config_leaves_classes_to_the_data(tmp_path: Path) -> None:
 
 def test_a_training_config_whose_model_is_a_name(tmp_path: Path) -> None:
     assert data(written(tmp_path, {"model": "resnet18"}))["model"] == "resnet18"
+
+
+def test_a_run_folder(tmp_path: Path) -> None:
+    written(tmp_path, {"model": MODEL, "data": {"image_size": 64}})
+    assert data(str(tmp_path))["input_shape"] == [3, 64, 64]
+    (tmp_path / "config.yaml").unlink()
+    assert "is no run folder: there is no config.yaml in it" in message(str(tmp_path))
+
+
+def test_each_row_has_its_costs(tmp_path: Path) -> None:
+    found = data(written(tmp_path, MODEL), "--batch", "4")
+    rows = {row["name"]: row for row in found["steps"]}
+    assert (rows["block0-1"]["receptive_field"], rows["block0-1"]["gated"]) == (43, False)
+    assert rows["kind"]["receptive_field"] is None
+    assert sum(row["activations"] for row in found["steps"]) == found["activations"]
+    assert found["memory"]["batch"] == 4
+    assert found["memory"]["inference"]["peak"] < found["memory"]["training"]["peak"]
+    assert [row["training_bytes"] is None for row in found["steps"]] == [
+        not row["runs"] for row in found["steps"]
+    ]
+    assert found["uncounted"] == []
+
+
+def test_what_heads_cost(tmp_path: Path) -> None:
+    found = data(written(tmp_path, MODEL))
+    kind = next(head for head in found["heads"] if head["name"] == "kind")
+    assert kind["without"]["macs"] < found["running"]["macs"] / 4
+    output = " ".join(run(written(tmp_path, MODEL)).stdout.split())
+    assert "Without kind the forward pass ends at stem and takes 118M MACs, 873M less (88%)." in output
+    assert "Without edge the forward pass ends at block1-1" in output
+
+
+def test_operators_that_are_not_counted_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fourier(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x).real
+
+    @register_model("fourier")
+    class FourierNet(ClassyModel):
+        def __init__(self, config: Any = None, **options: Any) -> None:
+            super().__init__(config, **options)
+            self.stem, self.blocks, self.tail = Fourier(), nn.ModuleDict(), nn.Identity()
+
+    assert data("fourier")["uncounted"] == ["aten._fft_r2c"]
+    assert "Not counted, since it is not known what they do: aten._fft_r2c." in run("fourier").stdout
+
+
+MEASURE = ("resnet18", "--measure", "--input-size", "32", "--batch", "2")
+
+
+def test_measured() -> None:
+    found = data(*MEASURE)
+    assert found["measured"]["batch"] == 2
+    assert found["measured"]["ms_low"] <= found["measured"]["ms"] <= found["measured"]["ms_high"]
+    assert all(row["ms"] > 0 for row in found["steps"])
+    rows = list(csv.DictReader(io.StringIO(run(*MEASURE, "--csv").stdout)))
+    assert float(rows[0]["ms_low"]) <= float(rows[0]["ms"])
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_measured_tables_fit(width: int) -> None:
+    output = run(*MEASURE, width=width).stdout
+    assert max(map(len, output.splitlines())) <= width
+    assert "inputs a second" in output
+    assert "MACs" in output
+
+
+def test_steps_that_do_not_run_are_not_measured(tmp_path: Path) -> None:
+    rows = steps(written(tmp_path, MODEL), "--measure", "--input-size", "32")
+    assert rows["kind"]["ms"] > 0
+    assert rows["block3-1"]["ms"] is None
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_a_picture(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"trunk.{suffix}"
+    done = run(written(tmp_path, MODEL), "--plot", str(file))
+    assert done.exit_code == 0, done.exception
+    assert "block1-0" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--plot", "trunk.gif"), ".gif"),
+        (("--plot", "none/trunk.svg"), "there is no folder"),
+        (("--json", "--csv"), "give one of them"),
+        (("--compile",), "say how to --measure"),
+        (("--dtype", "float8"), "unknown dtype 'float8'"),
+        (("--device", "gpu"), "unknown device 'gpu'"),
+    ],
+)
+def test_options_are_checked_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], text: str
+) -> None:
+    monkeypatch.setattr("classy_vision.models.build_model", None)
+    assert text in message("resnet18", *options)
+
+
+def test_a_model_that_does_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free", lambda device: 1e6)
+    text = message("regnet_y_10b_seer", "--measure")
+    assert text.startswith("RegNet needs about 37.")
+    assert "and 1.00MB are free on cpu" in text
+    assert "\n" not in text
+
+
+def test_an_input_that_a_family_cannot_take() -> None:
+    text = message("vit_b_16", "--input-size", "225")
+    assert "VisionTransformer cannot take an input of (3, 225, 225)" in text
+    assert "\n" not in text
 
 
 def test_what_cannot_be_shown(tmp_path: Path) -> None:

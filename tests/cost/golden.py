@@ -21,7 +21,12 @@ def costs(preset: str) -> Costs:
 
 
 def as_data(row: Costs) -> dict[str, object]:
-    return {"params": row.params, "macs": row.macs, "input_shape": list(row.input_shape)}
+    return {
+        "params": row.params,
+        "macs": row.macs,
+        "activations": row.activations,
+        "input_shape": list(row.input_shape),
+    }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, UnknownNameError
 from classy_vision.cost import OnMeta, count
 from classy_vision.models import ClassyModel, build_model
 
@@ -72,6 +72,56 @@ class SelfAttention(nn.MultiheadAttention):
 )
 def test_operators(module: nn.Module, shape: tuple[int, ...], macs: int) -> None:
     assert macs_of(module, *shape) == macs
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "activations"),
+    [
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 8, 8), 8 * 4 * 4),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)), (3, 8, 8), 8 * 64),
+        (nn.Linear(6, 5), (7, 6), 35),
+        # Three inputs, the scores of 4 heads, what they weigh, and the last layer.
+        (SelfAttention(64, 4, batch_first=True), (10, 64), 3 * 640 + 4 * 100 + 640 + 640),
+    ],
+)
+def test_activations(module: nn.Module, shape: tuple[int, ...], activations: int) -> None:
+    assert count(ClassyModel.from_model(module, input_shape=shape).eval()).activations == activations
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Upsample(scale_factor=2), nn.Softmax(1)), ()),
+        (Product(lambda x, w: torch.fft.fft(x + w).real, 8), ("aten._fft_r2c",)),
+        (Product(lambda x, w: torch.cdist(x, w), 8, 8), ("aten._cdist_forward",)),
+    ],
+)
+def test_operators_that_nobody_knows_are_named(module: nn.Module, names: tuple[str, ...]) -> None:
+    assert count(ClassyModel.from_model(module, input_shape=(3, 8, 8)).eval()).uncounted == names
+
+
+def test_operators_of_others_are_named() -> None:
+    @torch.library.custom_op("classy_test::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return x * 2
+
+    twice.register_fake(torch.empty_like)
+    module = Product(lambda x, w: twice(x) + w, 8)
+    assert count(ClassyModel.from_model(module, input_shape=(3, 8, 8))).uncounted == ("classy_test.twice",)
+
+
+def test_what_heads_cost() -> None:
+    costs = count(build_model(TINY, heads=HEADS))
+    assert [head.name for head in costs.heads] == ["early", "late"]
+    early, late = costs.heads
+    assert costs.running.macs == costs.macs - sum(step.macs for step in costs.skipped)
+    assert costs.running.deepest == costs.deepest
+    assert costs.without(["early"]).macs == costs.macs - early.macs
+    assert costs.without(["late"]).deepest == "block1-0"
+    assert [step.name for step in costs.without(["late"]).running.steps] == ["stem", "block1-0", "early"]
+    assert costs.without(["late", "early"]).running.params == costs.params - early.params - late.params
+    with pytest.raises(UnknownNameError, match="unknown head 'lat'; did you mean 'late'"):
+        costs.without(["lat"])
 
 
 def test_steps_of_a_trunk() -> None:

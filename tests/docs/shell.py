@@ -96,6 +96,8 @@ def _matches(word: str) -> list[str]:
 
 
 def _shortened(arguments: list[str]) -> list[str]:
+    if arguments[0] == "sample":
+        return [*arguments, "-n", "2"]
     if arguments[0] != "train" or "--resume" in arguments:
         return arguments
     source = Path(arguments[1]).read_text()

@@ -152,7 +152,7 @@ def test_all_files_of_a_run_are_there() -> None:
     assert {getattr(run_folder, name) for name in constants} <= shown
 
 
-@pytest.mark.parametrize("package", ["models", "heads", "cost", "train"])
+@pytest.mark.parametrize("package", ["models", "heads", "cost", "train", "deploy", "study"])
 def test_every_public_name_is_documented(package: str) -> None:
     module = importlib.import_module(f"classy_vision.{package}")
     documented = re.findall(r"^\.\. auto\w+:: [\w.]+?(\w+)$", "\n".join(map(page_text, PAGES)), re.MULTILINE)

@@ -23,9 +23,19 @@ from tests.docs.shell import ROOT, furnish, run_shell
 from tests.docs.snippets import Block, blocks, run_python
 
 PAGES = pages.names()
-LANGUAGES = {"python", "yaml", "sh", "console", "text"}
-REAL = {"add-a-backbone.md", "configs.md", "getting-started.md", "training.md", "video.md", "weights.md"}
-SLOW = {"deploy.md"}  # it compiles
+LANGUAGES = {"cpp", "python", "yaml", "sh", "console", "text"}
+REAL = {
+    "add-a-backbone.md",
+    "compare.md",
+    "configs.md",
+    "costs.md",
+    "optimize.md",
+    "getting-started.md",
+    "training.md",
+    "video.md",
+    "weights.md",
+}
+SLOW = {"deploy.md", "serving.md"}  # they compile
 WIDTH = 96  # what a page has room for
 PEERS = ROOT / "build" / "peers"  # where `make bench` puts timm
 

@@ -1,0 +1,146 @@
+"""Shapes of what operators give in training, where torch's own answers take milliseconds or are missing.
+
+They add to ``classy_vision.layers.meta.SHORTCUTS``, which leave out what inference does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from classy_vision.layers.meta import SHORTCUTS, outline
+
+_aten = torch.ops.aten
+
+
+def _numbers(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Statistics: in 32 bits or more."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _batch_norm(x: Tensor, gain: Any, shift: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
+    shape = (x.shape[1] if training else 0,)
+    return outline(x), _numbers(shape, x), _numbers(shape, x)
+
+
+def _layer_norm(x: Tensor, shape: Sequence[int], *_: Any) -> Any:
+    kept = (*x.shape[: x.dim() - len(shape)], *(1 for _ in shape))
+    return outline(x), _numbers(kept, x), _numbers(kept, x)
+
+
+def _batch_norm_backward(gradient: Tensor, x: Tensor, gain: Tensor | None, *rest: Any) -> Any:
+    wanted: Sequence[bool] = rest[-1]
+    of_gain = torch.empty(x.shape[1], dtype=x.dtype if gain is None else gain.dtype, device="meta")
+    return _given(wanted, x, of_gain, of_gain)
+
+
+def _layer_norm_backward(
+    gradient: Tensor, x: Tensor, shape: Any, mean: Any, rstd: Any, gain: Any, shift: Any, wanted: Sequence[bool]
+) -> Any:
+    return _given(wanted, x, gain, shift)
+
+
+def _given(wanted: Sequence[bool], *like: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(outline(x) if want and x is not None else None for want, x in zip(wanted, like))
+
+
+def _elementwise_backward(
+    gradient: Tensor, *_: Any, grad_input: Tensor | None = None, **options: Any
+) -> Tensor:
+    return outline(gradient) if grad_input is None else grad_input
+
+
+def _scaled(x: Tensor, other: Any, **options: Any) -> Any:
+    return outline(x) if x.is_floating_point() and not isinstance(other, Tensor) else NotImplemented
+
+
+def _in_place(x: Tensor, *_: Any, **options: Any) -> Tensor:
+    return x
+
+
+def _sum(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **options: Any) -> Any:
+    if dim is None and not options and x.is_floating_point():
+        return torch.empty((), dtype=x.dtype, device="meta")
+    return SHORTCUTS[_aten.mean](x, dim, keepdim, **options)
+
+
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    first = tensors[0]
+    if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
+        return NotImplemented
+    axis = dim % (first.dim() + 1)
+    return torch.empty(
+        (*first.shape[:axis], len(tensors), *first.shape[axis:]), dtype=first.dtype, device="meta"
+    )
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device="meta"), _numbers(q.shape[:3], q)
+
+
+def _attention_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> Any:
+    return outline(q), outline(k), outline(v)
+
+
+def _mm(a: Tensor, b: Tensor) -> Any:
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+        return NotImplemented
+    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta")
+
+
+def _moments(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _numbers((x.shape[1],), x), _numbers((x.shape[1],), x)
+
+
+TRAINING: Mapping[Any, Callable[..., Any]] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten.batch_norm_update_stats: _moments,
+    _aten.div: _scaled,
+    _aten.div_: _in_place,
+    _aten.gelu_backward: _elementwise_backward,
+    _aten.lerp_: _in_place,
+    _aten.mm: _mm,
+    _aten.native_batch_norm: _batch_norm,
+    _aten.native_batch_norm_backward: _batch_norm_backward,
+    _aten.native_layer_norm: _layer_norm,
+    _aten.native_layer_norm_backward: _layer_norm_backward,
+    _aten.ones_like: SHORTCUTS[_aten.empty_like],
+    _aten.rsqrt: _elementwise_backward,
+    _aten.sigmoid_backward: _elementwise_backward,
+    _aten.silu_backward: _elementwise_backward,
+    _aten.stack: _stack,
+    _aten.sum: _sum,
+    _aten.threshold_backward: _elementwise_backward,
+}
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention as a CPU or GPU does it, without a tensor of its scores; torch writes it out on meta.
+
+    Args:
+        device: "cpu" or "cuda". The kernel of the former has no dropout.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and self._is_fused(args, options):
+            return _aten._scaled_dot_product_flash_attention_for_cpu(*args)[0]
+        return func(*args, **options)
+
+    def _is_fused(self, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
+        dropout = options.get("dropout_p", 0.0)
+        plain = {*options} <= {"dropout_p"} and len(args) == 3 and all(x.dim() == 4 for x in args)
+        return plain and (self.device == "cuda" or not dropout)

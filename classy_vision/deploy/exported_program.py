@@ -1,0 +1,86 @@
+"""Files of ``torch.export``.
+
+torch's own reader unpickles, and evaluates expressions of the file. This one takes the archive for
+what it is: a list of operators in JSON, and plain numbers.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.config import ConfigError
+from classy_vision.deploy.formats import Loaded, Request
+from classy_vision.deploy.metadata import KEY, parse_metadata
+from classy_vision.deploy.program import Program, UnreadableError, read_program
+
+EXTRA = f"{KEY}.json"
+
+
+def trace(request: Request) -> torch.export.ExportedProgram:
+    """The operators of a model, for the sizes that its metadata leave free.
+
+    Raises:
+        ConfigError: it cannot be traced.
+    """
+    batch = torch.export.Dim("batch", min=1, max=request.metadata.max_batch)
+    free = [i for i, size in enumerate(request.metadata.input_shape) if size is None and i]
+    sizes: dict[int, Any] = {0: batch, **dict.fromkeys(free, torch.export.Dim.DYNAMIC)}
+    with torch.no_grad():
+        try:
+            program = torch.export.export(request.model, (request.example,), dynamic_shapes=(sizes,))
+        except Exception as error:  # of many kinds, of torch's and of the model's
+            if free and "onstraint" in str(error):
+                raise ConfigError(
+                    f"{type(request.model).__name__} cannot be exported for any image size: its operators "
+                    f"depend on it. Export one size at a time, without the dynamic size"
+                ) from None
+            raise
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # whoever reads the file need not know our paths
+    return program
+
+
+def save(request: Request, path: Path) -> None:
+    """Writes the operators, the weights and the metadata."""
+    torch.export.save(trace(request), path, extra_files={EXTRA: request.metadata.dump()})
+
+
+def load(path: Path, trust: bool) -> Loaded:
+    """Reads what ``save`` wrote; with ``trust`` torch reads what is not read here.
+
+    Raises:
+        ConfigError: it is damaged, another tool's, or needs more than is safe.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = parse_metadata(_extra(archive), str(path))
+            program: Program = read_program(archive)
+    except UnreadableError as error:
+        if not trust:
+            raise ConfigError(f"{str(path)!r} {error}: torch itself would read it, with trust") from None
+        run: Callable[[Tensor], Any] = torch.export.load(path).module()
+        return Loaded(metadata, lambda images: _flat(run(images)), "torch")
+    except ConfigError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        raise ConfigError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from None
+    return Loaded(metadata, program, "torch")
+
+
+def _extra(archive: zipfile.ZipFile) -> str | None:
+    names = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA}")]
+    with suppress(UnicodeDecodeError):
+        return archive.read(names[0]).decode() if names else None
+    return None
+
+
+def _flat(outputs: Any) -> Sequence[Tensor]:
+    leaves: list[Tensor] = torch.utils._pytree.tree_leaves(outputs)
+    return leaves

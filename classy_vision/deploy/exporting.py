@@ -1,0 +1,226 @@
+"""Models into files that other programs run, each read back and compared before it is left behind."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.deploy.artefact import Artefact, load_artefact
+from classy_vision.deploy.formats import FORMATS, Format, Request
+from classy_vision.deploy.metadata import Head, Metadata
+from classy_vision.deploy.verify import Int8, Scores, compare, measure, random_input
+from classy_vision.hub.describe import describe
+from classy_vision.models.classy_model import ClassyModel
+from classy_vision.models.trunk import END
+
+TOLERANCE = 1e-4
+"""The largest difference, of the largest number that a head gives."""
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        artefact: as it was read back.
+        difference: from the model's own numbers, the largest of all heads and sizes that were
+            tried, relative to the largest number; None for int8.
+        shapes: the inputs that were tried.
+        before, after: scores in points by head, of int8.
+    """
+
+    artefact: Artefact
+    difference: float | None
+    shapes: Sequence[tuple[int, ...]]
+    before: Scores
+    after: Scores
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str = "exported-program",
+    example: Tensor | None = None,
+    max_batch: int = MAX_BATCH,
+    dynamic_size: bool = False,
+    heads: Mapping[str, Head] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    int8: Int8 | None = None,
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+) -> Exported:
+    """Writes ``model`` to a file, reads it back, and compares what both say.
+
+    The file takes its place when all is well; else nothing is left.
+
+    Args:
+        model: on the CPU; it is exported as in evaluation.
+        path: of the file; ``FORMATS`` has the ending of each format.
+        format: "exported-program", "onnx", "aoti" or "safetensors".
+        example: an input (n, c, h, w) or (n, c, t, h, w); by default random and of the model's
+            usual size.
+        max_batch: the largest batch.
+        dynamic_size: take images of any height and width, not only those of the example.
+        heads: what outputs mean, by head; in the order of the outputs for a model of one's own.
+        preprocessing: how an image becomes an input, in keys of ``data`` of a training config.
+        int8: quantise; scores are compared then, not numbers.
+        tolerance: the largest difference from the model's own numbers, relative to the largest.
+        force: replace a file that is there.
+
+    Raises:
+        ConfigError: a wrong argument, an operator that the format does not have, or numbers that
+            differ.
+    """
+    path = Path(path).expanduser()
+    max_loss = int8.max_loss if int8 else 0.0
+    check_arguments(path, format, max_batch, tolerance, force, int8 is not None, max_loss)
+    entry = FORMATS[format]
+    with _evaluating(model):
+        example = _example(model, example, max_batch)
+        names = _names(model, example, heads)
+        metadata = Metadata(
+            format=format,
+            precision="float32" if int8 is None else "int8",
+            input_shape=_free(example.shape, dynamic_size),
+            max_batch=max_batch,
+            outputs=tuple(names),
+            heads={**(heads or {}), **{name: Head() for name in names if name not in (heads or {})}},
+            preprocessing=None if preprocessing is None else dict(preprocessing),
+            model=_config(model),
+        )
+        request = Request(model, example, metadata, int8.calibration if int8 else None)
+        with _beside(path) as beside:
+            _save(entry, request, beside)
+            artefact = load_artefact(beside, trust=True)
+            done = compare(artefact, request, tolerance) if int8 is None else measure(artefact, request, int8)
+            os.replace(beside, path)
+    return Exported(Artefact(path, artefact.metadata, artefact._loaded), *done)
+
+
+# -- before
+
+
+def check_arguments(
+    path: Path, format: str, max_batch: int, tolerance: float, force: bool, int8: bool, max_loss: float
+) -> None:
+    """Raises before any work is done; see ``export``.
+
+    Raises:
+        ConfigError: a wrong argument.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if path.suffix != FORMATS[format].suffix:
+        raise ConfigError(f"{str(path)!r}: the name of a file of {format} ends in {FORMATS[format].suffix}")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"cannot write {str(path)!r}: its folder is not there, or it is one")
+    if path.exists() and not force:
+        raise ConfigError(f"{str(path)!r} is there: --force (force=True) replaces it")
+    if max_batch < 2:
+        raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
+    if not 0 < tolerance < math.inf:
+        raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as {TOLERANCE:g}")
+    if int8 and not FORMATS[format].int8:
+        able = ", ".join(name for name, one in FORMATS.items() if one.int8)
+        raise ConfigError(f"{format} holds no int8 models (allowed: {able})")
+    if int8 and not 0 <= max_loss <= 100:
+        raise ConfigError(f"max_loss = {max_loss}: give points from 0 to 100")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every module's own mode after it."""
+    odd = [tensor.device for tensor in model.state_dict().values() if tensor.device.type != "cpu"]
+    if odd:
+        raise ConfigError(f"the model is on {odd[0]}: model.cpu() first, artefacts are made and compared there")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _example(model: nn.Module, example: Tensor | None, max_batch: int) -> Tensor:
+    """An input of which the batch is no special number: not 1."""
+    if example is None:
+        if not isinstance(model, ClassyModel):
+            raise ConfigError(f"{type(model).__name__} does not say what it takes: give an example")
+        example = torch.empty(1, *model.input_shape)
+    if example.dim() < 2 or not len(example) or example.dtype != torch.float32:
+        raise ConfigError(f"example: a float32 batch is needed, not {tuple(example.shape)} of {example.dtype}")
+    return random_input((min(3, max_batch), *example.shape[1:]))
+
+
+def _names(model: nn.Module, example: Tensor, heads: Mapping[str, Head] | None) -> list[str]:
+    """The ids of the heads, in the order of the outputs."""
+    with torch.no_grad():
+        outputs = model(example)
+    if isinstance(outputs, Mapping):
+        names = [str(name) for name in outputs]
+    elif isinstance(model, ClassyModel):
+        names = [str(head.unique_id) for entries in model.get_heads().values() for head in entries] or [END]
+    else:
+        names = list(heads or ("output",))
+    leaves = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
+    if len(leaves) != len(names) or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise ConfigError(f"{type(model).__name__} gives no tensor, and no dict of tensors by head")
+    if odd := next((name for name in heads or {} if name not in names), None):
+        raise unknown("head", odd, names)
+    return names
+
+
+def _free(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
+    if not dynamic_size:
+        return (None, *shape[1:])
+    if len(shape) < 4:
+        raise ConfigError(f"inputs of shape {tuple(shape)} are no images: they have one size")
+    return (None, *shape[1:-2], None, None)
+
+
+def _config(model: nn.Module) -> dict[str, Any] | None:
+    try:
+        return describe(model)
+    except ConfigError:  # a model of one's own
+        return None
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path of the same name in a folder that is gone after it."""
+    try:
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            yield Path(folder, path.name)
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
+def _save(entry: Format, request: Request, path: Path) -> None:
+    try:
+        entry.save(request, path)
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:  # exporters raise whatever they stumble over
+        reason = _reason(error)
+        raise ConfigError(f"cannot export as {request.metadata.format}: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first, in a line: exporters wrap it, and explain themselves at length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,132 @@
+"""ONNX files, written by torch and run by ONNX Runtime, without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classy_vision.config import ConfigError
+from classy_vision.deploy.formats import Loaded, Request
+from classy_vision.deploy.metadata import INPUT, KEY, parse_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+MAX_BYTES = 2**31 - 2**20
+"""Of weights: a message of protobuf is shorter than 2 GB."""
+AXES = {4: ("batch", None, "height", "width"), 5: ("batch", None, "time", "height", "width")}
+"""Names of sizes that are free."""
+
+
+def save(request: Request, path: Path) -> None:
+    """Writes the model, checks it, and puts in the metadata.
+
+    Raises:
+        ConfigError: a package is missing, the weights are too large for one file, the model
+            cannot be traced, or has an operator that ONNX has not.
+    """
+    _check_packages("onnx", "onnxscript", "onnxruntime")
+    import onnx
+
+    if sum(t.nbytes for t in request.model.state_dict().values()) > MAX_BYTES:
+        raise ConfigError("weights of more than 2 GB do not fit into an ONNX file: choose another format")
+    model = _translate(request)
+    if request.calibration is not None:
+        from classy_vision.deploy.int8 import quantize_onnx
+
+        model = quantize_onnx(model, request, path)
+    _name_sizes(model, request)
+    onnx.helper.set_model_props(model, {KEY: request.metadata.dump()})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def load(path: Path, trust: bool) -> Loaded:
+    """Opens a session on the CPU.
+
+    Raises:
+        ConfigError: ONNX Runtime is missing, or the file is damaged or another tool's.
+    """
+    _check_packages("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        # Bytes, not the path: weights in other files, which a file could name, are not looked for.
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds, which only the library's binary names
+        raise ConfigError(f"{str(path)!r} is damaged or no ONNX file: {_first(error)}") from None
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+    outputs = [output.name for output in session.get_outputs()]
+    if [entry.name for entry in session.get_inputs()] != [INPUT] or outputs != list(metadata.outputs):
+        raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
+
+    def run(images: np.ndarray[Any, Any]) -> Sequence[Any]:
+        found: Sequence[Any] = session.run(None, {INPUT: images})
+        return found
+
+    return Loaded(metadata, run, "numpy")
+
+
+def _translate(request: Request) -> Any:
+    """The model in ONNX's terms."""
+    import torch
+
+    from classy_vision.deploy.exported_program import trace
+
+    heads = list(request.metadata.outputs)
+    if INPUT in heads:
+        raise ConfigError(f"a head called {INPUT!r}, as the input is in ONNX files: rename it")
+    with _quiet(), torch.no_grad():
+        written = torch.onnx.export(
+            trace(request), (), dynamo=True, input_names=[INPUT], output_names=heads, verbose=False
+        )
+    assert written is not None
+    return written.model_proto
+
+
+def _name_sizes(model: Any, request: Request) -> None:
+    """Says "batch", "height" and "width" where torch numbers its symbols."""
+    (images,) = model.graph.input
+    sizes = images.type.tensor_type.shape.dim
+    names = AXES.get(len(sizes), ("batch",))
+    new = {size.dim_param: name for size, name in zip(sizes, names) if size.dim_param and name}
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = new.get(size.dim_param, size.dim_param)
+    del model.graph.value_info[:]  # in terms of the old symbols; readers find them themselves
+    for node in model.graph.node:
+        del node.metadata_props[:]  # names and lines of our code
+    del model.graph.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of packages that are not needed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_packages(*names: str) -> None:
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ConfigError(f"ONNX files need {missing[0]}: pip install 'classy-vision-models[export]'")
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

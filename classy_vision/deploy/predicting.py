@@ -1,0 +1,103 @@
+"""Predictions for files by an exported model, as by the run that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.config import ConfigError
+from classy_vision.deploy.artefact import Artefact, load_artefact
+from classy_vision.deploy.verify import Batched, Int8, Run
+from classy_vision.train.batches import Samples, make_loader
+from classy_vision.train.config import TaskConfig
+from classy_vision.train.data_config import DataConfig
+from classy_vision.train.job import Job
+from classy_vision.train.predict import Predictor
+from classy_vision.train.tasks import KINDS, Task
+from classy_vision.train.views import run_views
+
+CALIBRATION = 256
+"""Samples of the training split from which ranges are taken."""
+SCORES = {"classification": "accuracy", "multilabel": "mAP", "regression": "r2"}
+"""By kind of task the metric that int8 must keep; 1 is 100 points."""
+
+
+def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
+    """The predictor of an exported model.
+
+    Raises:
+        ConfigError: it cannot be loaded, or does not say how images become its input, or what its
+            outputs mean.
+    """
+    artefact = load_artefact(path, trust=trust)
+    metadata = artefact.metadata
+    if metadata.preprocessing is None:
+        raise ConfigError(f"{str(path)!r} does not say how images become its input")
+    data = DataConfig.parse(metadata.preprocessing, f"{path}: preprocessing")
+    tasks = {name: _task(artefact, name) for name in artefact.heads}
+    channels = metadata.input_shape[1]
+    if channels is None or not data.mean or not data.std or not len(data.mean) == len(data.std) == channels:
+        raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
+    shape = data.input_shape(channels, training=False)
+    metadata.check_input((1, *shape))
+    return Predictor(Batched(artefact, metadata.max_batch, shape), data, tasks, torch.device("cpu"))
+
+
+def _task(artefact: Artefact, name: str) -> Task:
+    head = artefact.metadata.heads[name]
+    if head.kind is None:
+        raise ConfigError(
+            f"{str(artefact.path)!r} does not say what head {name!r} means: load_artefact gives its numbers"
+        )
+    return KINDS[head.kind](name, TaskConfig(kind=head.kind, classes=head.classes or None))
+
+
+def calibrate(job: Job, max_loss: float) -> Int8:
+    """How to quantise the model of a run: by its training split, and measured on what was held out."""
+    return Int8(list(_inputs(job)), lambda run: _measure(run, job), max_loss)
+
+
+def _inputs(job: Job) -> Iterator[Tensor]:
+    """Samples from all over the training split, as in evaluation.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    rows = job.records.rows(held_out=False)
+    samples = Samples(job, augment=False)
+    for row in rows[:: max(1, len(rows) // CALIBRATION)][:CALIBRATION]:
+        _, views, error = samples[0, row]
+        if not error:
+            yield views
+        elif job.settings.data.on_bad_image == "error":
+            raise ConfigError(f"cannot calibrate with {error}")
+
+
+@torch.no_grad()
+def _measure(run: Run, job: Job) -> dict[str, float]:
+    """Scores in points on the held-out split, by head."""
+    metrics = {head: task.metrics()[SCORES[task.config.kind]] for head, task in job.tasks.items()}
+    for batch in make_loader(job, held_out=True, rank=0, world=1, pin_memory=False):
+        for head, output in run_views(run, batch.images, job.tasks).items():
+            task, targets = job.tasks[head], job.targets[head][batch.rows]
+            valid = task.valid(targets) & ~batch.bad
+            if valid.any():
+                metrics[head].update(*task.comparable(output[valid], targets[valid]))
+    return {head: 100 * float(metric.compute()) for head, metric in metrics.items()}
+
+
+def preprocessing(data: DataConfig) -> dict[str, Any]:
+    """What an artefact says of how images become its input."""
+    seen = DataConfig(
+        image_size=data.side(training=False),
+        resize=data.resize,
+        interpolation=data.interpolation,
+        mean=data.mean,
+        std=data.std,
+        clip=data.clip,
+    )
+    return seen.model_dump(mode="json", exclude_none=True, exclude_unset=True)

@@ -1,0 +1,95 @@
+"""A comparison as a file: CSV, Parquet or JSON, and read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.cost.table import dump
+from classy_vision.study.row import Row, plain
+from classy_vision.weights.files import replacing
+
+TABLES = (".csv", ".parquet", ".json")
+READABLE = (".csv", ".parquet")
+NUMBERS = ("params", "macs", "activations", "memory", "latency", "throughput")
+
+
+def check_output(path: Path, suffixes: Sequence[str], option: str, force: bool) -> None:
+    """Raises where nothing can be written to ``path``, before there is something to write.
+
+    Raises:
+        ConfigError: the ending is none of ``suffixes``, the folder is missing, or the file is there.
+    """
+    if path.suffix not in suffixes:
+        raise unknown("ending", path.suffix, suffixes, f"{option} {path}")
+    if path.exists() and not (force and path.is_file()):
+        raise ConfigError(f"{option}: {str(path)!r} exists: choose another, or replace it by --force")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}")
+
+
+def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:
+    """Writes all rows in full to a CSV, Parquet or JSON file.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    entries = plain(rows, front)
+    try:
+        with replacing(path) as beside:
+            if path.suffix == ".parquet":
+                _write_parquet(beside, entries)
+            else:
+                text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
+                beside.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def _write_parquet(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    shapes, texts = pa.list_(pa.int64()), ("name", "group", "failure")
+    kinds = {"input_shape": shapes, "front": pa.bool_(), **{name: pa.string() for name in texts}}
+    schema = pa.schema([(key, kinds.get(key, pa.float64())) for key in entries[0]])
+    parquet.write_table(pa.Table.from_pylist([dict(entry) for entry in entries], schema), path)
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a CSV or Parquet file that ``write_table`` wrote.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such table.
+    """
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            entries = parquet.read_table(path).to_pylist()
+        else:
+            entries = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return [_row(entry) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"it has no column {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{str(path)!r} is no table of a comparison: {reason}") from None
+
+
+def _row(entry: Mapping[str, Any]) -> Row:
+    shape = entry["input_shape"] or ()
+    shape = shape.split("x") if isinstance(shape, str) else shape
+    heads = {key.partition("/")[2] or key: key for key in entry if key.partition("/")[0] == "accuracy"}
+    known = {head: float(entry[key]) for head, key in heads.items() if entry[key] not in (None, "")}
+    numbers = {name: float(entry[name]) if entry[name] not in (None, "") else None for name in NUMBERS}
+    return Row(
+        entry["name"],
+        entry["group"] or "",
+        tuple(map(int, shape)),
+        accuracies=known,
+        failure=entry["failure"] or None,
+        **numbers,
+    )

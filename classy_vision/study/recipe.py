@@ -1,0 +1,122 @@
+"""Training different models by the same recipe."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from classy_vision.config import ConfigError
+from classy_vision.cost import Costs
+from classy_vision.cost.room import check_fits
+from classy_vision.study.candidates import accuracies
+
+if TYPE_CHECKING:
+    from classy_vision.train import TrainConfig
+
+OF_THE_RECIPE = ("heads", "num_classes", "in_channels", "input_planes")
+"""Keys of a model config that come from the recipe and its data instead."""
+
+
+@dataclass
+class Recipe:
+    """A training job whose model is replaced: its data, tasks, heads and schedule stay.
+
+    Attributes:
+        settings: the job.
+    """
+
+    settings: TrainConfig
+    _complete: dict[str, TrainConfig] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """Reads a recipe from a training config.
+
+        Args:
+            path: as for ``load_settings``.
+            overrides: "dotted.key=value", as for ``load_settings``.
+
+        Raises:
+            ConfigError: it cannot be read, or cannot train a model of its own heads.
+        """
+        recipe = cls(importlib.import_module("classy_vision.train").load_settings(path, overrides))
+        if not recipe.settings.model.get("heads"):
+            raise ConfigError(f"{path}: the recipe's model lists the heads of all models: give it heads")
+        return recipe
+
+    def complete(self, config: Mapping[str, Any]) -> TrainConfig:
+        """The job that trains the model of ``config``, with what comes from the data.
+
+        Heads are the recipe's, and the number of channels is the recipe's or that of its images.
+
+        Raises:
+            ConfigError: what does not fit together.
+        """
+        key = repr(config)
+        if key not in self._complete:
+            job = importlib.import_module("classy_vision.train.job")
+            ours = self.settings.model
+            heads = [{k: v for k, v in head.items() if k != "in_plane"} for head in ours["heads"]]
+            model = {k: v for k, v in config.items() if k not in OF_THE_RECIPE}
+            model |= {k: ours[k] for k in ("in_channels",) if k in ours}
+            settings = self.settings.model_copy(update={"model": {**model, "heads": heads}})
+            self._complete[key] = job.prepare(settings).settings
+        return self._complete[key]
+
+    def model(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """What is trained in the place of ``config``, and the shape of its input in evaluation."""
+        settings = self.complete(config)
+        model = dict(settings.model)
+        return model, settings.data.input_shape(model["in_channels"], training=False)
+
+    def run(self, config: Mapping[str, Any], folder: Path, costs: Costs) -> dict[str, float]:
+        """Trains a model, or reads the run in ``folder`` where it is done, or goes on with it.
+
+        What training prints goes to stderr.
+
+        Args:
+            config: of the model.
+            folder: of the run.
+            costs: of the model with the recipe's heads.
+
+        Returns:
+            The accuracy of the held-out data in the last epoch, by head.
+
+        Raises:
+            ConfigError: the run is of another recipe, or something does not fit or cannot be written.
+        """
+        package = importlib.import_module("classy_vision.train")
+        run = importlib.import_module("classy_vision.train.run_folder").RunFolder(folder)
+        settings = self.complete(config)
+        if run.is_run:
+            self._check_same(run.settings(), settings, folder)
+        if not (run.is_run and run.finished):
+            self._check_room(costs)
+            with redirect_stdout(sys.stderr):
+                if run.is_run:
+                    package.resume(folder)
+                else:
+                    package.train(settings, folder)
+        return accuracies(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"])
+
+    def _check_same(self, there: TrainConfig, wanted: TrainConfig, folder: Path) -> None:
+        dump = importlib.import_module("classy_vision.train.config").dump_settings
+        if dump(there) != dump(wanted):
+            old, new = there.model_dump(mode="json"), wanted.model_dump(mode="json")
+            parts = ", ".join(key for key in new if old[key] != new[key])
+            raise ConfigError(
+                f"{str(folder)!r} holds a run of another recipe or model (its {parts}): choose another --runs, "
+                f"or remove it"
+            )
+
+    def _check_room(self, costs: Costs) -> None:
+        device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.settings.schedule
+        check_fits(costs, schedule.batch_size, "float32", device, training=not schedule.freeze_trunk)

@@ -1,0 +1,132 @@
+"""A model in a comparison: its numbers, and which numbers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from classy_vision.config import unknown
+from classy_vision.cost.table import human
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a model; None where it is not.
+
+    Attributes:
+        name: of the model.
+        group: the folder of its file, or its family.
+        input_shape: without the batch.
+        params: parameters.
+        macs: multiply-adds for one input.
+        activations: numbers in the outputs of convolutions, linear layers and attention.
+        memory: bytes at the peak of the forward pass: measured, or estimated.
+        latency: milliseconds for one batch, the median.
+        throughput: inputs per second.
+        accuracies: by head, from 0 to 1, of the held-out data.
+        failure: what went wrong.
+    """
+
+    name: str
+    group: str = ""
+    input_shape: tuple[int, ...] = ()
+    params: float | None = None
+    macs: float | None = None
+    activations: float | None = None
+    memory: float | None = None
+    latency: float | None = None
+    throughput: float | None = None
+    accuracies: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the first head that has one."""
+        return next(iter(self.accuracies.values()), None)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a row.
+
+    Attributes:
+        heading: in the table.
+        label: of an axis.
+        show: the number for people.
+        high: whether more is better.
+    """
+
+    heading: str
+    label: str
+    show: Callable[[float], str]
+    high: bool = False
+
+
+def _bytes(number: float) -> str:
+    return human(round(number)) + "B"
+
+
+def _count(number: float) -> str:
+    return human(round(number))
+
+
+def _milliseconds(number: float) -> str:
+    return f"{number:.3g} ms" if number < 100 else f"{number:,.0f} ms"
+
+
+COLUMNS: dict[str, Column] = {
+    "params": Column("params", "parameters", _count),
+    "macs": Column("MACs", "MACs", _count),
+    "activations": Column("acts", "activations", _count),
+    "memory": Column("memory", "memory", _bytes),
+    "latency": Column("latency", "latency", _milliseconds),
+    "throughput": Column("per s", "inputs per second", lambda number: f"{number:,.4g}", high=True),
+    "accuracy": Column("accuracy", "accuracy", "{:.2%}".format, high=True),
+}
+SIZES = frozenset(("params", "macs"))
+"""What a model costs and what it can learn by: less is better as a cost, more as the other axis."""
+
+
+def column(name: str, where: str) -> str:
+    """``name``, where it is that of a column.
+
+    Raises:
+        UnknownNameError: it is not.
+    """
+    if name not in COLUMNS:
+        raise unknown("column", name, COLUMNS, where)
+    return name
+
+
+def value(row: Row, name: str) -> float | None:
+    """The number in a column."""
+    number: float | None = getattr(row, name)
+    return number
+
+
+def ordered(rows: Iterable[Row], name: str) -> list[Row]:
+    """Rows with the best first, or with a minus before the name last; those without a number at the end."""
+    key = column(name.removeprefix("-"), "--sort")
+    rows = list(rows)
+    known = [row for row in rows if value(row, key) is not None]
+    rest = [row for row in rows if value(row, key) is None]
+    reverse = COLUMNS[key].high != name.startswith("-")
+    return sorted(known, key=lambda row: value(row, key) or 0, reverse=reverse) + rest
+
+
+def plain(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as JSON values, each with the same keys."""
+    heads = list(dict.fromkeys(head for row in rows for head in list(row.accuracies)[1:]))
+    return [
+        {
+            "name": row.name,
+            "group": row.group,
+            "input_shape": list(row.input_shape),
+            **{name: value(row, name) for name in COLUMNS},
+            **{f"accuracy/{head}": row.accuracies.get(head) for head in heads},
+            "front": row in front,
+            "failure": row.failure,
+        }
+        for row in rows
+    ]

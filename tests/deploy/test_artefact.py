@@ -1,0 +1,253 @@
+"""Files that are damaged, another tool's, or made to do harm."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from classy_vision.config import ConfigError
+from classy_vision.deploy import export, load_artefact
+from classy_vision.deploy.metadata import KEY, Metadata, parse_metadata
+from classy_vision.weights.files import write_tensors
+from tests.models.small import batch, build
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "model.pt2"
+    export(build("vision_transformer"), path, example=batch())
+    return path
+
+
+def changed(
+    source: Path, target: Path, change: Callable[[str, bytes], bytes], compress: int = zipfile.ZIP_STORED
+) -> Path:
+    """A copy of an archive, its parts changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compress) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return target
+
+
+def edit(ending: str, edits: Callable[[Any], object]) -> Callable[[str, bytes], bytes]:
+    """Changes the JSON of one part."""
+
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith(ending):
+            return data
+        value = json.loads(data)
+        edits(value)
+        return json.dumps(value).encode()
+
+    return change
+
+
+def nodes(model: Any) -> Any:
+    return model["graph_module"]["graph"]["nodes"]
+
+
+def test_a_copy_is_read(program: Path, tmp_path: Path) -> None:
+    copy = changed(program, tmp_path / "m.pt2", lambda name, data: data)
+    wanted, given = load_artefact(program)(batch()), load_artefact(copy)(batch())
+    assert all(torch.equal(given[head], wanted[head]) for head in wanted)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.ops.aten.from_file.default", "torch.ops.aten.save.default", "torch.load", "math.sqrt", "os.system"],
+)
+def test_only_operators_on_tensors_are_called(target: str, program: Path, tmp_path: Path) -> None:
+    def edits(model: Any) -> None:
+        nodes(model)[0]["target"] = target
+
+    path = changed(program, tmp_path / "m.pt2", edit("models/model.json", edits))
+    with pytest.raises(ConfigError, match="calls|damaged"):
+        load_artefact(path)
+
+
+class Harm:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+def test_nothing_is_unpickled(program: Path, tmp_path: Path) -> None:
+    harm = pickle.dumps(Harm(tmp_path / "harm"))
+
+    def edits(weights: Any) -> None:
+        next(iter(weights["config"].values()))["use_pickle"] = True
+
+    mark = edit("weights_config.json", edits)
+    path = changed(
+        program,
+        tmp_path / "m.pt2",
+        lambda name, data: harm if name.endswith(("weight_0", ".pt")) else mark(name, data),
+    )
+    with pytest.raises(ConfigError, match="holds pickles"):
+        load_artefact(path)
+    inputs = changed(program, tmp_path / "i.pt2", lambda name, data: harm if name.endswith(".pt") else data)
+    assert load_artefact(inputs)(batch())
+    assert not (tmp_path / "harm").exists()
+
+
+def test_no_expression_is_evaluated(program: Path, tmp_path: Path) -> None:
+    text = f"open({str(tmp_path / 'harm')!r}, 'w')"
+
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return data
+        found = json.loads(data, object_hook=lambda d: {**d, "expr_str": text} if "expr_str" in d else d)
+        assert text in json.dumps(found) or "expr_str" in json.dumps(found)
+        return json.dumps(found).encode()
+
+    assert load_artefact(changed(program, tmp_path / "m.pt2", change))(batch())
+    assert not (tmp_path / "harm").exists()
+
+
+def test_weights_beyond_their_part_are_refused(program: Path, tmp_path: Path) -> None:
+    def edits(weights: Any) -> None:
+        for entry in weights["config"].values():
+            entry["tensor_meta"]["storage_offset"]["as_int"] = 10**6
+
+    path = changed(program, tmp_path / "m.pt2", edit("weights_config.json", edits))
+    with pytest.raises(ConfigError, match="damaged"):
+        load_artefact(path)
+
+
+def test_archives_are_not_compressed(program: Path, tmp_path: Path) -> None:
+    path = changed(program, tmp_path / "m.pt2", lambda name, data: data, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ConfigError, match="is compressed"):
+        load_artefact(path)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_half_a_file(part: float, program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    path.write_bytes(program.read_bytes()[: int(part * program.stat().st_size)])
+    with pytest.raises(ConfigError, match="damaged|no metadata"):  # a part of it is an archive itself
+        load_artefact(path)
+
+
+def test_another_version_is_refused_unless_trusted(program: Path, tmp_path: Path) -> None:
+    torch.export.save(torch.export.load(program), tmp_path / "torch.pt2")
+    with pytest.raises(ConfigError, match="no metadata of classy export"):
+        load_artefact(tmp_path / "torch.pt2")
+
+    def edits(weights: Any) -> None:
+        next(iter(weights["config"].values()))["tensor_meta"]["device"]["type"] = "meta"
+
+    path = changed(program, tmp_path / "m.pt2", edit("weights_config.json", edits))
+    with pytest.raises(ConfigError, match="torch itself would read it"):
+        load_artefact(path)
+
+
+def test_machine_code_needs_trust(tmp_path: Path) -> None:
+    metadata = Metadata(format="aoti", input_shape=(None, 4), max_batch=8, outputs=("a",), heads={"a": {}})
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        text = json.dumps({KEY: metadata.dump()})
+        archive.writestr("m/data/aotinductor/model/x.wrapper_metadata.json", text)
+        archive.writestr("m/data/aotinductor/model/x.wrapper.so", b"\x7fELF")
+    with pytest.raises(ConfigError, match="runs the machine code in it: trust=True"):
+        load_artefact(path)
+    with pytest.raises(ConfigError, match="damaged or for another machine"):
+        load_artefact(path, trust=True)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2", "m.safetensors"])
+def test_other_files(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such artefact"):
+        load_artefact(tmp_path / name)
+    for data in (b"", b"nothing of the kind" * 9):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ConfigError, match="damaged"):
+            load_artefact(tmp_path / name)
+
+
+def test_an_ending_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "m.onx").write_text("")
+    with pytest.raises(ConfigError, match="did you mean '.onnx'"):
+        load_artefact(tmp_path / "m.onx")
+
+
+def test_onnx_files_of_others(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    def value(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([add], "graph", [value("x")], [value("y")], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="no metadata of classy export"):
+        load_artefact(tmp_path / "m.onnx")
+    (tmp_path / "secret").write_bytes(np.ones(1, np.float32).tobytes())
+    del graph.initializer[0].float_data[:]
+    entry = model.graph.initializer[0]
+    entry.ClearField("float_data")
+    entry.data_location = TensorProto.EXTERNAL
+    entry.external_data.add(key="location", value="secret")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ConfigError):
+        load_artefact(tmp_path / "m.onnx")
+
+
+def test_weights_whose_config_is_a_trap(tmp_path: Path) -> None:
+    config = {"name": "resnet", "num_blocks": [10**6, 1, 1], "init_planes": 8}
+    metadata = Metadata(
+        format="safetensors",
+        input_shape=(None, 3, 8, 8),
+        max_batch=8,
+        outputs=("a",),
+        heads={"a": {}},
+        model=config,
+    )
+    write_tensors(tmp_path / "m.safetensors", {"x": torch.ones(1)}, {KEY: metadata.dump()})
+    with pytest.raises(ConfigError, match="beyond 200,000"):
+        load_artefact(tmp_path / "m.safetensors")
+    write_tensors(tmp_path / "m.safetensors", {"x": torch.ones(1)}, {"format": "pt"})
+    with pytest.raises(ConfigError, match="no metadata"):
+        load_artefact(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no metadata"),
+        ("[1]", "damaged"),
+        ("{", "damaged"),
+        ('{"heads": 3}', "damaged"),
+        ('{"heads": {"a": {"kind": "magic"}}}', "damaged"),
+        (
+            '{"heads": {}, "outputs": ["a"], "format": "onnx", "input_shape": [null], "max_batch": 2}',
+            "not the heads",
+        ),
+        ('{"heads": {}, "outputs": [], "input_shape": [null], "max_batch": 2}', "'format' is required"),
+    ],
+)
+def test_metadata_of_others(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_metadata(text, "file")
+
+
+@pytest.mark.parametrize(
+    "shape", [(65, 3, 32, 32), (0, 3, 32, 32), (3, 32, 32), (1, 1, 32, 32), (1, 3, 32, 40)]
+)
+def test_inputs_it_was_not_made_for(shape: tuple[int, ...], program: Path) -> None:
+    with pytest.raises(ConfigError, match=r"takes \(n, 3, 32, 32\), n from 1 to 64"):
+        load_artefact(program)(torch.zeros(*shape))

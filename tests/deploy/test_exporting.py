@@ -1,0 +1,255 @@
+"""Every format holds every family with two heads, says what the model says, and refuses the rest."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError
+from classy_vision.deploy import FORMATS, Head, Int8, export, load_artefact
+from tests.models.small import FAMILIES, batch, build
+
+FIXED = ("mlp", "vision_transformer")  # their operators depend on the size of the image
+QUICK = {
+    "exported-program": set(FAMILIES),
+    "onnx": {"regnet", "vision_transformer"},
+    "aoti": set(),
+    "safetensors": set(FAMILIES),
+}
+CASES = [
+    pytest.param(format, family, marks=[] if family in QUICK[format] else pytest.mark.slow)
+    for format in FORMATS
+    for family in FAMILIES
+]
+MEANING = {
+    "late": Head(kind="classification", classes=("a", "b", "c")),
+    "early": Head(kind="multilabel", classes=("x", "y", "z")),
+}
+SEEN = {"image_size": 32, "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+
+
+def file(folder: Path, format: str) -> Path:
+    return folder / f"model{FORMATS[format].suffix}"
+
+
+def agree(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    assert given.keys() == wanted.keys()
+    for head, output in wanted.items():
+        torch.testing.assert_close(torch.as_tensor(given[head]), output, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("format", "family"), CASES)
+def test_every_format_holds_every_family(format: str, family: str, tmp_path: Path) -> None:
+    model = build(family)
+    path, free = file(tmp_path, format), family not in FIXED
+    done = export(
+        model,
+        path,
+        format=format,
+        example=None if family == "resnext3d" else batch(2),
+        dynamic_size=free,
+        heads=MEANING,
+        preprocessing=SEEN,
+    )
+    assert done.difference is not None
+    assert done.difference < 1e-4
+    assert len(done.shapes) == (5 if free else 3)
+    assert model.training  # as it was
+    artefact = load_artefact(path, trust=format == "aoti")
+    assert artefact.heads == ("late", "early")
+    assert artefact.labels == {"late": ("a", "b", "c"), "early": ("x", "y", "z")}
+    assert artefact.preprocessing == SEEN
+    assert artefact.metadata.format == format
+    assert list(tmp_path.iterdir()) == [path]
+    shape = [3 if size is None else size for size in artefact.metadata.input_shape]
+    images = torch.randn(*shape[:-2], *([48, 40] if free else [32, 32]))
+    with torch.no_grad():
+        wanted = model.eval()(images)
+    agree(artefact(images), wanted)
+    arrays = artefact(images.numpy())
+    assert all(isinstance(output, np.ndarray) for output in arrays.values())
+    agree(arrays, wanted)
+
+
+@pytest.mark.parametrize("format", ["exported-program", "safetensors"])
+def test_models_without_several_heads(format: str, tmp_path: Path) -> None:
+    model = build("resnet")
+    model.clear_heads()
+    export(model, file(tmp_path, format), format=format, example=batch(2))
+    artefact = load_artefact(file(tmp_path, format))
+    assert artefact.heads == ("trunk_output",)
+    with torch.no_grad():
+        agree(artefact(batch()), {"trunk_output": model.eval()(batch())})
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def test_a_module_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt2"
+    artefact = export(Doubled(), path, example=torch.ones(1, 4), heads={"twice": Head()}).artefact
+    assert artefact(np.ones((7, 4), np.float32))["twice"].tolist() == [[2.0] * 4] * 7
+    assert artefact.metadata.model is None
+    with pytest.raises(ConfigError, match="no config that could be written"):
+        export(Doubled(), tmp_path / "own.safetensors", format="safetensors", example=torch.ones(1, 4))
+    with pytest.raises(ConfigError, match="give an example"):
+        export(Doubled(), tmp_path / "none.pt2")
+
+
+# -- refusals
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a format": ({"format": "onxx"}, "did you mean 'onnx'"),
+    "an ending": ({"format": "onnx"}, "ends in .onnx"),
+    "a batch": ({"max_batch": 1}, "max_batch = 1"),
+    "no tolerance": ({"tolerance": 0.0}, "tolerance = 0.0: give a number above 0"),
+    "tolerance that is no number": ({"tolerance": math.nan}, "tolerance = nan"),
+    "a head": ({"heads": {"lat": Head()}}, "unknown head 'lat'; did you mean 'late'"),
+    "an example": ({"example": torch.ones(2, 3, 32, 32, dtype=torch.int64)}, "a float32 batch is needed"),
+    "int8": ({"int8": Int8([], lambda run: {})}, "exported-program holds no int8 models"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_any_work(case: str, tmp_path: Path) -> None:
+    options, said = REFUSED[case]
+    with pytest.raises(ConfigError, match=said):
+        export(build("resnet"), tmp_path / "model.pt2", **{"example": batch(), **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_there_stay(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="--force"):
+        export(build("resnet"), path, example=batch())
+    assert path.read_text() == "mine"
+    export(build("resnet"), path, example=batch(), force=True)
+    assert load_artefact(path).heads == ("early", "late")
+    with pytest.raises(ConfigError, match="folder is not there"):
+        export(build("resnet"), tmp_path / "none" / "model.pt2", example=batch())
+
+
+class Rounded(nn.Module):
+    """What an exporter would get wrong: it says something else each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(())
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "format", "said"),
+    [
+        (Rounded(), "exported-program", "differs by .* tolerance = 0.0001: nothing was written"),
+        (Branching(), "exported-program", "cannot export as exported-program: .*data-dependent"),
+        (Bessel(), "onnx", "cannot export as onnx: .*bessel_j0"),
+    ],
+)
+def test_what_cannot_be_exported(module: nn.Module, format: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        export(module, file(tmp_path, format), format=format, example=torch.ones(2, 4))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vision_transformers_have_one_size(tmp_path: Path) -> None:
+    model = build("vision_transformer")
+    with pytest.raises(ConfigError, match="cannot be exported for any image size"):
+        export(model, tmp_path / "model.pt2", example=batch(), dynamic_size=True)
+    assert list(tmp_path.iterdir()) == []
+    larger = torch.randn(2, 3, 48, 32)  # positions are interpolated
+    artefact = export(model, tmp_path / "model.pt2", example=larger).artefact
+    with torch.no_grad():
+        agree(artefact(larger), model.eval()(larger))
+    with pytest.raises(ConfigError, match=r"takes \(n, 3, 48, 32\), n from 1 to 64"):
+        artefact(batch())
+
+
+# -- int8
+
+
+def calibrated(scores: Mapping[str, float], seen: list[Mapping[str, Tensor]]) -> Int8:
+    """Scores 90 points for the model, and ``scores`` for what is made of it."""
+
+    def measure(run: Any) -> Mapping[str, float]:
+        seen.append(run(batch(8)))
+        return dict.fromkeys(scores, 90.0) if len(seen) == 1 else scores
+
+    return Int8([batch(8, seed=seed) for seed in range(4)], measure)
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("aoti", marks=pytest.mark.slow)])
+def test_int8(format: str, tmp_path: Path) -> None:
+    model, seen = build("resnet"), []
+    path = file(tmp_path, format)
+    int8 = calibrated({"early": 91.0, "late": 89.5}, seen)
+    done = export(model, path, format=format, example=batch(), int8=int8)
+    assert done.after == {"early": 91.0, "late": 89.5}
+    assert done.artefact.metadata.precision == "int8"
+    for head, wanted in seen[0].items():
+        off = (seen[1][head] - wanted).abs().max() / wanted.abs().max()
+        assert 1e-5 < off < 0.1  # it is quantised, and no more than that
+    if format == "onnx":
+        assert b"QuantizeLinear" in path.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_int8_that_loses_too_much(tmp_path: Path) -> None:
+    int8 = calibrated({"early": 90.0, "late": 88.9}, [])
+    with pytest.raises(
+        ConfigError, match=r"head 'late' falls from 90.00 to 88.90 in int8, by more than 1 points"
+    ):
+        export(build("mlp"), tmp_path / "m.onnx", format="onnx", example=batch(), int8=int8)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- without torch
+
+
+def test_onnx_runs_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export(build("mlp"), path, format="onnx", example=batch(), heads=MEANING)
+    code = (
+        "import sys, numpy as np\n"
+        "from classy_vision.deploy import load_artefact\n"
+        f"artefact = load_artefact({str(path)!r})\n"
+        "said = artefact(np.ones((5, 3, 32, 32), np.float32))\n"
+        "print({head: numbers.shape for head, numbers in said.items()}, artefact.labels['late'])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "{'early': (5, 3), 'late': (5, 3)} ('a', 'b', 'c')\n", done.stderr
+
+
+def test_onnx_says_its_names(tmp_path: Path) -> None:
+    import onnx
+
+    path = tmp_path / "m.onnx"
+    export(build("regnet"), path, format="onnx", example=batch(), dynamic_size=True)
+    graph = onnx.load(path).graph
+    sizes = [size.dim_param or size.dim_value for size in graph.input[0].type.tensor_type.shape.dim]
+    assert [entry.name for entry in graph.input] == ["images"]
+    assert sizes == ["batch", 3, "height", "width"]
+    assert [entry.name for entry in graph.output] == ["early", "late"]
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
