@@ -80,6 +80,7 @@ FORMATS: Mapping[str, Format] = {
     "aoti": Format(".pt2", "aoti_package", int8=True),
     "safetensors": Format(".safetensors", "safetensors_file"),
 }
+"""What ``export`` writes, by name."""
 LIBRARY = "data/aotinductor/"
 """Where the shared library is in an AOTInductor package."""
 

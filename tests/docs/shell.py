@@ -140,7 +140,7 @@ def _pip(arguments: list[str]) -> None:
     assert command == "install"
     section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
-    assert set(re.findall(r"\w+", target)) <= extras
+    assert set(re.findall(r"\w+", target.partition("[")[2])) <= extras
 
 
 _CHECKS = {"make": _make, "pip": _pip}
