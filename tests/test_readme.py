@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from classy_vision.cli import app
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.weights.catalogue import names, published
 from classy_vision.weights.state import StateError
@@ -42,12 +44,24 @@ def test_the_example_with_weights(
     with pytest.raises(StateError, match=re.escape("skip_heads=['default_head']")):
         exec(EXAMPLES[1], {"build_model": build_model})
     assert "not in the file: 1 head (default_head)" in capsys.readouterr().out
-    assert len(EXAMPLES) == 2
     for name in re.findall(r'`"((?:timm|torchvision)/[^"]+)"`', TEXT):
         assert published(name)
     counts = [name.partition("/")[0] for name in names()]
     table = f"{counts.count('timm')} of timm's, {counts.count('torchvision')} of torchvision's"
     assert table in TEXT
+
+
+def test_the_quick_model() -> None:
+    scope: dict[str, Any] = {"build_model": build_model, "torch": torch, "images": torch.randn(4, 3, 64, 64)}
+    exec(EXAMPLES[2], scope)
+    with torch.inference_mode():
+        assert scope["fast"](scope["images"]).shape == (4, 10)
+    assert len(EXAMPLES) == 3
+
+
+def test_every_command_is_there() -> None:
+    names = {command.name or command.callback.__name__ for command in app.registered_commands} | {"weights"}
+    assert set(re.findall(r"^classy ([\w-]+)", TEXT, re.M)) <= names
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
