@@ -6,16 +6,18 @@ compiles as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from classy_vision.deploy.graph import calls, constant, drop, module_at, put, reader, tidy
+from classy_vision.layers.conv_norm_act import SameConv2d
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVS = (nn.Conv2d, nn.Conv3d)
+Inputs = Mapping[nn.Module, Sequence[int]]
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -39,16 +41,17 @@ class Clamp(nn.Module):
         return torch.maximum(x, self.low) if self.one_sided else torch.clamp(x, self.low, self.high)
 
 
-def fold(graph: fx.GraphModule, dtype: torch.dtype) -> None:
+def fold(graph: fx.GraphModule, inputs: Inputs, dtype: torch.dtype) -> None:
     """Applies every rule to every node, in the order in which they run.
 
     Args:
         graph: a part in evaluation; it is changed.
+        inputs: shapes of usual inputs, by layer.
         dtype: in which it is going to run: bounds and weights are rounded together.
     """
     for node in list(graph.graph.nodes):
         for rule in _RULES:
-            if rule(node, dtype):
+            if rule(node, inputs, dtype):
                 break
     tidy(graph)
 
@@ -64,14 +67,14 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
 # -- rules: each says whether it has taken its node out
 
 
-def _leave_out(node: fx.Node, dtype: torch.dtype) -> bool:
+def _leave_out(node: fx.Node, inputs: Inputs, dtype: torch.dtype) -> bool:
     if not isinstance(module_at(node), _NOTHING):
         return False
     drop(node, node.all_input_nodes[0])
     return True
 
 
-def _norm_behind(node: fx.Node, dtype: torch.dtype) -> bool:
+def _norm_behind(node: fx.Node, inputs: Inputs, dtype: torch.dtype) -> bool:
     """Convolution, norm."""
     norm = module_at(node)
     if not isinstance(norm, _NORMS) or norm.running_mean is None:
@@ -80,13 +83,15 @@ def _norm_behind(node: fx.Node, dtype: torch.dtype) -> bool:
     layer = module_at(before)
     if not isinstance(layer, (*_CONVS, nn.Linear)) or reader(before) is not node:
         return False
+    if isinstance(layer, nn.Linear) and len(inputs.get(layer, ())) != 2:
+        return False  # of (n, s, c) the norm is over s
     gain, shift = affine(norm)
     _scale_outputs(layer, gain, shift)
     drop(node, before)
     return True
 
 
-def _norm_before(node: fx.Node, dtype: torch.dtype) -> bool:
+def _norm_before(node: fx.Node, inputs: Inputs, dtype: torch.dtype) -> bool:
     """Norm, convolution; or norm, ReLU, convolution."""
     norm = module_at(node)
     if not isinstance(norm, _NORMS) or norm.running_mean is None:
@@ -96,7 +101,7 @@ def _norm_before(node: fx.Node, dtype: torch.dtype) -> bool:
     last = act if closed else node
     after = reader(last) if last is not None else None
     conv = module_at(after)
-    if not isinstance(conv, _CONVS) or any(conv.padding) or conv.groups != 1:
+    if not isinstance(conv, _CONVS) or _pads(conv) or conv.groups != 1:
         return False  # padding puts zeros behind the norm
     assert last is not None
     gain, shift = affine(norm)
@@ -109,7 +114,7 @@ def _norm_before(node: fx.Node, dtype: torch.dtype) -> bool:
     return True
 
 
-def _layer_scale(node: fx.Node, dtype: torch.dtype) -> bool:
+def _layer_scale(node: fx.Node, inputs: Inputs, dtype: torch.dtype) -> bool:
     """Linear layer, factor of each channel, sum."""
     if not calls(node, torch.addcmul) or node.kwargs or len(node.args) != 3:
         return False
@@ -126,12 +131,18 @@ def _layer_scale(node: fx.Node, dtype: torch.dtype) -> bool:
     return True
 
 
-_RULES: tuple[Callable[[fx.Node, torch.dtype], bool], ...] = (
+_RULES: tuple[Callable[[fx.Node, Inputs, torch.dtype], bool], ...] = (
     _leave_out,
     _norm_behind,
     _norm_before,
     _layer_scale,
 )
+
+
+def _pads(conv: nn.Conv2d | nn.Conv3d) -> bool:
+    if isinstance(conv, SameConv2d) or isinstance(conv.padding, str):
+        return any(kernel > 1 for kernel in conv.kernel_size)
+    return any(conv.padding)
 
 
 # -- arithmetic
@@ -164,13 +175,17 @@ def _clamp_before(conv: Any, gain: Tensor, shift: Tensor, dtype: torch.dtype) ->
     kind = conv.weight.dtype
     weight = conv.weight.double()
     shape = (1, -1) + (1,) * (weight.dim() - 2)
-    # A channel without gain is constant: it goes into the bias, and its bound must be finite.
-    flat = gain == 0
-    bias = _bias(conv) + (weight * (shift.clamp(min=0) * flat).view(shape)).flatten(1).sum(1)
-    bound = torch.where(flat, 0.0, -shift / torch.where(flat, 1.0, gain)).to(dtype).double()
-    scaled = (weight * gain.view(shape)).to(dtype).double()
+    # Where no input is large enough for the ReLU to change sides, the channel is a constant or affine.
+    largest = min(8 * torch.finfo(dtype).max ** 0.5, 2.0**24)
+    far = shift.abs() >= largest * gain.abs()
+    shut, open_ = far & (shift <= 0), far & (shift > 0)
+    bound = torch.where(far, 0.0, -shift / torch.where(far, 1.0, gain)).to(dtype).double()
+    scaled = (weight * torch.where(shut, 0.0, gain).view(shape)).to(dtype).double()
+    bias = _bias(conv) + (weight * (shift * open_).view(shape)).flatten(1).sum(1)
     # With the rounded numbers, so that what the ReLU cuts comes to zero.
     _set(conv, scaled, bias - (scaled * bound.view(shape)).flatten(1).sum(1))
     bound, rising = bound.to(kind), gain >= 0
     none = torch.full_like(bound, torch.inf)
-    return Clamp(torch.where(rising, bound, -none).view(shape), torch.where(rising, none, bound).view(shape))
+    low = torch.where(rising & ~open_, bound, -none)
+    high = torch.where(rising | open_, none, bound)
+    return Clamp(low.view(shape), high.view(shape))

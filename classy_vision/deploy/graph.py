@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +13,13 @@ from torch import fx, nn
 
 from classy_vision.layers.conv_norm_act import SameConv2d
 from classy_vision.models.classy_model import ClassyModel, ModelAdapter
+from classy_vision.models.densenet import DenseLayer
 from classy_vision.models.trunk import END
 
 LEAVES = (SameConv2d,)
 """Modules of ours that stay one call: what they do depends on the size of their input."""
+_TRACING = threading.RLock()
+"""fx changes ``nn.Module`` for the whole process while it traces."""
 
 
 class Traced(nn.Module):
@@ -21,13 +27,22 @@ class Traced(nn.Module):
 
     graph: fx.GraphModule
 
-    def forward(self, *inputs: Any) -> Any:
-        return self.graph(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.graph(*inputs, **named)
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:  # a model that another thread runs meanwhile
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
 
 def parts(model: ClassyModel) -> Iterator[tuple[str, nn.Module]]:
@@ -38,47 +53,66 @@ def parts(model: ClassyModel) -> Iterator[tuple[str, nn.Module]]:
             if not any(other.startswith(f"{path}.") for other in paths):
                 yield f"model.{path}", model.model.get_submodule(path)
     elif "blocks" in model._modules:
-        yield "stem", model.stem
+        ends = {name: model._modules.get(name) for name in ("stem", "tail")}
+        yield from ((name, part) for name, part in ends.items() if part is not None)
         yield from ((f"blocks.{name}", block) for name, block in model.blocks.items())
-        yield "tail", model.tail
     for block, heads in model.get_heads().items():
         yield from ((f"heads.{block}.{head.unique_id}", head) for head in heads)
 
 
-def trace(part: nn.Module, out: torch.dtype | None = None) -> fx.GraphModule:
-    """Makes ``part`` run as a graph, and gives that graph.
-
-    Args:
-        part: it keeps its class and attributes, but not its layers.
-        out: what its output is converted to.
+def trace(part: nn.Module) -> fx.GraphModule:
+    """Makes ``part`` run as a graph, and gives that graph. It keeps its class and attributes.
 
     Raises:
-        TypeError, ValueError, RuntimeError: its forward can't be traced; it stays as it was.
+        Exception: of any kind, as its forward can't be traced; it stays as it was.
     """
-    found = _Tracer().trace(part)
-    if out is not None:
-        last = next(node for node in reversed(found.nodes) if node.op == "output")
-        with found.inserting_before(last):
-            last.args = (found.call_method("to", (last.args[0], out)),)
-    graph = fx.GraphModule(part, found)
-    graph.meta["room"] = getattr(part, "room", None)  # of a layer of DenseNet
+    if isinstance(part, fx.GraphModule) or len(inspect.signature(part.forward).parameters) > 1:
+        raise TypeError(f"{type(part).__name__}: a forward of one input is needed")
+    with _TRACING:
+        graph = fx.GraphModule(part, _Tracer().trace(part))
+    traced = type(type(part).__name__, (Traced, type(part)), {})
+    # What changes its input in place may have no reader.
+    kept = {node for node in graph.graph.nodes if not node.users and node.op != "output"}
+    graph.meta.update(kept=kept, left=set(), room=part.room if isinstance(part, DenseLayer) else None)
     for name in list(part._modules):
         delattr(part, name)
-    part.__class__ = type(type(part).__name__, (Traced, type(part)), {})
+    part.__class__ = traced
     part.graph = graph
     return graph
+
+
+def leave_shared(graphs: Iterable[fx.GraphModule], untraced: Iterable[nn.Module]) -> None:
+    """Makes ``module_at`` pass over modules that may not be rewritten: those with weights that are called
+    in several places, and those with hooks or parametrizations."""
+    graphs = list(graphs)
+    calls = Counter(id(module) for graph in graphs for module in _called(graph))
+    calls.update(id(module) for part in untraced for module in (*part.modules(), *part.modules()))
+    for graph in graphs:
+        for module in _called(graph):
+            has_weights = any(True for _ in (*module.parameters(), *module.buffers()))
+            if (has_weights and calls[id(module)] > 1) or not _is_plain(module):
+                graph.meta["left"].add(id(module))
+
+
+def _called(graph: fx.GraphModule) -> list[nn.Module]:
+    return [graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"))
 
 
 # -- looking around in a graph
 
 
 def module_at(node: Any) -> nn.Module | None:
-    """The module that a node calls."""
+    """The module that a node calls, where it may be rewritten."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     owner = node.graph.owning_module
     assert owner is not None
-    return owner.get_submodule(str(node.target))
+    module = owner.get_submodule(str(node.target))
+    return None if id(module) in owner.meta["left"] else module
 
 
 def reader(node: fx.Node) -> fx.Node | None:
@@ -101,6 +135,17 @@ def constant(node: Any) -> torch.Tensor | None:
     for name in str(node.target).split("."):
         value = getattr(value, name)
     return value if isinstance(value, torch.Tensor) else None
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether a node may change what it reads."""
+    if node.op == "call_module":
+        owner = node.graph.owning_module
+        assert owner is not None
+        return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    known = name.startswith("i") and name[1:] in ("add", "sub", "mul", "truediv", "and", "or", "xor", "matmul")
+    return known or (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace"))
 
 
 def put(node: fx.Node, module: nn.Module) -> None:
@@ -130,7 +175,13 @@ def drop(node: fx.Node, instead: fx.Node) -> None:
 
 def tidy(graph: fx.GraphModule) -> None:
     """Leaves out what nothing reads, and makes the code anew."""
-    graph.graph.eliminate_dead_code()
+    sweep(graph)
     graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
+
+
+def sweep(graph: fx.GraphModule) -> None:
+    """Takes out what nothing reads."""
+    kept = graph.meta["kept"]
+    graph.graph.eliminate_dead_code(lambda node: node in kept or node.is_impure())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.deploy.fold import fold
-from classy_vision.deploy.graph import parts, trace
+from classy_vision.deploy.graph import leave_shared, parts, trace
 from classy_vision.deploy.pack import can_pack
 from classy_vision.deploy.pack import pack as pack_graph
 from classy_vision.deploy.packed import Workspace
@@ -22,6 +22,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2, to
 """The types in which a model can run, and how far an output may then be off, as a part of its largest value."""
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class Optimized(ClassyModel):
@@ -33,10 +34,27 @@ class Optimized(ClassyModel):
 
     untraced: tuple[str, ...]
     _dtype: torch.dtype
+    _out: torch.dtype
     _is_packed: bool
+
+    def forward(self, x: Any) -> Any:
+        return _converted(self._run(super().forward, x), self._out)
+
+    def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
+        return self._run(super().features, x, blocks)
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        return self._run(super().extract_features, x)
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
         return super().walk(_prepared(x, self._dtype), until)
+
+    def _run(self, call: Callable[..., Any], x: Any, *args: Any) -> Any:
+        x = _prepared(x, self._dtype)
+        if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):  # the types are chosen
+                return call(x, *args)
+        return call(x, *args)
 
     def train(self, mode: bool = True) -> Any:
         """Refuses training.
@@ -48,21 +66,35 @@ class Optimized(ClassyModel):
             raise TypeError("an optimized model is for inference: train the model that it was made of")
         return super().train(False)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuses to save what is in the order of one machine.
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("an optimized model can't be pickled or copied: optimize the model that it was made of")
 
-        Raises:
-            TypeError: the model is packed.
-        """
+    def _refuse(self, what: str) -> None:
         if self._is_packed:
             raise TypeError(
-                "a packed model has no weights to save: save the model that it was made of, "
+                f"a packed model {what}: do that with the model that it was made of, "
                 "or take optimize(..., pack=False)"
             )
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse("has no weights to save")
         return super().state_dict(*args, **kwargs)
 
-    def __reduce__(self) -> Any:
-        raise TypeError("an optimized model can't be pickled: pickle the model that it was made of")
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse("takes no weights")
+        return super().load_state_dict(*args, **kwargs)
+
+    def set_heads(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("keeps its heads")
+        super().set_heads(*args, **kwargs)
+
+    def feature_info(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse("cannot run without data")
+        return super().feature_info(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse("stays on its device and in its type")
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def optimize(
@@ -82,14 +114,15 @@ def optimize(
     temporary tensors in memory that is kept. Images are taken with channels last. Takes a second or
     so, compiles nothing, and holds a second copy of the weights.
 
-    The copy is run on ``example`` and held against the model before it is given back. It takes other
-    batches and sizes as the model does. Call it under ``torch.inference_mode()`` or ``no_grad``.
+    The copy is run on ``example`` and held against the model before it is given back: outputs, and in 32
+    bits or more the features of every block. It takes other batches and sizes as the model does. Call it
+    under ``torch.inference_mode()`` or ``no_grad``.
 
     Args:
         model: on the device where it is going to run; put into evaluation.
         example: a batch of the usual size, as a tensor; random numbers where it is left out.
-        dtype: in which it runs, such as ``torch.bfloat16`` or "bfloat16"; features come in it, the
-            outputs of heads in that of the example.
+        dtype: in which it runs, such as ``torch.bfloat16`` or "bfloat16"; features come in it, outputs
+            in the type of the example.
         pack: False leaves plain layers of torch, for ``torch.export`` and the like.
         compile: also by ``torch.compile`` with frozen weights, instead of ``pack``; takes 10 to 100 seconds.
         tolerance: the largest difference of an output, as a part of its largest value; by
@@ -98,88 +131,121 @@ def optimize(
     Raises:
         TypeError: ``model`` is no ``ClassyModel``, or optimized already.
         UnknownNameError: a ``dtype`` that models do not run in.
-        ConfigError: the copy differs by more than ``tolerance``.
+        ConfigError: the copy differs by more than ``tolerance``, or cannot be made.
     """
     if not isinstance(model, ClassyModel) or isinstance(model, Optimized):
         raise TypeError(f"optimize takes a ClassyModel that is not optimized, not {type(model).__name__}")
     kind = _BY_NAME.get(str(dtype).removeprefix("torch."))
     if kind is None:
         raise unknown("dtype", str(dtype), _BY_NAME)
-    bound = TOLERANCES[kind] if tolerance is None else tolerance
     like = next(model.parameters(), torch.empty(0))
     with torch.no_grad():
         x = torch.randn(1, *model.input_shape).to(like) if example is None else example
-        model.eval()
-        wanted = _outputs(model(x))
-        twin, graphs = _folded(model, kind, x.dtype)
+        bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
+        wanted = _outputs(model.eval()(x))
+        twin, graphs = _traced(model, torch.promote_types(like.dtype, kind), x.dtype)
+        sizes = _sizes(twin, graphs, x)
+        for graph in graphs:
+            fold(graph, sizes, kind)
+        twin.to(dtype=kind)
+        twin._dtype = kind
         if compile:
             twin.compile(fullgraph=True, options={"freezing": True})
-        elif pack:
-            _pack(twin, graphs, x)
+        elif pack and can_pack(x.device, kind):
+            space = Workspace()
+            for graph in graphs:
+                pack_graph(graph, sizes, kind, space)
+            twin._is_packed = True
         for name, output in _outputs(twin(x)).items():
-            _compare(name, output, wanted[name], bound)
+            _compare(f"head {name!r}" if name else "the output", output, wanted[name], bound)
+        if kind in (torch.float32, torch.float64):
+            _compare_features(model, twin, x, bound)
     return twin
 
 
-def _folded(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[Optimized, list[fx.GraphModule]]:
-    twin: Any = copy.deepcopy(model).requires_grad_(False)
+def _traced(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[Optimized, list[fx.GraphModule]]:
+    """A copy whose parts are graphs, in a type that folding loses nothing in."""
+    twin: Any = copy.deepcopy(model).requires_grad_(False).to(dtype=dtype)
     twin.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), {})
-    twin._dtype, twin._is_packed = dtype, False
-    graphs, untraced = [], []
+    twin._dtype, twin._out, twin._is_packed = dtype, out, False
+    graphs: list[fx.GraphModule] = []
+    untraced: dict[str, nn.Module] = {}
     for name, part in parts(twin):
         if type(part).__module__.startswith("torch.nn") and not part._modules:
             continue  # one layer has no neighbours
         try:
-            graph = trace(part, out if name.startswith("heads.") else None)
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            untraced.append(name)
-            continue
-        fold(graph, dtype)
-        graphs.append(graph)
+            graphs.append(trace(part))
+        except Exception:  # tracers raise whatever they stumble over
+            untraced[name] = part
+    leave_shared(graphs, untraced.values())
     twin.untraced = tuple(untraced)
-    return twin.to(dtype=dtype), graphs
+    return twin, graphs
 
 
-def _pack(twin: Optimized, graphs: list[fx.GraphModule], x: Tensor) -> None:
-    if not can_pack(x.device, twin._dtype):
-        return
+def _sizes(twin: Optimized, graphs: list[fx.GraphModule], x: Tensor) -> dict[nn.Module, tuple[int, ...]]:
+    """Shapes of the inputs of layers, of all steps: also of those that no head reads."""
     sizes: dict[nn.Module, tuple[int, ...]] = {}
-    layers = [
-        m for graph in graphs for m in graph.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d, nn.Linear))
-    ]
-    hooks = [layer.register_forward_pre_hook(_noting(sizes)) for layer in layers]
-    twin(x)
-    for hook in hooks:
-        hook.remove()
-    space = Workspace()
-    for graph in graphs:
-        pack_graph(graph, sizes, twin._dtype, space)
-    twin._is_packed = True
 
-
-def _noting(sizes: dict[nn.Module, tuple[int, ...]]) -> Any:
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[layer] = tuple(inputs[0].shape)
+        if inputs:
+            sizes[layer] = tuple(inputs[0].shape)
 
-    return note
+    layers = [module for graph in graphs for module in graph.modules() if isinstance(module, _LAYERS)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        twin(x)
+        if twin.block_names:
+            for _ in twin.walk(x):
+                pass
+    except Exception as error:
+        raise ConfigError(
+            f"{type(twin).__name__} cannot be made: its parts do not run as graphs ({error})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
 
 
-def _prepared(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(x, Tensor):
+def _compare_features(model: ClassyModel, twin: Optimized, x: Tensor, bound: float) -> None:
+    """Each block, behind the next: that must not have changed it."""
+    if not model.block_names:
+        return
+    before: tuple[str, Any, Any] | None = None
+    for (name, wanted), (_, feature) in zip(model.walk(x), twin.walk(x)):
+        if before is not None:
+            _compare(*before, bound)
+        before = (f"block {name!r}", feature, wanted)
+
+
+def _prepared(x: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
     return x.detach().to(dtype=dtype, memory_format=_LAYOUTS.get(x.dim(), torch.preserve_format))
 
 
-def _outputs(outputs: Any) -> Mapping[str, Tensor]:
+def _converted(outputs: Any, dtype: torch.dtype) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.to(dtype) if outputs.is_floating_point() else outputs
+    if isinstance(outputs, dict):
+        return {name: _converted(output, dtype) for name, output in outputs.items()}
+    return tuple(_converted(o, dtype) for o in outputs) if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _outputs(outputs: Any) -> Mapping[str, Any]:
     return outputs if isinstance(outputs, Mapping) else {"": outputs}
 
 
-def _compare(name: str, output: Tensor, wanted: Tensor, bound: float) -> None:
+def _compare(where: str, output: Any, wanted: Any, bound: float) -> None:
+    if isinstance(wanted, (tuple, list)):
+        for one, other in zip(output, wanted):
+            _compare(where, one, other, bound)
+    if not isinstance(wanted, Tensor) or not wanted.numel():
+        return
     largest = wanted.abs().max().double()
     difference = (output.double() - wanted.double()).abs().max()
     if not difference <= bound * (largest if largest > 0 else 1.0):
-        where = f"head {name!r}" if name else "the output"
         raise ConfigError(
             f"the optimized model is not the same: {where} differs by {difference:.3g}; its largest value is "
-            f"{largest:.3g}, and allowed is tolerance = {bound:g} of that. Try dtype='float32'"
+            f"{largest:.3g}, and allowed is tolerance = {bound:g} of that"
         )

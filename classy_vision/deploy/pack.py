@@ -11,7 +11,18 @@ from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.deploy.fold import Clamp
-from classy_vision.deploy.graph import calls, constant, drop, module_at, put, reader, swap, tidy
+from classy_vision.deploy.graph import (
+    calls,
+    constant,
+    drop,
+    is_in_place,
+    module_at,
+    put,
+    reader,
+    swap,
+    sweep,
+    tidy,
+)
 from classy_vision.deploy.packed import (
     CONVS,
     Append,
@@ -58,17 +69,20 @@ def pack(
     for node in list(graph.graph.nodes):
         if calls(node, operator.mul, torch.mul) and (layers := _excitation(node)):
             swap(node, Excite(*layers), (node.args[0],))
-    graph.graph.eliminate_dead_code()
+    sweep(graph)
     for node in list(graph.graph.nodes):
         layer = module_at(node)
         if isinstance(layer, nn.Linear) and layer in inputs:
             _pack_linear(node, layer, inputs[layer])
         elif layer is not None and type(layer) in CONVS and layer in inputs:
             _pack_conv(node, layer, inputs[layer])
-        elif isinstance(layer, Clamp) and isinstance(module_at(reader(node)), CONVS) and layer.low.dim() == 4:
-            put(node, ClampInto(layer, space))
         elif node.op in ("call_function", "call_method"):
             _swap_call(node, graph, dtype, space)
+    sweep(graph)
+    for node in graph.graph.nodes:
+        clamp = module_at(node)
+        if isinstance(clamp, Clamp) and clamp.low.dim() == 4 and _is_read_at_once(node):
+            put(node, ClampInto(clamp, space))
     tidy(graph)
 
 
@@ -114,14 +128,31 @@ def _excitation(node: fx.Node) -> tuple[nn.Conv2d, nn.Module, nn.Conv2d] | None:
         step = step.args[0]
     _, excite, act, squeeze = chain
     x = node.args[0]
-    if not calls(step, "mean", torch.mean) or not isinstance(step, fx.Node) or module_at(x) is None:
+    if not calls(step, "mean", torch.mean) or not isinstance(step, fx.Node):
         return None
     if step.args != (x, (2, 3)) or step.kwargs != {"keepdim": True} or len(step.users) != 1:
         return None
-    if not isinstance(x, fx.Node) or set(x.users) != {step, node}:
+    if not isinstance(x, fx.Node) or set(x.users) != {step, node} or not _is_fresh(x):
         return None
     is_pointwise = all(conv.kernel_size == (1, 1) and conv.groups == 1 for conv in (excite, squeeze))
     return (squeeze, act, excite) if is_pointwise else None
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether a layer has just made this tensor, so that nothing else sees it change."""
+    layer = module_at(node)
+    while type(layer) in _ACTIVATIONS and getattr(layer, "inplace", False):
+        before = node.all_input_nodes[0]
+        if reader(before) is not node:
+            return False
+        node, layer = before, module_at(before)
+    return type(layer) in _ACTIVATIONS or isinstance(layer, CONVS)
+
+
+def _is_read_at_once(node: fx.Node) -> bool:
+    after = reader(node)
+    layer = module_at(after)
+    return after is node.next and (isinstance(layer, PackedConv) or type(layer) in CONVS)
 
 
 # -- what goes into the same call
@@ -134,6 +165,11 @@ def _with_sum(node: fx.Node, then: Then) -> Then:
     other = [arg for arg in total.args if arg is not node]
     if len(other) != 1 or not isinstance(other[0], fx.Node):
         return then
+    between = node.next
+    while between is not total:  # the call moves behind these
+        if is_in_place(between):
+            return then
+        between = between.next
     node.args = (*node.args, other[0])
     total.append(node)  # the other may be made behind it
     drop(total, node)

@@ -56,9 +56,6 @@ class Packed(nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(map(str, (self.shape, self.then.act, *(["adds"] if self.then.adds else []))))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
-        return self  # nothing in it changes
-
 
 class PackedConv(Packed):
     """Convolution, sum, activation. Shape: as of the convolution; a second input as its output.
@@ -71,8 +68,7 @@ class PackedConv(Packed):
 
     def __init__(self, conv: nn.Conv2d | nn.Conv3d, then: Then, size: Sequence[int]) -> None:
         super().__init__(conv, then)
-        # With a stride of 1, "SAME" is symmetric at any size.
-        self.same = conv if isinstance(conv, SameConv2d) and set(conv.stride) != {1} else None
+        self.same = conv if isinstance(conv, SameConv2d) and not _is_symmetric(conv) else None
         padding = (0, 0) if self.same else conv.padding
         self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         weight = conv.weight.detach().to_mkldnn()
@@ -89,6 +85,13 @@ class PackedConv(Packed):
         return call(x, other, self.weight, self.bias, *self.geometry, "add", 1.0, act, [], self.then.algorithm)
 
 
+def _is_symmetric(conv: SameConv2d) -> bool:
+    """Whether "SAME" is the padding of ``conv`` by numbers, at any size."""
+    half = tuple(kernel // 2 for kernel in conv.kernel_size)
+    odd = all(kernel % 2 for kernel in conv.kernel_size)
+    return odd and set(conv.stride) == set(conv.dilation) == {1} and tuple(conv.padding) == half
+
+
 class PackedLinear(Packed):
     """Linear layer, then a sum or an activation. Shape: as of the linear layer.
 
@@ -103,9 +106,10 @@ class PackedLinear(Packed):
         self.weight = _onednn._reorder_linear_weight(linear.weight.detach(), rows)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if other is None:
+        if other is None or other.shape != (*x.shape[:-1], self.shape[0]):
             call = _onednn._linear_pointwise.default
-            return call(x, self.weight, self.bias, self.then.act, [], self.then.algorithm)
+            out = call(x, self.weight, self.bias, self.then.act, [], self.then.algorithm)
+            return out if other is None else out + other
         return _onednn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
 
 
@@ -124,9 +128,6 @@ class Workspace:
                 flat = torch.empty(wanted, dtype=dtype)
             self._threads.flat = flat
         return flat[:wanted].view(shape)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
-        return memo.setdefault(id(self), Workspace())
 
 
 class ClampInto(nn.Module):
@@ -211,7 +212,8 @@ class Append(nn.Module):
         # Which channels are the next to be written: an attribute of the storage, taken by one thread.
         free: set[int] | None = getattr(x.untyped_storage(), "_free", None)
         try:
-            if free is None or x.stride() != (h * w * self.room, 1, w * self.room, self.room):
+            is_ours = not x.storage_offset() and x.is_inference() == torch.is_inference_mode_enabled()
+            if free is None or not is_ours or x.stride() != (h * w * self.room, 1, w * self.room, self.room):
                 raise KeyError(c)
             free.remove(c)
             storage = x.as_strided((n, h, w, self.room), (h * w * self.room, w * self.room, self.room, 1), 0)
@@ -240,6 +242,8 @@ class Attention(nn.Module):
         self.space = space
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+        if q.dim() != 4 or not q.shape[:2] == k.shape[:2] == v.shape[:2]:
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
         n, heads, s, d = q.shape
         if heads * s * k.shape[2] > self.LIMIT:
             return F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -217,8 +217,12 @@ def test_refuses_what_makes_no_sense() -> None:
         fast.train()
     with pytest.raises(TypeError, match="no weights to save"):
         fast.state_dict()
-    with pytest.raises(TypeError, match="pickle the model"):
+    with pytest.raises(TypeError, match="pickled or copied"):
         pickle.dumps(fast)
+    with pytest.raises(TypeError, match="stays on its device"):
+        fast.double()
+    with pytest.raises(TypeError, match="keeps its heads"):
+        fast.clear_heads()
     with pytest.raises(ValueError, match="takes images"):
         fast(torch.randn(2, 4, 32, 32))
 
