@@ -13,6 +13,8 @@ from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import prepare
 from tests.train.command import clips_job, head, job
 
+ONE_PROCESSOR = "ignore:This DataLoader will create 2 worker processes"
+
 ROWS = list(range(5, 28))
 
 
@@ -40,6 +42,7 @@ def test_order_changes_with_epoch_and_seed_and_nothing_comes_twice() -> None:
     assert list(chain(*batches(0, 1, None))) == ROWS
 
 
+@pytest.mark.filterwarnings(ONE_PROCESSOR)
 def test_workers_change_nothing(table: Path) -> None:
     seen = []
     for workers in (0, 2):
@@ -55,6 +58,7 @@ def test_workers_change_nothing(table: Path) -> None:
     assert torch.equal(*seen)
 
 
+@pytest.mark.filterwarnings(ONE_PROCESSOR)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_workers_change_no_clip(held_out: bool, videos: Path) -> None:
     seen = []
