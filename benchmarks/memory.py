@@ -36,9 +36,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.peers import timm, torchvision
+from classy_vision.cost.room import peak as allocated
 from classy_vision.models import build_model, densenet
 
 MIB = 2**20
@@ -139,24 +139,12 @@ def peak_here(case: Case) -> Peak:
     case.run(model)
     resident = _resident("VmHWM") - before
     model.zero_grad(set_to_none=case.with_gradients)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        case.run(model)
-    return Peak(resident, _largest_sum(record))
+    return Peak(resident, allocated(lambda: case.run(model), torch.device("cpu")))
 
 
 def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def _largest_sum(record: profile) -> int:
-    assert record.profiler is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    largest = total = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        total += event.nbytes()
-        largest = max(largest, total)
-    return largest
 
 
 def times(cases: Iterable[Case], rounds: int) -> dict[Case, float]:

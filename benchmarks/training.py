@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.inference import CLIP, MODELS, models
+from classy_vision.cost.room import peak
 
 MODES = ("plain", "channels last", "channels last, bf16")
 MIB = 2**20
@@ -61,19 +61,6 @@ def _last(x: Tensor) -> torch.memory_format:
     return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
 
 
-def peak(step: Callable[[], None]) -> int:
-    """Bytes that a step needs for a while."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        step()
-    assert record.profiler is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    largest = total = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        total += event.nbytes()
-        largest = max(largest, total)
-    return largest
-
-
 def measure(name: str, batch: int, rounds: int) -> list[tuple[str, str, float, int]]:
     """(library, mode, median milliseconds, bytes)."""
     found = list(steps(name, batch))
@@ -84,7 +71,7 @@ def measure(name: str, batch: int, rounds: int) -> list[tuple[str, str, float, i
             step()
             if turn:
                 times[i].append(1e3 * (time.perf_counter() - start))
-    return [(*row[:2], statistics.median(t), peak(row[2])) for row, t in zip(found, times)]
+    return [(*row[:2], statistics.median(t), peak(row[2], torch.device("cpu"))) for row, t in zip(found, times)]
 
 
 def main() -> None:
