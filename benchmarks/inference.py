@@ -203,6 +203,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
+    torch._dynamo.config.recompile_limit = 64  # pytorchvideo's blocks are many of one class
     if options.one:
         [name], [batch] = options.models, options.batches
         print(json.dumps(measure(name, batch, options.rounds, not options.no_compile)))
