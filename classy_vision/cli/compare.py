@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,6 +114,7 @@ def _begin(
     device: str,
 ) -> tuple[Comparison, list[Row]]:
     """What is compared, and the rows of tables that were written before."""
+    from classy_vision.cost.inputs import parse_size
     from classy_vision.cost.measure import check_device
     from classy_vision.cost.memory import check_options
     from classy_vision.study import Comparison, Recipe, find_candidates
@@ -129,16 +129,7 @@ def _begin(
     known = [row for word in tables for row in read_table(Path(word))]
     words = [word for word in models if word not in tables]
     candidates = find_candidates(words) if words else []
-    return Comparison(candidates, _size(input_size), recipe, batch, dtype), known
-
-
-def _size(given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", given)
-    if not match:
-        raise ConfigError(f"input size {given!r}: give a height and a width, such as 256 or 256x192")
-    return int(match[1]), int(match[2] or match[1])
+    return Comparison(candidates, parse_size(input_size), recipe, batch, dtype), known
 
 
 def _run(steps: Sequence[Callable[[], None]]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +74,7 @@ def show(
     terminals of fewer than 100 columns leave some of that out.
     """
     from classy_vision.cost import OnMeta, count
+    from classy_vision.cost.inputs import with_classes
     from classy_vision.cost.memory import check_options
     from classy_vision.cost.report import plain, report
     from classy_vision.cost.table import dump
@@ -182,23 +182,12 @@ def read_model(given: str) -> Source:
     return Source(model, is_open=True, image_size=None if size is None else str(size))
 
 
-def with_classes(config: dict[str, Any], classes: int | None) -> dict[str, Any]:
-    """``config`` with ``classes`` in the heads that do not say theirs, or in the default head."""
-    if not classes:
-        return config
-    if not config.get("heads"):
-        return {"num_classes": classes, **config}
-    heads = [{"num_classes": classes, **head} if isinstance(head, dict) else head for head in config["heads"]]
-    return {**config, "heads": heads}
-
-
 def _resized(shape: tuple[int, ...], size: str | None) -> tuple[int, ...]:
-    if size is None:
+    from classy_vision.cost.inputs import parse_size
+
+    wanted = parse_size(size)
+    if wanted is None:
         return shape
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", size)
-    if not match:
-        raise ConfigError(f"input size {size!r}: give a height and a width, such as 256 or 256x192")
     if len(shape) < 3:
         raise ConfigError(f"input size {size!r}: the model takes inputs {shape}, not images")
-    height, width = match[1], match[2] or match[1]
-    return (*shape[:-2], int(height), int(width))
+    return (*shape[:-2], *wanted)

@@ -106,7 +106,7 @@ def _norm_before(node: fx.Node, inputs: Inputs, dtype: torch.dtype) -> bool:
     assert last is not None
     gain, shift = affine(norm)
     if not closed:
-        _scale_inputs(conv, gain, shift, dtype)
+        _scale_inputs(conv, gain, shift)
         drop(node, node.all_input_nodes[0])
         return True
     put(node, _clamp_before(conv, gain, shift, dtype))
@@ -163,7 +163,7 @@ def _scale_outputs(layer: Any, gain: Tensor, shift: Tensor) -> None:
     _set(layer, layer.weight.double() * gain.view(shape), _bias(layer) * gain + shift)
 
 
-def _scale_inputs(conv: Any, gain: Tensor, shift: Tensor, dtype: torch.dtype) -> None:
+def _scale_inputs(conv: Any, gain: Tensor, shift: Tensor) -> None:
     weight = conv.weight.double()
     shape = (1, -1) + (1,) * (weight.dim() - 2)
     bias = _bias(conv) + (weight * shift.view(shape)).flatten(1).sum(1)

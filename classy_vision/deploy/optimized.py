@@ -111,8 +111,8 @@ def optimize(
     Batch norms go into the convolutions beside them, also those before a convolution, and layer
     scales into linear layers. With ``pack``, on a CPU: weights in the order of oneDNN, activations and
     sums in the same call as the layer before them, no copies where DenseNet concatenates, and
-    temporary tensors in memory that is kept. Images are taken with channels last. Takes a second or
-    so, compiles nothing, and holds a second copy of the weights.
+    temporary tensors in memory that is kept. Images are taken with channels last. Takes less
+    than a second to a few, compiles nothing, and holds another copy of the weights.
 
     The copy is run on ``example`` and held against the model before it is given back: outputs, and in 32
     bits or more the features of every block. It takes other batches and sizes as the model does. Call it

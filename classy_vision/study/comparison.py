@@ -9,6 +9,7 @@ from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.cost import Costs, OnMeta, count, measure
+from classy_vision.cost.inputs import with_classes
 from classy_vision.cost.measure import check_device
 from classy_vision.cost.memory import first_line
 from classy_vision.cost.room import check_fits
@@ -124,15 +125,6 @@ class Comparison:
                     step(index, candidate)
                 except Exception as error:  # whatever a model comes to grief over, the others go on
                     self._set(index, failure=_reason(error))
-
-
-def with_classes(config: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """``config`` with ``classes`` in the heads that do not say theirs, or in the default head."""
-    heads = config.get("heads")
-    if not isinstance(heads, (list, tuple)) or not heads:
-        return {"num_classes": classes, **config}
-    full = [{"num_classes": classes, **head} if isinstance(head, Mapping) else head for head in heads]
-    return {**config, "heads": full}
 
 
 def _resized(model: ClassyModel, size: tuple[int, int] | None) -> tuple[int, ...]:
