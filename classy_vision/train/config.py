@@ -71,7 +71,8 @@ class ScheduleConfig(Config):
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors
-            are quicker with; clips are not.
+            are quicker with; clips are not, nor, on a CPU, networks with strided 1x1 convolutions of
+            less than 8 channels.
         compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
         freeze_trunk: train the heads only.
         workers: processes per device that read files; by default one per processor, at most 4.

@@ -155,10 +155,27 @@ def _freeze(job: Job, model: ClassyModel) -> None:
 def _make_quick(model: ClassyModel, job: Job) -> None:
     """Its layout in memory, and the compiler; keys and, but for rounding, numbers stay."""
     schedule = job.settings.schedule
-    if schedule.channels_last and not any(p.dim() == 5 for p in model.parameters()):
+    if schedule.channels_last and _can_be_channels_last(model):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if schedule.compile:
         model.compile()
+
+
+def _can_be_channels_last(model: ClassyModel) -> bool:
+    """Whether it has no clips, and nothing that oneDNN fails at.
+
+    On processors with AVX2 and no AVX-512, oneDNN 3.12 writes the gradients of strided 1x1 weights
+    of less than 8 input channels beyond their memory.
+    """
+    if any(p.dim() == 5 for p in model.parameters()):
+        return False
+    return not any(
+        isinstance(part, nn.Conv2d)
+        and part.weight.device.type == "cpu"
+        and part.kernel_size == (1, 1) != part.stride
+        and part.in_channels < 8
+        for part in model.modules()
+    )
 
 
 def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:

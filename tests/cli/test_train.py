@@ -25,9 +25,14 @@ from tests.train.videos import make_videos
 TIMES = ("seconds", "images_per_second", "videos_per_second")
 
 
+# Rounding stays rounding: AdamW makes whole steps of gradients that are nothing else, and sums with
+# channels last are coarser.
+EXACT = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4, "channels_last": False}
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("configs") / "digits.json", digits_job())
+    return write(tmp_path_factory.mktemp("configs") / "digits.json", digits_job(schedule=EXACT))
 
 
 @pytest.fixture(scope="module")

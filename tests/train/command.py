@@ -15,12 +15,12 @@ from typing import Any
 SMALL_TRUNK = {
     "name": "anynet",
     "stem_type": "res_stem_cifar",
-    "stem_width": 4,
+    "stem_width": 8,
     "block_type": "res_basic_block",
     "depths": [1, 1],
-    "widths": [4, 8],
+    "widths": [8, 16],
     "strides": [2, 2],
-    "group_widths": [4, 8],
+    "group_widths": [8, 16],
     "bottleneck_multipliers": [1.0, 1.0],
 }
 SMALL_CLIP_TRUNK = {
