@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from classy_vision.train.data_config import DataConfig
 
 
+class ExportDtype(str, Enum):
+    """The types of weights, but for int8."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class ExportFormat(str, Enum):
     """The formats there are."""
 
@@ -51,14 +58,21 @@ def export(
         typer.Option("--dynamic-size", help="Take any height and width. Not for vision transformers and MLPs."),
     ] = False,
     batch: Annotated[int, typer.Option(min=2, help="The largest batch; smaller ones do, too.")] = 64,
+    dtype: Annotated[
+        ExportDtype, typer.Option(help="Of weights and arithmetic; bfloat16 for all but onnx.")
+    ] = ExportDtype.FLOAT32,
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Quantise a run by its training data; for onnx and aoti."),
     ] = False,
     max_loss: Annotated[float, typer.Option(help="With --int8, points that a head may lose.")] = 1.0,
     tolerance: Annotated[
-        float, typer.Option(help="How far numbers may be from the model's, of the largest one.")
-    ] = 1e-4,
+        float | None,
+        typer.Option(
+            help="How far numbers may be from the model's, of the largest one.",
+            show_default="0.0001; 0.02 in bfloat16",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a model with its heads to a file, and check it by running it.
@@ -72,6 +86,7 @@ def export(
     options: dict[str, Any] = {
         "format": format.value,
         "max_batch": batch,
+        "dtype": dtype.value,
         "tolerance": tolerance,
         "force": force,
     }

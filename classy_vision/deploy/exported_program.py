@@ -38,12 +38,14 @@ def trace(request: Request) -> torch.export.ExportedProgram:
         except Exception as error:  # of many kinds, of torch's and of the model's
             if free and "onstraint" in str(error):
                 raise ConfigError(
-                    f"{type(request.model).__name__} cannot be exported for any image size: its operators "
-                    f"depend on it. Export one size at a time, without the dynamic size"
+                    "the model cannot be exported for any image size: its operators depend on it. Export "
+                    "one size at a time, without the dynamic size"
                 ) from None
             raise
-    for node in program.graph.nodes:
+    for node in list(program.graph.nodes):
         node.meta.pop("stack_trace", None)  # whoever reads the file need not know our paths
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)  # of a type that is converted: it was so when it was traced
     return program
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,13 +19,12 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.deploy.artefact import Artefact, load_artefact
 from classy_vision.deploy.formats import FORMATS, Format, Request
 from classy_vision.deploy.metadata import Head, Metadata
+from classy_vision.deploy.optimized import TOLERANCES, Optimized, converted, optimize
 from classy_vision.deploy.verify import Int8, Scores, compare, measure, random_input
 from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.trunk import END
 
-TOLERANCE = 1e-4
-"""The largest difference, of the largest number that a head gives."""
 MAX_BATCH = 64
 
 
@@ -57,13 +57,17 @@ def export(
     dynamic_size: bool = False,
     heads: Mapping[str, Head] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str = torch.float32,
     int8: Int8 | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     force: bool = False,
 ) -> Exported:
     """Writes ``model`` to a file, reads it back, and compares what both say.
 
-    The file takes its place when all is well; else nothing is left.
+    The file takes its place when all is well; else nothing is left. Exported programs and AOTInductor
+    packages hold what ``optimize(pack=False)`` makes of a ``ClassyModel``, but for int8; one that it
+    refuses, or of which it changes numbers by more than ``tolerance``, is written as it is, and so are
+    other modules.
 
     Args:
         model: on the CPU; it is exported as in evaluation.
@@ -75,8 +79,11 @@ def export(
         dynamic_size: take images of any height and width, not only those of the example.
         heads: what outputs mean, by head; in the order of the outputs for a model of one's own.
         preprocessing: how an image becomes an input, in keys of ``data`` of a training config.
+        dtype: of the weights, "float32" or "bfloat16", and of the arithmetic, but in safetensors,
+            which run in float32 again. Inputs and outputs are float32 always.
         int8: quantise; scores are compared then, not numbers.
-        tolerance: the largest difference from the model's own numbers, relative to the largest.
+        tolerance: the largest difference from the model's own numbers, relative to the largest;
+            by default 1e-4, and 2e-2 in bfloat16.
         force: replace a file that is there.
 
     Raises:
@@ -85,14 +92,16 @@ def export(
     """
     path = Path(path).expanduser()
     max_loss = int8.max_loss if int8 else 0.0
-    check_arguments(path, format, max_batch, tolerance, force, int8 is not None, max_loss)
-    entry = FORMATS[format]
+    precision: Any = str(dtype).removeprefix("torch.")
+    check_arguments(path, format, max_batch, precision, tolerance, force, int8 is not None, max_loss)
+    entry, kind = FORMATS[format], getattr(torch, precision)
+    bound = TOLERANCES[kind] if tolerance is None else tolerance
     with _evaluating(model):
         example = _example(model, example, max_batch)
         names = _names(model, example, heads)
         metadata = Metadata(
             format=format,
-            precision="float32" if int8 is None else "int8",
+            precision=precision if int8 is None else "int8",
             input_shape=_free(example.shape, dynamic_size),
             max_batch=max_batch,
             outputs=tuple(names),
@@ -102,9 +111,9 @@ def export(
         )
         request = Request(model, example, metadata, int8.calibration if int8 else None)
         with _beside(path) as beside:
-            _save(entry, request, beside)
+            _save(entry, request, beside, kind, bound)
             artefact = load_artefact(beside, trust=True)
-            done = compare(artefact, request, tolerance) if int8 is None else measure(artefact, request, int8)
+            done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
             os.replace(beside, path)
     return Exported(Artefact(path, artefact.metadata, artefact._loaded), *done)
 
@@ -113,7 +122,14 @@ def export(
 
 
 def check_arguments(
-    path: Path, format: str, max_batch: int, tolerance: float, force: bool, int8: bool, max_loss: float
+    path: Path,
+    format: str,
+    max_batch: int,
+    dtype: str,
+    tolerance: float | None,
+    force: bool,
+    int8: bool,
+    max_loss: float,
 ) -> None:
     """Raises before any work is done; see ``export``.
 
@@ -130,11 +146,16 @@ def check_arguments(
         raise ConfigError(f"{str(path)!r} is there: --force (force=True) replaces it")
     if max_batch < 2:
         raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
-    if not 0 < tolerance < math.inf:
-        raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as {TOLERANCE:g}")
-    if int8 and not FORMATS[format].int8:
-        able = ", ".join(name for name, one in FORMATS.items() if one.int8)
-        raise ConfigError(f"{format} holds no int8 models (allowed: {able})")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as 0.0001")
+    if dtype not in (dtypes := ("float32", "bfloat16")):
+        raise unknown("dtype", dtype, dtypes)
+    if int8 and dtype != "float32":
+        raise ConfigError(f"int8 and dtype = {dtype!r}: a file is in one of them")
+    precision = "int8" if int8 else dtype
+    if precision not in FORMATS[format].precisions:
+        able = ", ".join(name for name, one in FORMATS.items() if precision in one.precisions)
+        raise ConfigError(f"{format} holds no {precision} models (allowed: {able})")
     if int8 and not 0 <= max_loss <= 100:
         raise ConfigError(f"max_loss = {max_loss}: give points from 0 to 100")
 
@@ -142,6 +163,8 @@ def check_arguments(
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and every module's own mode after it."""
+    if isinstance(model, Optimized):
+        raise ConfigError("the model is optimized: export the model that it was made of")
     odd = [tensor.device for tensor in model.state_dict().values() if tensor.device.type != "cpu"]
     if odd:
         raise ConfigError(f"the model is on {odd[0]}: model.cpu() first, artefacts are made and compared there")
@@ -198,6 +221,29 @@ def _config(model: nn.Module) -> dict[str, Any] | None:
         return None
 
 
+class _Cast(nn.Module):
+    """A copy of a module in another type than it takes and gives."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Any:
+        return converted(self.model(x.to(self.dtype)), x.dtype)
+
+
+def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: float) -> nn.Module:
+    """What the file is made of; see ``export``."""
+    model = request.model
+    if not entry.folds:  # of weights alone: what runs them chooses the type of its arithmetic
+        return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    if isinstance(model, ClassyModel):
+        with suppress(ConfigError):
+            return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
+    return model if dtype == torch.float32 else _Cast(model, dtype)
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder that is gone after it."""
@@ -208,8 +254,10 @@ def _beside(path: Path) -> Iterator[Path]:
         raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
-def _save(entry: Format, request: Request, path: Path) -> None:
+def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
     try:
+        if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
+            request = replace(request, model=_written(request, entry, dtype, tolerance))
         entry.save(request, path)
     except (ConfigError, OSError):
         raise

@@ -24,10 +24,10 @@ class Request:
     """What is to be written.
 
     Attributes:
-        model: on the CPU, in evaluation mode.
+        model: on the CPU, in evaluation mode; takes and gives float32.
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
-        calibration: inputs from which ranges for int8 are taken; None for float32.
+        calibration: inputs from which ranges for int8 are taken; None for others.
     """
 
     model: nn.Module
@@ -57,12 +57,15 @@ class Format:
     Attributes:
         suffix: how their names end.
         module: has ``save(request, path)`` and ``load(path, trust)``.
-        int8: whether it can hold quantised models.
+        precisions: of the weights that it can hold.
+        folds: whether norms are folded before it is written. ONNX Runtime folds what it can by itself, and
+            is slower with the bounds that are left of DenseNet's.
     """
 
     suffix: str
     module: str
-    int8: bool = False
+    precisions: tuple[str, ...]
+    folds: bool = False
 
     def save(self, request: Request, path: Path) -> None:
         """Writes the file."""
@@ -75,10 +78,11 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", "exported_program"),
-    "onnx": Format(".onnx", "onnx_file", int8=True),
-    "aoti": Format(".pt2", "aoti_package", int8=True),
-    "safetensors": Format(".safetensors", "safetensors_file"),
+    "exported-program": Format(".pt2", "exported_program", ("float32", "bfloat16"), folds=True),
+    # ONNX Runtime has no convolutions and products in bfloat16 on CPUs.
+    "onnx": Format(".onnx", "onnx_file", ("float32", "int8")),
+    "aoti": Format(".pt2", "aoti_package", ("float32", "bfloat16", "int8"), folds=True),
+    "safetensors": Format(".safetensors", "safetensors_file", ("float32", "bfloat16")),
 }
 """What ``export`` writes, by name."""
 LIBRARY = "data/aotinductor/"

@@ -37,7 +37,7 @@ class Metadata(Config):
         schema_version: of these keys.
         library: the version that wrote it.
         format: a key of ``FORMATS``.
-        precision: of weights and arithmetic, "float32" or "int8".
+        precision: of weights, "float32", "bfloat16" or "int8"; also of the arithmetic, but in safetensors.
         input_shape: (n, c, h, w) or (n, c, t, h, w); None where any size will do.
         max_batch: the largest n.
         outputs: the heads in the order of the outputs, where a format gives them without names.
@@ -50,7 +50,7 @@ class Metadata(Config):
     schema_version: Literal[1] = 1
     library: str = __version__
     format: str
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
     input_shape: tuple[int | None, ...]
     max_batch: PositiveInt
     outputs: tuple[str, ...]

@@ -38,7 +38,7 @@ class Optimized(ClassyModel):
     _is_packed: bool
 
     def forward(self, x: Any) -> Any:
-        return _converted(self._run(super().forward, x), self._out)
+        return converted(self._run(super().forward, x), self._out)
 
     def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
         return self._run(super().features, x, blocks)
@@ -165,7 +165,10 @@ def optimize(
 
 def _traced(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[Optimized, list[fx.GraphModule]]:
     """A copy whose parts are graphs, in a type that folding loses nothing in."""
-    twin: Any = copy.deepcopy(model).requires_grad_(False).to(dtype=dtype)
+    try:
+        twin: Any = copy.deepcopy(model).requires_grad_(False).to(dtype=dtype)
+    except Exception as error:  # of whatever a module holds, such as locks
+        raise ConfigError(f"{type(model).__name__} cannot be copied: {error}") from error
     twin.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), {})
     twin._dtype, twin._out, twin._is_packed = dtype, out, False
     graphs: list[fx.GraphModule] = []
@@ -224,12 +227,13 @@ def _prepared(x: Any, dtype: torch.dtype) -> Any:
     return x.detach().to(dtype=dtype, memory_format=_LAYOUTS.get(x.dim(), torch.preserve_format))
 
 
-def _converted(outputs: Any, dtype: torch.dtype) -> Any:
+def converted(outputs: Any, dtype: torch.dtype) -> Any:
+    """Outputs, of which numbers come in ``dtype``."""
     if isinstance(outputs, Tensor):
         return outputs.to(dtype) if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):
-        return {name: _converted(output, dtype) for name, output in outputs.items()}
-    return tuple(_converted(o, dtype) for o in outputs) if isinstance(outputs, (tuple, list)) else outputs
+        return {name: converted(output, dtype) for name, output in outputs.items()}
+    return tuple(converted(o, dtype) for o in outputs) if isinstance(outputs, (tuple, list)) else outputs
 
 
 def _outputs(outputs: Any) -> Mapping[str, Any]:

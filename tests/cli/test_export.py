@@ -81,6 +81,19 @@ def test_as_processes(run: Path, tmp_path: Path) -> None:
     assert [line.split(",")[1:3] for line in done.stdout.splitlines()[1:]] == [["digit", "1"], ["loop", "1"]]
 
 
+def test_bfloat16_of_a_run(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "digits.pt2"
+    options = ("--format", "exported-program", "--output", path, "--dtype", "bfloat16")
+    code, said = call(capsys, "export", run, *options)
+    assert code == 0, said
+    assert "digits.pt2: exported-program, bfloat16" in said
+    wanted = json.loads(call(capsys, "predict", run, *DIGITS, "--top", "1", "--format", "json")[1])
+    given = json.loads(call(capsys, "predict", path, *DIGITS, "--top", "1", "--format", "json")[1])
+    for one, other in zip(given, wanted, strict=True):
+        for head, (best, *_) in other["predictions"].items():
+            assert one["predictions"][head][0]["probability"] == pytest.approx(best["probability"], abs=0.02)
+
+
 def test_int8_of_a_run(run: Path, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "digits.onnx"
     options = ("--format", "onnx", "--output", path, "--int8")
@@ -146,6 +159,14 @@ REFUSED = {
     ),
     "a folder": (["--format", "onnx", "--output", "none/m.onnx"], "its folder is not there"),
     "int8": (["--format", "safetensors", "--output", "m.safetensors", "--int8"], "holds no int8 models"),
+    "bfloat16": (
+        ["--format", "onnx", "--output", "m.onnx", "--dtype", "bfloat16"],
+        "onnx holds no bfloat16 models (allowed: exported-program, aoti, safetensors)",
+    ),
+    "two types": (
+        ["--format", "aoti", "--output", "m.pt2", "--dtype", "bfloat16", "--int8"],
+        "int8 and dtype = 'bfloat16'",
+    ),
     "points": (["--format", "onnx", "--output", "m.onnx", "--int8", "--max-loss", "-1"], "max_loss = -1.0"),
     "weights": (["--format", "onnx", "--output", "m.onnx", "--weights", "w"], "a run folder has its own"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.deploy import FORMATS, Head, Int8, export, load_artefact
+from classy_vision.deploy import FORMATS, Head, Int8, export, load_artefact, optimize
+from classy_vision.models import build_model
 from tests.models.small import FAMILIES, batch, build
 
 FIXED = ("mlp", "vision_transformer")  # their operators depend on the size of the image
@@ -107,6 +109,62 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
         export(Doubled(), tmp_path / "none.pt2")
 
 
+def operators(path: Path) -> str:
+    """The graph of an exported program, in JSON; nothing in the file names our folders."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    assert not any(str(Path(__file__).parents[2]).encode() in part for part in parts.values())
+    return parts["models/model.json"].decode()
+
+
+def test_norms_are_folded_where_that_keeps_the_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    export(build("densenet"), path, example=batch())
+    assert "batch_norm" not in operators(path)
+    done = export(build("regnet"), path, example=batch(), tolerance=1e-12, force=True)
+    assert done.difference == 0
+    assert "torch.ops.aten.batch_norm.default" in operators(path)  # as it is
+
+
+# -- bfloat16
+
+
+@pytest.mark.parametrize("family", ["regnet", "vision_transformer"])
+@pytest.mark.parametrize(
+    "format", ["exported-program", "safetensors", pytest.param("aoti", marks=pytest.mark.slow)]
+)
+def test_bfloat16(format: str, family: str, tmp_path: Path) -> None:
+    model, path = build(family), file(tmp_path, format)
+    done = export(model, path, format=format, example=batch(), dtype="bfloat16")
+    assert done.difference is not None
+    assert 1e-5 < done.difference < 2e-2  # it is rounded, and no more than that
+    artefact = load_artefact(path, trust=format == "aoti")
+    assert artefact.metadata.precision == "bfloat16"
+    with torch.no_grad():
+        wanted = model.eval()(batch(5))
+    for given in (artefact(batch(5)), artefact(batch(5).numpy())):
+        for head, output in wanted.items():
+            assert torch.as_tensor(given[head]).dtype == torch.float32
+            torch.testing.assert_close(
+                torch.as_tensor(given[head]), output, rtol=0, atol=2e-2 * output.abs().max()
+            )
+    with pytest.raises(ConfigError, match="tolerance = 1e-06: nothing was written"):
+        export(model, path, format=format, example=batch(), dtype=torch.bfloat16, tolerance=1e-6, force=True)
+    assert load_artefact(path, trust=format == "aoti").metadata.precision == "bfloat16"
+
+
+def test_bfloat16_halves_files(tmp_path: Path) -> None:
+    own, config = (
+        nn.Linear(256, 1024),
+        {"name": "mlp", "input_dim": 256, "output_dim": 4, "hidden_dims": [1024]},
+    )
+    for model, format in ((own, "exported-program"), (build_model(config), "safetensors")):
+        path = file(tmp_path, format)
+        done = export(model, path, format=format, example=torch.ones(2, 256), dtype="bfloat16")
+        assert 2 < path.stat().st_size / (256 * 1024) < 2.2
+        assert all(output.dtype == torch.float32 for output in done.artefact(torch.ones(3, 256)).values())
+
+
 # -- refusals
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -118,6 +176,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a head": ({"heads": {"lat": Head()}}, "unknown head 'lat'; did you mean 'late'"),
     "an example": ({"example": torch.ones(2, 3, 32, 32, dtype=torch.int64)}, "a float32 batch is needed"),
     "int8": ({"int8": Int8([], lambda run: {})}, "exported-program holds no int8 models"),
+    "a type": ({"dtype": "bfloat61"}, "unknown dtype 'bfloat61'; did you mean 'bfloat16'"),
+    "another type": ({"dtype": torch.float64}, r"dtype 'float64'.*\(allowed: float32, bfloat16\)"),
+    "two types": (
+        {"format": "aoti", "int8": Int8([], lambda run: {}), "dtype": "bfloat16"},
+        "int8 and dtype = 'bfloat16'",
+    ),
 }
 
 
@@ -126,6 +190,13 @@ def test_refused_before_any_work(case: str, tmp_path: Path) -> None:
     options, said = REFUSED[case]
     with pytest.raises(ConfigError, match=said):
         export(build("resnet"), tmp_path / "model.pt2", **{"example": batch(), **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optimized_models_are_refused(tmp_path: Path) -> None:
+    for pack in (True, False):
+        with pytest.raises(ConfigError, match="export the model that it was made of"):
+            export(optimize(build("resnet"), batch(), pack=pack), tmp_path / "model.pt2", example=batch())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,44 +255,6 @@ def test_vision_transformers_have_one_size(tmp_path: Path) -> None:
         agree(artefact(larger), model.eval()(larger))
     with pytest.raises(ConfigError, match=r"takes \(n, 3, 48, 32\), n from 1 to 64"):
         artefact(batch())
-
-
-# -- int8
-
-
-def calibrated(scores: Mapping[str, float], seen: list[Mapping[str, Tensor]]) -> Int8:
-    """Scores 90 points for the model, and ``scores`` for what is made of it."""
-
-    def measure(run: Any) -> Mapping[str, float]:
-        seen.append(run(batch(8)))
-        return dict.fromkeys(scores, 90.0) if len(seen) == 1 else scores
-
-    return Int8([batch(8, seed=seed) for seed in range(4)], measure)
-
-
-@pytest.mark.parametrize("format", ["onnx", pytest.param("aoti", marks=pytest.mark.slow)])
-def test_int8(format: str, tmp_path: Path) -> None:
-    model, seen = build("resnet"), []
-    path = file(tmp_path, format)
-    int8 = calibrated({"early": 91.0, "late": 89.5}, seen)
-    done = export(model, path, format=format, example=batch(), int8=int8)
-    assert done.after == {"early": 91.0, "late": 89.5}
-    assert done.artefact.metadata.precision == "int8"
-    for head, wanted in seen[0].items():
-        off = (seen[1][head] - wanted).abs().max() / wanted.abs().max()
-        assert 1e-5 < off < 0.1  # it is quantised, and no more than that
-    if format == "onnx":
-        assert b"QuantizeLinear" in path.read_bytes()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_int8_that_loses_too_much(tmp_path: Path) -> None:
-    int8 = calibrated({"early": 90.0, "late": 88.9}, [])
-    with pytest.raises(
-        ConfigError, match=r"head 'late' falls from 90.00 to 88.90 in int8, by more than 1 points"
-    ):
-        export(build("mlp"), tmp_path / "m.onnx", format="onnx", example=batch(), int8=int8)
-    assert list(tmp_path.iterdir()) == []
 
 
 # -- without torch
