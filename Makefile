@@ -3,7 +3,8 @@
 # make test-peers  compares numbers and files with timm, torchvision, transformers and others
 # make lint   runs the linter and the type checker
 # make docs   builds the site of the documentation into build/docs
-# make bench  times us and the peers into benchmarks/RESULTS.md; takes an hour
+# make bench  times us, the peers and the original into benchmarks/RESULTS.md; takes hours. ONLY="taps training"
+#             replaces those sections of it, for what python -m benchmarks --help names
 # Each makes .venv first, with the pinned versions in requirements/dev.txt.
 
 PYTHON ?= python3
@@ -11,6 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := build/peers/.ready
+ORIGINAL := build/original/.ready
 RUN ?= runs/digits
 
 .PHONY: demo test test-all test-peers lint docs wheel bench clean
@@ -45,13 +47,13 @@ wheel: $(READY)
 	cd build && wheel-test/bin/classy show resnet18 --num-classes 10
 	cd build && wheel-test/bin/python -c "import torch; from classy_vision.models import build_model; print(build_model('regnet_y_400mf', num_classes=10)(torch.zeros(1, 3, 64, 64)).shape)"
 
-# Times us and the peers, taking turns in one run. The peers stay out of the environment.
-bench: $(READY) $(PEERS)
-	PYTHONPATH=build/peers $(BIN)/python -m benchmarks
+# Times us, the peers and the original, taking turns in one run. They stay out of the environment.
+bench: $(READY) $(PEERS) $(ORIGINAL)
+	PYTHONPATH=build/peers $(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-$(PEERS): requirements/peers.txt $(READY)
-	rm -rf build/peers
-	$(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+build/%/.ready: requirements/%.txt $(READY)
+	rm -rf build/$*
+	$(BIN)/python -m pip install --quiet --no-deps --target build/$* --requirement requirements/$*.txt
 	touch $@
 
 $(READY): requirements/dev.txt pyproject.toml

@@ -19,14 +19,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from benchmarks.timing import own_process, take_turns
 
 MIB = 2**20
 MODELS = {"vit_l_16": "vit_large_patch16_224", "regnet_y_32gf": "regnety_320"}
@@ -102,41 +103,35 @@ def _status(field: str) -> int:
 
 def start(contender: str, name: str, path: Path, threads: int) -> tuple[Start, list[float]]:
     """One start in a process of its own, and the first of its outputs."""
-    command = [sys.executable, "-m", "benchmarks.cold_start", "--threads", str(threads)]
-    command += ["--start", contender, name, str(path)]
     begun = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = own_process("cold_start", "--threads", threads, "--start", contender, name, path)
     seconds = time.perf_counter() - begun
-    found = json.loads(done.stdout.splitlines()[-1])
     output = found.pop("output")
     return Start(seconds=seconds, **found), output
 
 
 def compare(name: str, path: Path, rounds: int, threads: int) -> None:
     """A table: medians of all contenders, taking turns, and ours over each."""
-    starts: dict[str, list[Start]] = {contender: [] for contender in CONTENDERS}
-    outputs: list[list[float]] = []
-    for turn in range(rounds + 1):
-        for contender, found in starts.items():
-            measured, output = start(contender, name, path, threads)
-            outputs.append(output)
-            if turn:  # the first brings code and weights into the page cache
-                found.append(measured)
+    from benchmarks.tables import header, row
+
+    calls = {contender: partial(start, contender, name, path, threads) for contender in CONTENDERS}
+    starts = take_turns(calls, rounds)  # the first round brings code and weights into the page cache
+    outputs = [output for found in starts.values() for _, output in found]
     spread = max(abs(a - b) for output in outputs for a, b in zip(output, outputs[0]))
     largest = max(abs(value) for value in outputs[0])
     assert spread <= 1e-3 * largest, f"outputs differ by {spread}"
     medians = {
-        contender: [statistics.median(values) for values in zip(*map(astuple, found))]
+        contender: [statistics.median(values) for values in zip(*(astuple(measured) for measured, _ in found))]
         for contender, found in starts.items()
     }
     print(f"\n{name}, {path.stat().st_size / MIB:.0f} MiB of weights, {rounds} rounds\n")
-    print("| | seconds | until loaded | peak MiB | anonymous MiB | ours: seconds | ours: peak |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    columns = ("seconds", "until loaded", "peak MiB", "anonymous MiB", "ours: seconds", "ours: peak")
+    print(header("", *columns))
     for contender, (seconds, loaded, peak, anonymous) in medians.items():
         wall, memory = medians["ours"][0] / seconds, medians["ours"][2] / peak
         cells = [f"{value:.2f}" for value in (seconds, loaded)]
         cells += [f"{value / MIB:.0f}" for value in (peak, anonymous)] + [f"{wall:.2f}", f"{memory:.2f}"]
-        print(f"| {contender} | {' | '.join(cells)} |", flush=True)
+        print(row([contender, *cells]), flush=True)
 
 
 def write(name: str, path: Path) -> None:

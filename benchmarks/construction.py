@@ -3,32 +3,42 @@
     python -m benchmarks.construction [--rounds 7] [--threads 1]
 
 Imports are timed in fresh processes, beyond ``import torch``. Models are built with random weights,
-as their libraries initialise them, contenders taking turns; medians are shown.
+as their libraries initialise them. Contenders take turns; medians are shown. The original is no peer in
+the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 
-# ours: torchvision's, timm's
-MODELS = {
-    "resnet50": ("resnet50", "resnet50"),
-    "resnext101_32x8d": ("resnext101_32x8d", "resnext101_32x8d"),
-    "regnet_y_1.6gf": ("regnet_y_1_6gf", "regnety_016"),
-    "regnet_y_32gf": ("regnet_y_32gf", "regnety_320"),
-    "densenet201": ("densenet201", "densenet201"),
-    "efficientnet_b0": ("efficientnet_b0", "efficientnet_b0"),
-    "efficientnet_b7": ("efficientnet_b7", "efficientnet_b7"),
-    "vit_b_16": ("vit_b_16", "vit_base_patch16_224"),
-    "vit_l_16": ("vit_l_16", "vit_large_patch16_224"),
-}
+from benchmarks import original
+from benchmarks.models import builders
+from benchmarks.tables import about, header, row
+from benchmarks.timing import clocked, medians, take_turns
+
+MODELS = (
+    "resnet50",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "regnet_y_1.6gf",
+    "regnet_y_32gf",
+    "densenet121",
+    "densenet201",
+    "efficientnet_b0",
+    "efficientnet_b7",
+    "vit_b_16",
+    "vit_l_16",
+)
 IMPORTS = {
     "classy_vision.models": "import classy_vision.models",
     "timm": "import benchmarks.operators, timm",
@@ -36,60 +46,53 @@ IMPORTS = {
 }
 
 
-def import_seconds(statement: str) -> float:
+def import_seconds(statement: str, env: Mapping[str, str]) -> float:
     """Of ``statement`` in a fresh process, beyond torch."""
     code = f"import torch, time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def builders(name: str) -> dict[str, Callable[[], object]]:
-    """Each library's call."""
-    from benchmarks.peers import timm, torchvision
-    from classy_vision.models import build_model
+def imports(rounds: int) -> None:
+    """A table of what importing takes."""
+    calls = {name: partial(import_seconds, statement, os.environ) for name, statement in IMPORTS.items()}
+    if original.there():
+        statement = IMPORTS["classy_vision.models"]
+        calls[f"{original.NAME}'s classy_vision.models"] = partial(
+            import_seconds, statement, original.environment()
+        )
+    print(header("import", "seconds beyond torch"))
+    for name, values in take_turns(calls, rounds).items():
+        print(row([name, f"{statistics.median(values):.2f}"]))
 
-    of_torchvision, of_timm = MODELS[name]
-    return {
-        "ours": lambda: build_model(name, num_classes=1000),
-        "torchvision": lambda: torchvision.models.get_model(of_torchvision),
-        "timm": lambda: timm.create_model(of_timm),
-    }
 
-
-def measure(name: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each, taking turns."""
-    calls = builders(name)
-    times: dict[str, list[float]] = {library: [] for library in calls}
-    for turn in range(rounds + 1):
-        for library, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                times[library].append(time.perf_counter() - start)
-    return {library: statistics.median(values) for library, values in times.items()}
+def construction(rounds: int) -> None:
+    """A table of what building takes."""
+    columns = ("ours", "torchvision", "timm", "ours / fastest peer", "ours / timm")
+    print("\n" + header("build, ms", *columns, original.NAME, f"ours / {original.NAME}"))
+    with original.Original() if original.there() else nullcontext() as beside:
+        for name in MODELS:
+            runs = {library: clocked(call) for library, call in builders(name).items()}
+            if beside and original.there(name):
+                runs[original.NAME] = beside.build(name)
+            found = medians(runs, rounds)
+            ours, *theirs = (found[library] for library in ("ours", "torchvision", "timm"))
+            cells = [f"{ours:.0f}", *(f"{ms:.0f}" for ms in theirs)]
+            cells += [f"{ours / min(theirs):.2f}", f"{ours / theirs[1]:.2f}"]
+            last = found.get(original.NAME)
+            cells += [f"{last:.0f}", f"{ours / last:.2f}"] if last else ["", ""]
+            print(row([name, *cells]), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
-    for _ in range(options.rounds):
-        for name, statement in IMPORTS.items():
-            seconds[name].append(import_seconds(statement))
-    print("| import | seconds beyond torch |\n|---|---:|")
-    for name, values in seconds.items():
-        print(f"| {name} | {statistics.median(values):.2f} |")
-    print(
-        "\n| build, ms | ours | torchvision | timm | ours / fastest peer | ours / timm |\n|---|" + "---:|" * 5
-    )
-    for name in MODELS:
-        ours, *theirs = (1e3 * value for value in measure(name, options.rounds).values())
-        cells = [f"{ours:.0f}", *(f"{value:.0f}" for value in theirs)]
-        cells += [f"{ours / min(theirs):.2f}", f"{ours / theirs[1]:.2f}"]
-        print(f"| {name} |", " | ".join(cells), "|")
+    print(about(options.threads, f"{options.rounds} rounds", *original.note()))
+    imports(options.rounds)
+    construction(options.rounds)
 
 
 if __name__ == "__main__":

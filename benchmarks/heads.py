@@ -11,14 +11,13 @@ Contenders take turns; ratios are of medians.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.tables import about, header, row
+from benchmarks.timing import clocked, medians
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model
 
@@ -32,7 +31,6 @@ MODELS = {
     "vit_b_16": ("layer_2", ("layer_2", "layer_5", "layer_8", "layer_11")),
     "r3d_18": ("pathway0-stage1", tuple(f"pathway0-stage{s}" for s in (1, 2, 3, 4))),
 }
-Run = Callable[[], Any]
 
 
 def prefix(model: ClassyModel, block: str) -> Callable[[Tensor], Tensor]:
@@ -60,19 +58,6 @@ def with_heads(name: str, blocks: tuple[str, ...], number: int) -> ClassyModel:
     return model
 
 
-def measure(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    with torch.inference_mode():
-        for turn in range(rounds + 2):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if turn >= 2:
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def taps(name: str, rounds: int) -> list[str]:
     """The prefix by hand, a tap, and a head: milliseconds and ratios."""
     block = MODELS[name][0]
@@ -81,10 +66,8 @@ def taps(name: str, rounds: int) -> list[str]:
     headed = build_model(name, heads=[]).eval()
     headed.set_heads({block: [FullyConnectedHead("head", 100)]})
     by_hand = prefix(model, block)
-    found = measure(
-        {"prefix": lambda: by_hand(x), "tap": lambda: model.features(x, [block]), "head": lambda: headed(x)},
-        rounds,
-    )
+    calls = {"prefix": lambda: by_hand(x), "tap": lambda: model.features(x, [block]), "head": lambda: headed(x)}
+    found = medians({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
     base = found["prefix"]
     return [f"{base:.1f}", *(f"{found[k]:.1f} ({found[k] / base:.2f})" for k in ("tap", "head"))]
 
@@ -95,8 +78,7 @@ def many(name: str, number: int, rounds: int) -> str:
     model = with_heads(name, blocks, number)
     x = torch.randn(1, *model.input_shape)
     until = blocks[-1]
-    with torch.inference_mode():
-        features = model.features(x, list(model.get_heads()))
+    features = model.features(x, list(model.get_heads()))
     trunk = prefix(model, until)
 
     def heads() -> None:
@@ -104,7 +86,8 @@ def many(name: str, number: int, rounds: int) -> str:
             for head in entries:
                 head(features[block])
 
-    found = measure({"model": lambda: model(x), "trunk": lambda: trunk(x), "heads": heads}, rounds)
+    calls = {"model": lambda: model(x), "trunk": lambda: trunk(x), "heads": heads}
+    found = medians({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
     return f"{found['model'] / (found['trunk'] + found['heads']):.3f}"
 
 
@@ -114,13 +97,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}; batch 1, {options.threads} thread(s), {options.rounds} rounds\n")
-    print("| | block | prefix by hand, ms | tap (ratio) | head (ratio) |\n|---|---|---:|---:|---:|")
-    for name, (block, _) in MODELS.items():
-        print(f"| {name} | {block} |", " | ".join(taps(name, options.rounds)), "|", flush=True)
-    print("\n| heads | 1 | 2 | 4 | 8 |\n|---|---:|---:|---:|---:|")
-    for name in MODELS:
-        print(f"| {name} |", " | ".join(many(name, n, options.rounds) for n in (1, 2, 4, 8)), "|", flush=True)
+    print(about(options.threads, "batch 1", f"{options.rounds} rounds"))
+    with torch.inference_mode():
+        print(header("", "block", "prefix by hand, ms", "tap (ratio)", "head (ratio)", words=2))
+        for name, (block, _) in MODELS.items():
+            print(row([name, block, *taps(name, options.rounds)]), flush=True)
+        print("\n" + header("heads", "1", "2", "4", "8"))
+        for name in MODELS:
+            print(row([name, *(many(name, number, options.rounds) for number in (1, 2, 4, 8))]), flush=True)
 
 
 if __name__ == "__main__":

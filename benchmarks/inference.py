@@ -1,191 +1,132 @@
-"""How fast a model answers: ours, timm's, torchvision's and pytorchvideo's, in one run.
+"""How fast a model answers: ours, timm's, torchvision's, pytorchvideo's and the original's, in one run.
 
     python -m benchmarks.inference [MODEL ...] [--batches 1 16] [--rounds 5] [--threads 1] [--no-compile]
 
 All have the same weights and see the same images; outputs are compared first (1e-4 of the largest
-value in 32 bits, 2e-2 in 16). They take turns, so that a machine that slows down slows all of them.
-Peers run as they are, with channels last, in bfloat16, and compiled with frozen weights; ours as it
-is and optimized, which compiles nothing. Each model and batch has a process of its own.
+value in 32 bits, 2e-2 in 16), and they take turns. Peers run as they are, with channels last, in
+bfloat16, and compiled with frozen weights; ours as it is and optimized, which compiles nothing; the
+original, which cannot be compiled, as it is and with channels last. It is no peer in the table: it has
+columns of its own, where the quicker of the two stands beside ours in the same type. Each model and
+batch has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import math
 import statistics
-import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Run = Callable[[], Any]
+from benchmarks import original
+from benchmarks.models import DTYPES, LEFT_OUT, MODELS, channels_last, images, models
+from benchmarks.tables import about, geometric_mean, header, row
+from benchmarks.timing import Run, clocked, own_process, take_turns
 
-# ours: (options, torchvision's, timm's, pytorchvideo's)
-MODELS: dict[str, tuple[dict[str, Any], str | None, str | None, str | None]] = {
-    "resnet50": ({}, "resnet50", "resnet50", None),
-    "resnext50_32x4d": ({}, "resnext50_32x4d", "resnext50_32x4d", None),
-    "regnet_y_1.6gf": ({}, "regnet_y_1_6gf", "regnety_016", None),
-    "densenet121": ({}, "densenet121", "densenet121", None),
-    "efficientnet_b0": ({"bn_epsilon": 1e-5}, "efficientnet_b0", "efficientnet_b0", None),
-    "vit_b_16": ({}, "vit_b_16", "vit_base_patch16_224", None),
-    "slow_r50": ({}, None, None, "slow_r50"),
-}
-LOGITS = {
-    "name": "fully_convolutional_linear",
-    "unique_id": "action",
-    "num_classes": 400,
-    "fork_block": "trunk_output",
-    "activation_func": "identity",
-}
-CLIP = (3, 8, 224, 224)
-BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+BOUNDS = {"fp32": 1e-4, "bf16": 2e-2}
+PLAIN = "as it is"
 
 
-def models(name: str) -> Iterator[tuple[str, nn.Module]]:
-    """(library, model), all with the same weights."""
-    from benchmarks.peers import timm, torchvision
-    from classy_vision.models import build_model
-    from classy_vision.models.pretrained import to_layout
-
-    options, of_torchvision, of_timm, of_pytorchvideo = MODELS[name]
-    heads = {"heads": [LOGITS]} if of_pytorchvideo else {"num_classes": 1000}
-    ours = build_model(name, **heads, **options).eval()
-    _wear(ours)
-    yield "ours", ours
-    if of_torchvision:
-        theirs = torchvision.models.get_model(of_torchvision)
-        theirs.load_state_dict(to_layout(ours, "torchvision"))
-        yield "torchvision", theirs.eval()
-    if of_timm:
-        theirs = timm.create_model(of_timm)
-        theirs.load_state_dict(to_layout(ours, "timm"))
-        yield "timm", theirs.eval()
-    if of_pytorchvideo:
-        import pytorchvideo.models.hub
-
-        theirs = getattr(pytorchvideo.models.hub, of_pytorchvideo)(pretrained=False, model_num_class=400)
-        theirs.blocks[-1].pool, theirs.blocks[-1].activation = nn.AdaptiveAvgPool3d(1), None
-        theirs.load_state_dict(to_layout(ours, "pytorchvideo"))
-        yield "pytorchvideo", theirs.eval()
-
-
-def _wear(model: nn.Module) -> None:
-    """Weights of all sizes, such that a network does not magnify rounding, as trained ones do not."""
-    torch.manual_seed(0)
-    for key, value in model.state_dict().items():
-        if key.endswith("running_var"):
-            value.uniform_(0.7, 1.3)
-        elif key.endswith("running_mean"):
-            value.normal_(0, 0.1)
-        elif key.endswith("norm.weight"):
-            value.normal_(1, 0.3)
-        elif key.endswith("norm.bias"):
-            value.normal_(0, 0.3)
-        elif key.startswith("heads.") and value.dim() == 2:
-            value.normal_(0, 0.02)
-
-
-def contenders(name: str, batch: int, compiled: bool) -> Iterator[tuple[str, torch.dtype, Run]]:
-    """(what, type, one forward pass)."""
+def contenders(name: str, x: Tensor, compiled: bool, stack: ExitStack) -> Iterator[tuple[str, Tensor, Run]]:
+    """(what, its output, a timed forward pass)."""
     from classy_vision.deploy import optimize
 
-    shape = CLIP if name == "slow_r50" else (3, 224, 224)
-    x = torch.randn(batch, *shape)
-    layout = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
     for library, model in models(name):
-        yield f"{library}, as it is", torch.float32, _run(model, x)
+        yield f"{library}, {PLAIN}", *_run(model, x)
         if library == "ours":
-            for dtype in BOUNDS:
-                yield f"ours, optimized {_short(dtype)}", dtype, _run(optimize(model, x, dtype=dtype), x)
+            for short, dtype in DTYPES.items():
+                yield f"ours, optimized {short}", *_run(optimize(model, x, dtype=dtype), x)
+            if original.there(name):
+                theirs = stack.enter_context(original.Original())
+                theirs.load(name, model, x)
+                yield f"{original.NAME}, {PLAIN}", *theirs.forward("plain")
+                yield f"{original.NAME}, channels last fp32", *theirs.forward("channels last")
             continue
-        for dtype in BOUNDS:
-            import copy
-
-            twin = copy.deepcopy(model).to(dtype=dtype, memory_format=layout)
-            images = x.to(dtype=dtype, memory_format=layout)
-            yield f"{library}, channels last {_short(dtype)}", dtype, _run(twin, images)
+        for short, dtype in DTYPES.items():
+            options: dict[str, Any] = {"dtype": dtype, "memory_format": channels_last(x)}
+            twin, inputs = copy.deepcopy(model).to(**options), x.to(**options)
+            yield f"{library}, channels last {short}", *_run(twin, inputs)
             if compiled:
                 frozen = torch.compile(twin, options={"freezing": True})
-                yield f"{library}, compiled and frozen {_short(dtype)}", dtype, _run(frozen, images)
+                yield f"{library}, compiled and frozen {short}", *_run(frozen, inputs)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-
-
-def _run(model: Any, x: Tensor) -> Run:
-    return lambda: model(x)
+def _run(model: Any, x: Tensor) -> tuple[Tensor, Run]:
+    return model(x), clocked(lambda: model(x))  # the first call compiles
 
 
 def measure(name: str, batch: int, rounds: int, compiled: bool) -> dict[str, list[float]]:
     """Milliseconds per sample of each contender, round by round."""
     runs: dict[str, Run] = {}
-    times: dict[str, list[float]] = {}
     wanted: Tensor | None = None
-    with torch.inference_mode():
-        for what, dtype, run in contenders(name, batch, compiled):
-            output = run().float()  # compiles
+    with torch.inference_mode(), ExitStack() as stack:
+        for what, output, run in contenders(name, images(name, batch), compiled, stack):
+            output = output.float()
             wanted = output if wanted is None else wanted
             difference = ((output - wanted).abs().max() / wanted.abs().max()).item()
-            if not difference <= BOUNDS[dtype]:
+            if not difference <= BOUNDS[_type(what)]:
                 print(f"{name}: {what} is {difference:.2g} off", file=sys.stderr)
-            runs[what], times[what] = run, []
-        for turn in range(rounds + 1):
-            for what, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if turn:
-                    times[what].append(1e3 * (time.perf_counter() - start) / batch)
-    return times
+            runs[what] = run
+        times = take_turns(runs, rounds)
+    return {what: [ms / batch for ms in values] for what, values in times.items()}
 
 
 # -- the table
 
 
 def table(results: dict[str, dict[str, list[float]]]) -> str:
-    """Medians and quartiles by model; the fastest of peers and of ours in each type."""
+    """The fastest of peers, of the original and of ours in each type; then all medians and quartiles."""
     lines = []
-    summary = [
-        "| | fastest peer, fp32 | ours, fp32 | ratio | fastest peer, bf16 | ours, bf16 | ratio "
-        "| timm or its like, plain | our best | ratio |",
-        "|---|" + "---:|" * 9,
-    ]
-    ratios: dict[str, list[float]] = {"fp32": [], "bf16": [], "plain": []}
+    columns = [column for short in DTYPES for column in (f"fastest peer, {short}", f"ours, {short}", "ratio")]
+    columns += [original.NAME, "ratio to ours, fp32", "timm or its like, plain", "our best", "ratio"]
+    summary = [header("", *columns)]
+    ratios: dict[int, list[float]] = {}
     for case, times in results.items():
         medians = {what: statistics.median(values) for what, values in times.items()}
-        lines += [f"\n**{case}**\n", "| | ms per sample | quartiles |", "|---|---:|---:|"]
+        lines += [f"\n**{case}**\n", header("", "ms per sample", "quartiles")]
         for what, median in medians.items():
             low, _, high = statistics.quantiles(times[what], n=4)
-            lines.append(f"| {what} | {median:.2f} | {low:.2f} to {high:.2f} |")
-        summary.append(f"| {case} | " + " | ".join(_cells(medians, ratios)) + " |")
-    mean = {key: math.exp(statistics.fmean(map(math.log, values))) for key, values in ratios.items() if values}
-    summary.append(
-        "| geometric mean | | | "
-        + " | | | ".join(f"**{mean[key]:.2f}**" if key in mean else "" for key in ("fp32", "bf16", "plain"))
-        + " |"
-    )
-    return "\n".join([*summary, *lines])
+            lines.append(row([what, f"{median:.2f}", f"{low:.2f} to {high:.2f}"]))
+        cells = _cells(medians)
+        for place, cell in enumerate(cells):
+            if isinstance(cell, float):
+                ratios.setdefault(place, []).append(cell)
+        summary.append(row([case, *(f"{cell:.2f}" if isinstance(cell, float) else cell for cell in cells)]))
+    means = {place: f"**{geometric_mean(values):.2f}**" for place, values in ratios.items()}
+    last = ["geometric mean", *(means.get(place, "") for place in range(len(columns)))]
+    return "\n".join([*summary, row(last), *lines])
 
 
-def _cells(medians: dict[str, float], ratios: dict[str, list[float]]) -> list[str]:
-    cells = []
-    for short in ("fp32", "bf16"):
-        theirs = {w: m for w, m in medians.items() if not w.startswith("ours") and _type(w) == short}
-        ours = min(m for w, m in medians.items() if w.startswith("ours") and _type(w) == short)
-        best = min(theirs, key=theirs.__getitem__)
-        ratios[short].append(theirs[best] / ours)
-        cells += [f"{theirs[best]:.2f} ({best.removesuffix(' ' + short)})", f"{ours:.2f}"]
-        cells += [f"{theirs[best] / ours:.2f}"]
-    plain = next(m for w, m in reversed(medians.items()) if w.endswith("as it is"))
-    ours = min(m for w, m in medians.items() if w.startswith("ours"))
-    ratios["plain"].append(plain / ours)
-    return [*cells, f"{plain:.2f}", f"{ours:.2f}", f"{plain / ours:.2f}"]
+def _cells(medians: dict[str, float]) -> list[str | float]:
+    """A row of the summary: words, and ratios."""
+    cells: list[str | float] = []
+    best: dict[str, float] = {}
+    peers = {what: ms for what, ms in medians.items() if not what.startswith(("ours", original.NAME))}
+    for short in DTYPES:
+        theirs = {what: ms for what, ms in peers.items() if _type(what) == short}
+        best[short] = min(
+            ms for what, ms in medians.items() if what.startswith("ours") and _type(what) == short
+        )
+        fastest = min(theirs, key=theirs.__getitem__)
+        cells += [f"{theirs[fastest]:.2f} ({fastest.removesuffix(' ' + short)})", f"{best[short]:.2f}"]
+        cells.append(theirs[fastest] / best[short])
+    originals = {what: ms for what, ms in medians.items() if what.startswith(original.NAME)}
+    if originals:
+        fastest = min(originals, key=originals.__getitem__)
+        word = fastest.removeprefix(f"{original.NAME}, ").removesuffix(" fp32")
+        cells += [f"{originals[fastest]:.2f} ({word})", originals[fastest] / best["fp32"]]
+    else:
+        cells += ["", ""]
+    plain = next(ms for what, ms in reversed(peers.items()) if what.endswith(PLAIN))
+    quickest = min(best.values())
+    return [*cells, f"{plain:.2f}", f"{quickest:.2f}", plain / quickest]
 
 
 def _type(what: str) -> str:
@@ -193,8 +134,8 @@ def _type(what: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -212,14 +153,11 @@ def main() -> None:
     for name in options.models:
         for batch in options.batches:
             batch = min(batch, 4) if name == "slow_r50" else batch
-            rounds = options.rounds * (3 if batch == 1 else 1)
-            command = [sys.executable, "-m", "benchmarks.inference", name, "--one", "--batches", str(batch)]
-            command += ["--rounds", str(rounds), "--threads", str(options.threads)]
-            command += ["--no-compile"] if options.no_compile else []
-            print(f"{name}, batch {batch} ...", file=sys.stderr)
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            results[f"{name}, batch {batch}"] = json.loads(done.stdout.splitlines()[-1])
-    print(f"torch {torch.__version__}; {options.threads} thread(s); milliseconds per sample, medians\n")
+            print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
+            arguments = ["--one", "--batches", batch, "--rounds", options.rounds * (3 if batch == 1 else 1)]
+            arguments += ["--threads", options.threads, *(["--no-compile"] if options.no_compile else [])]
+            results[f"{name}, batch {batch}"] = own_process("inference", name, *arguments)
+    print(about(options.threads, "milliseconds per sample, medians", *LEFT_OUT, *original.note()))
     print(table(results))
 
 

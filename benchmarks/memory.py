@@ -23,11 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +33,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.peers import timm, torchvision
+from benchmarks.tables import about, header, row
+from benchmarks.timing import Run, clocked, medians, own_process
 from classy_vision.cost.room import peak as allocated
 from classy_vision.models import build_model, densenet
 
@@ -122,10 +119,8 @@ class Peak:
 
 def peak(case: Case) -> Peak:
     """The peaks of ``case``, measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--threads", str(torch.get_num_threads())]
-    command += ["--peak", json.dumps(asdict(case))]
-    done = subprocess.run(command, env={**os.environ, **MALLOC}, capture_output=True, text=True, check=True)
-    return Peak(**json.loads(done.stdout.splitlines()[-1]))
+    arguments = ["--threads", torch.get_num_threads(), "--peak", json.dumps(asdict(case))]
+    return Peak(**own_process("memory", *arguments, env=MALLOC))
 
 
 def peak_here(case: Case) -> Peak:
@@ -148,17 +143,20 @@ def _resident(field: str) -> int:
 
 
 def times(cases: Iterable[Case], rounds: int) -> dict[Case, float]:
-    """Median seconds of each, taking turns."""
-    models = {case: case.build() for case in cases}
-    found: dict[Case, list[float]] = {case: [] for case in models}
-    for turn in range(rounds + 1):
-        for case, model in models.items():
-            start = time.perf_counter()
-            case.run(model)
-            if turn:
-                found[case].append(time.perf_counter() - start)
+    """Median milliseconds of each, taking turns."""
+
+    def run(case: Case) -> Run:
+        model = case.build()
+        timed = clocked(lambda: case.run(model))
+
+        def once() -> float:
+            ms = timed()
             model.zero_grad()
-    return {case: statistics.median(values) for case, values in found.items()}
+            return ms
+
+        return once
+
+    return medians({case: run(case) for case in cases}, rounds)
 
 
 # -- tables
@@ -167,30 +165,30 @@ def times(cases: Iterable[Case], rounds: int) -> dict[Case, float]:
 def densenets(model: str, training: bool, batch: int, contenders: Iterable[str], rounds: int) -> None:
     """Peak and time of each contender, with ratios to torchvision's."""
     cases = {name: Case(name, model, training, batch) for name in contenders}
-    seconds = times(cases.values(), rounds)
+    milliseconds = times(cases.values(), rounds)
     print(f"\n{model}, {'training step' if training else 'inference'}, batch {batch}\n")
-    print("| | resident MiB | | allocated MiB | | ms | |\n|---|---:|---:|---:|---:|---:|---:|")
+    print(header("", "resident MiB", "", "allocated MiB", "", "ms", ""))
     base: tuple[float, ...] = ()
     for name, case in cases.items():  # torchvision comes first
         found = peak(case)
-        values = (found.resident / MIB, found.allocated / MIB, 1e3 * seconds[case])
+        values = (found.resident / MIB, found.allocated / MIB, milliseconds[case])
         base = base or values
-        cells = [f"{value:.0f} | {value / wanted:.2f}" for value, wanted in zip(values, base)]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        cells = [cell for value, of in zip(values, base) for cell in (f"{value:.0f}", f"{value / of:.2f}")]
+        print(row([name, *cells]), flush=True)
 
 
 def transformers(contender: str, training: bool) -> None:
     """Peak of ViT-B/16 for more and more tokens, and how many times the row before it is."""
     print(f"\nvit_b_16, {contender}, {'training step' if training else 'inference'}, batch 1\n")
-    print("| tokens | | resident MiB | | allocated MiB | | allocated KiB per token |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
+    columns = ("tokens", "", "resident MiB", "", "allocated MiB", "", "allocated KiB per token")
+    print(header(*columns, words=0))
     last: tuple[float, ...] = ()
     for size in (224, 448, 896):
         found, tokens = peak(Case(contender, "vit_b_16", training, 1, size, False)), (size // 16) ** 2
         values = (tokens, found.resident / MIB, found.allocated / MIB)
         growth = [f"{value / before:.2f}" for value, before in zip(values, last)] or [""] * 3
-        cells = [f"{value:.0f} | {times}" for value, times in zip(values, growth)]
-        print(f"| {' | '.join(cells)} | {found.allocated / tokens / 1024:.0f} |", flush=True)
+        cells = [cell for value, more in zip(values, growth) for cell in (f"{value:.0f}", more)]
+        print(row([*cells, f"{found.allocated / tokens / 1024:.0f}"]), flush=True)
         last = values
 
 
@@ -204,8 +202,7 @@ def main() -> None:
     if options.peak:
         print(json.dumps(asdict(peak_here(Case(**options.peak)))))
         return
-    print(f"torch {torch.__version__}, timm {timm.__version__}, torchvision {torchvision.__version__}; ")
-    print(f"224 px, {options.threads} thread(s), {options.rounds} rounds; ratios are to torchvision")
+    print(about(options.threads, "224 px", f"{options.rounds} rounds", "ratios are to torchvision"))
     ours = ["ours", "ours, concatenating"]
     trained = ["torchvision", "torchvision, memory_efficient", *ours, "ours, gradient_checkpointing"]
     densenets("densenet201", True, 8, trained, options.rounds)

@@ -1,10 +1,13 @@
-"""What a training step takes in time and memory: ours, timm's and torchvision's, in one run.
+"""What a training step takes in time and memory: ours, timm's, torchvision's and the original's, in one run.
 
-    python -m benchmarks.training [MODEL ...] [--batch 8] [--rounds 5] [--threads 1]
+    python -m benchmarks.training [MODEL ...] [--compile MODEL ...] [--batch 8] [--rounds 5] [--threads 1]
 
 A step is the forward pass, the cross entropy, the backward pass and fused SGD with momentum. All have
-the same weights and take turns. The memory is the largest sum of blocks that torch's allocator had
-given out during a step, from its profiler, beyond model, gradients and momentum. Each model has a
+the same weights, and take turns within a mode. Compiled steps are those of ``torch.compile(model)`` with
+its default options and channels last; the original cannot be compiled. bf16 is mixed precision.
+
+The memory is the largest sum of blocks that torch's allocator had given out during a step, from its
+profiler, beyond model, gradients and momentum; the original's is not measured. Each model has a
 process of its own.
 """
 
@@ -13,70 +16,86 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
-import statistics
-import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.inference import CLIP, MODELS, models
-from classy_vision.cost.room import peak
+from benchmarks import original
+from benchmarks.models import LEFT_OUT, MODELS, NATIVE_BF16, images, models, training_step
+from benchmarks.tables import about, geometric_mean, header, row
+from benchmarks.timing import clocked, medians, own_process
 
-MODES = ("plain", "channels last", "channels last, bf16")
 MIB = 2**20
+COMPILED = ("resnet50", "regnet_y_1.6gf", "efficientnet_b0", "vit_b_16")
+"""A network takes minutes to compile for all libraries."""
 
 
-def steps(name: str, batch: int) -> Iterator[tuple[str, str, Callable[[], None]]]:
-    """(library, mode, one step)."""
-    shape, classes = (CLIP, 400) if name == "slow_r50" else ((3, 224, 224), 1000)
-    x = torch.randn(batch, *shape)
-    target = torch.randint(classes, (batch,))
-    for library, model in models(name):
-        for mode in MODES:
-            yield library, mode, _step(copy.deepcopy(model), mode, x, target)
+def modes(compiled: bool) -> list[str]:
+    every = ["plain", "channels last", "channels last, bf16"]
+    every += ["compiled", "compiled, bf16"] if compiled else []
+    return [mode for mode in every if NATIVE_BF16 or not mode.endswith("bf16")]
 
 
-def _step(model: nn.Module, mode: str, x: Tensor, target: Tensor) -> Callable[[], None]:
-    layout = torch.contiguous_format if mode == "plain" else _last(x)
-    model, x = model.train().to(memory_format=layout), x.to(memory_format=layout)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, fused=True)
+def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[tuple[str, str, float, int]]:
+    """(library, mode, median milliseconds, bytes); 0 bytes where they are not known."""
+    from classy_vision.cost.room import peak
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mode.endswith("bf16")):
-            loss = F.cross_entropy(model(x).float(), target)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+    x = images(name, batch)
+    target = torch.randint(400 if name == "slow_r50" else 1000, (batch,))
+    every = dict(models(name))
+    found = []
+    with ExitStack() as stack:
+        if original.there(name):
+            theirs = stack.enter_context(original.Original())
+            theirs.load(name, every["ours"], x, target)
+        for mode in modes(compiled):  # one after the other: each model takes four times its weights
+            steps = {key: training_step(copy.deepcopy(model), mode, x, target) for key, model in every.items()}
+            runs = {key: clocked(step) for key, step in steps.items()}
+            if original.there(name) and mode in ("plain", "channels last"):
+                runs[original.NAME] = theirs.step(mode)
+            for library, ms in medians(runs, rounds).items():
+                taken = peak(steps[library], torch.device("cpu")) if library in steps else 0
+                found.append((library, mode, ms, taken))
+            del steps, runs
+            torch._dynamo.reset()
+    return found
 
-    return step
 
-
-def _last(x: Tensor) -> torch.memory_format:
-    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-
-
-def measure(name: str, batch: int, rounds: int) -> list[tuple[str, str, float, int]]:
-    """(library, mode, median milliseconds, bytes)."""
-    found = list(steps(name, batch))
-    times: list[list[float]] = [[] for _ in found]
-    for turn in range(rounds + 1):
-        for i, (_, _, step) in enumerate(found):
-            start = time.perf_counter()
-            step()
-            if turn:
-                times[i].append(1e3 * (time.perf_counter() - start))
-    return [(*row[:2], statistics.median(t), peak(row[2], torch.device("cpu"))) for row, t in zip(found, times)]
+def table(results: dict[str, list[tuple[str, str, float, int]]]) -> str:
+    """A row for each model and mode, with the fastest and the leanest peer, and the original."""
+    lines = [
+        header(
+            *("", "mode", "ours, ms", "fastest peer, ms", "ratio", f"{original.NAME}, ms", "ratio"),
+            *("ours, MiB", "leanest peer, MiB", "ratio"),
+            words=2,
+        )
+    ]
+    ratios: list[float] = []
+    to_original: list[float] = []
+    for name, found in results.items():
+        for mode in dict.fromkeys(mode for _, mode, *_ in found):
+            times = {library: ms for library, of, ms, _ in found if of == mode}
+            bytes_ = {library: taken for library, of, _, taken in found if of == mode and taken}
+            ours, theirs = times.pop("ours"), times.pop(original.NAME, None)
+            quick = min(times, key=times.__getitem__)
+            ratios.append(times[quick] / ours)
+            cells = [name, mode, f"{ours:.0f}", f"{times[quick]:.0f} ({quick})", f"{ratios[-1]:.2f}"]
+            if theirs:
+                to_original.append(theirs / ours)
+            cells += [f"{theirs:.0f}", f"{theirs / ours:.2f}"] if theirs else ["", ""]
+            own = bytes_.pop("ours")
+            lean = min(bytes_.values())
+            lines.append(row([*cells, f"{own / MIB:.0f}", f"{lean / MIB:.0f}", f"{lean / own:.2f}"]))
+    means = [f"**{geometric_mean(values):.2f}**" if values else "" for values in (ratios, to_original)]
+    return "\n".join([*lines, row(["geometric mean", "", "", "", means[0], "", means[1], "", "", ""])])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("--compile", nargs="*", default=COMPILED, metavar="MODEL", help="those also compiled")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -84,32 +103,20 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
+    torch._dynamo.config.recompile_limit = 64  # some networks are many blocks of one class
     if options.one:
-        print(json.dumps(measure(options.models[0], options.batch, options.rounds)))
+        [name] = options.models
+        print(json.dumps(measure(name, options.batch, options.rounds, name in options.compile)))
         return
-    print(f"torch {torch.__version__}; {options.threads} thread(s), batch {options.batch}, one step")
-    print("\n| | mode | ours, ms | fastest peer, ms | ratio | ours, MiB | leanest peer, MiB | ratio |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    ratios = []
+    results = {}
     for name in options.models:
-        command = [sys.executable, "-m", "benchmarks.training", name, "--one", "--rounds", str(options.rounds)]
-        command += ["--batch", str(2 if name == "slow_r50" else options.batch)]
-        command += ["--threads", str(options.threads)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows = json.loads(done.stdout.splitlines()[-1])
-        for mode in MODES:
-            [ours] = [row for row in rows if row[:2] == ["ours", mode]]
-            theirs = [row for row in rows if row[0] != "ours" and row[1] == mode]
-            quick = min(theirs, key=lambda row: row[2])
-            lean = min(row[3] for row in theirs)
-            ratios.append(quick[2] / ours[2])
-            print(
-                f"| {name} | {mode} | {ours[2]:.0f} | {quick[2]:.0f} ({quick[0]}) | {quick[2] / ours[2]:.2f} "
-                f"| {ours[3] / MIB:.0f} | {lean / MIB:.0f} | {lean / ours[3]:.2f} |",
-                flush=True,
-            )
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    print(f"| geometric mean | | | | **{mean:.2f}** | | | |")
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        batch = min(options.batch, 2) if name == "slow_r50" else options.batch
+        arguments = ["--one", "--batch", batch, "--rounds", options.rounds, "--threads", options.threads]
+        results[name] = own_process("training", name, *arguments, "--compile", *options.compile)
+    batches = f"batch {options.batch}" + (", 2 of slow_r50" if "slow_r50" in results else "")
+    print(about(options.threads, batches, "one step", *LEFT_OUT, *original.note()))
+    print(table(results))
 
 
 if __name__ == "__main__":

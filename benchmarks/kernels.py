@@ -1,0 +1,113 @@
+"""Which kernels the time goes to, and how far the arithmetic is from what the processor can do.
+
+    python -m benchmarks.kernels [MODEL ...] [--batch 4] [--rounds 3] [--threads 1]
+
+A forward pass of the optimized model, and a training step with channels last of ours and of one peer,
+under torch's profiler. Convolutions and products are oneDNN's and MKL's own loops: their share is what
+no library above them can change. The limit is the time that a product of two 2048² matrices would
+take for as many operations; a training step has three times those of a forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.models import DTYPES, LEFT_OUT, MODELS, images, models, training_step
+from benchmarks.tables import about, header, row
+from benchmarks.timing import clocked, medians
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "convolutions": ("convolution", "conv2d", "conv3d", "conv_"),
+    "products": ("mm", "linear", "attention"),
+    "norms": ("norm",),
+    "activations": ("relu", "silu", "gelu", "threshold", "sigmoid", "softmax", "clamp", "maximum"),
+    "sums, products": ("aten::add", "aten::mul", "aten::div", "aten::sum", "aten::mean", "pool"),
+    "copies": ("copy", "cat", "fill", "zero", "clone", "contiguous"),
+    "optimizer": ("sgd",),
+}
+"""What is in the names of operators; the first that fits counts."""
+REST = "rest"
+
+
+def kind(operator: str) -> str:
+    name = operator.lower()
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
+
+
+def shares(call: Callable[[], object], rounds: int) -> tuple[float, dict[str, float]]:
+    """The median milliseconds of a call, and under the profiler the share of each kind."""
+    milliseconds = medians({"": clocked(call)}, rounds)[""]
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(rounds):
+            call()
+    found: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        found[kind(event.key)] += event.self_cpu_time_total
+    total = sum(found.values())
+    return milliseconds, {kind: found[kind] / total for kind in (*KINDS, REST)}
+
+
+def limits() -> dict[str, float]:
+    """Operations in a millisecond of the product of two 2048² matrices, by type."""
+    found = {}
+    for short, dtype in DTYPES.items():
+        a = torch.randn(2048, 2048).to(dtype)
+        found[short] = 2 * 2048**3 / min(clocked(lambda a=a: torch.mm(a, a))() for _ in range(7))
+    return found
+
+
+def rows(name: str, batch: int, rounds: int, peaks: Mapping[str, float]) -> list[str]:
+    """Of one model, the lines of the table."""
+    from classy_vision.cost import count
+    from classy_vision.deploy import optimize
+
+    x = images(name, batch)
+    every = dict(models(name))
+    ours = every.pop("ours")
+    operations = 2 * batch * count(ours, tuple(x.shape[1:])).macs
+    lines = []
+    with torch.inference_mode():
+        for short, dtype in DTYPES.items():
+            fast = optimize(ours, x, dtype=dtype)
+            limit = operations / peaks[short]
+            lines.append(_line(name, f"ours, optimized {short}", shares(lambda f=fast: f(x), rounds), limit))
+            del fast
+    target = torch.randint(400 if name == "slow_r50" else 1000, (batch,))
+    library, theirs = next(iter(every.items()))
+    for who, model in (("ours", ours), (library, theirs)):
+        step = training_step(copy.deepcopy(model), "channels last", x, target)
+        lines.append(_line(name, f"{who}, training step", shares(step, rounds), 3 * operations / peaks["fp32"]))
+    return lines
+
+
+def _line(name: str, what: str, found: tuple[float, dict[str, float]], limit: float) -> str:
+    milliseconds, parts = found
+    cells = [f"{milliseconds:.0f}", *(f"{value:.0%}" for value in (limit / milliseconds, *parts.values()))]
+    return row([name, what, *cells])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    peaks = limits()
+    print(about(options.threads, f"batch {options.batch}", *LEFT_OUT))
+    print(header("", "", "ms", "of the limit", *KINDS, REST, words=2))
+    for name in options.models:
+        print("\n".join(rows(name, options.batch, options.rounds, peaks)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""How everything here is timed: contenders take turns, so that a machine that slows down slows all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+Run = Callable[[], float]
+"""Does something once, and gives the milliseconds that it took."""
+
+
+def take_turns(calls: Mapping[K, Callable[[], T]], rounds: int, warmup: int = 1) -> dict[K, list[T]]:
+    """What each call gives, round by round: A B C, A B C, … The first ``warmup`` rounds do not count."""
+    found: dict[K, list[T]] = {name: [] for name in calls}
+    for turn in range(warmup + rounds):
+        for name, call in calls.items():
+            value = call()
+            if turn >= warmup:
+                found[name].append(value)
+    return found
+
+
+def clocked(call: Callable[[], object]) -> Run:
+    """``call``, timed."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - start)
+
+    return run
+
+
+def medians(runs: Mapping[K, Run], rounds: int, warmup: int = 1) -> dict[K, float]:
+    """Milliseconds of each, which take turns."""
+    return {name: statistics.median(values) for name, values in take_turns(runs, rounds, warmup).items()}
+
+
+def own_process(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> Any:
+    """What ``benchmarks.<module>`` prints as its last line, in JSON; in a fresh process."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # it has said why
+        raise SystemExit(f"{' '.join(command[1:])} failed with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,36 @@
+"""Contenders take turns."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from benchmarks.timing import clocked, medians, own_process, take_turns
+
+
+def test_turns_are_taken_and_the_first_rounds_do_not_count() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    found = take_turns({"a": lambda: call("a"), "b": lambda: call("b")}, rounds=2, warmup=1)
+    assert order == ["a", "b"] * 3
+    assert found == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_medians() -> None:
+    values = iter([100.0, 1.0, 7.0, 2.0])
+    assert medians({"a": lambda: next(values)}, rounds=3) == {"a": 2.0}
+
+
+def test_milliseconds() -> None:
+    assert 20 <= clocked(lambda: time.sleep(0.02))() < 2000
+
+
+def test_a_process_that_fails_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"-m benchmarks\.nothing --one failed with status 1"):
+        own_process("nothing", "--one")
+    assert "No module named benchmarks.nothing" in capfd.readouterr().err
