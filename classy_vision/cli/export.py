@@ -59,17 +59,20 @@ def export(
     ] = False,
     batch: Annotated[int, typer.Option(min=2, help="The largest batch; smaller ones do, too.")] = 64,
     dtype: Annotated[
-        ExportDtype, typer.Option(help="Of weights and arithmetic; bfloat16 for all but onnx.")
+        ExportDtype,
+        typer.Option(help="Of weights and, but in safetensors, arithmetic; bfloat16 for all but onnx."),
     ] = ExportDtype.FLOAT32,
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Quantise a run by its training data; for onnx and aoti."),
     ] = False,
-    max_loss: Annotated[float, typer.Option(help="With --int8, points that a head may lose.")] = 1.0,
+    max_loss: Annotated[
+        float | None, typer.Option(help="With --int8, points that a head may lose.", show_default="1")
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="How far numbers may be from the model's, of the largest one.",
+            help="How far numbers may be from the model's, of the largest one; not with --int8.",
             show_default="0.0001; 0.02 in bfloat16",
         ),
     ] = None,
@@ -91,7 +94,12 @@ def export(
         "force": force,
     }
     path = output.expanduser()
+    if max_loss is not None and not int8:
+        raise ConfigError("--max-loss is for --int8: numbers are compared otherwise, see --tolerance")
+    max_loss = 1.0 if max_loss is None else max_loss
     check_arguments(path, **options, int8=int8, max_loss=max_loss)
+    if int8 and not os.path.isdir(os.path.expanduser(source)):
+        raise ConfigError("--int8 needs a run folder: ranges and accuracy come from its data")
     found = _find(source, weights)
     data = _resized(found.data, image_size)
     how = _calibration(found, data, max_loss) if int8 else None
@@ -203,8 +211,7 @@ def _example(found: Found, data: DataConfig | None, image_size: int | None) -> A
 
 def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
     """How a run is quantised: its data are read again."""
-    if found.run is None:
-        raise ConfigError("--int8 needs a run folder: ranges and accuracy come from its data")
+    assert found.run is not None
     from classy_vision.deploy.predicting import calibrate
     from classy_vision.train.job import prepare
     from classy_vision.train.run_folder import RunFolder

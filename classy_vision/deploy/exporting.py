@@ -66,8 +66,7 @@ def export(
 
     The file takes its place when all is well; else nothing is left. Exported programs and AOTInductor
     packages hold what ``optimize(pack=False)`` makes of a ``ClassyModel``, but for int8; one that it
-    refuses, or of which it changes numbers by more than ``tolerance``, is written as it is, and so are
-    other modules.
+    refuses for the example is written as it is, and so are other modules.
 
     Args:
         model: on the CPU; it is exported as in evaluation.
@@ -83,7 +82,7 @@ def export(
             which run in float32 again. Inputs and outputs are float32 always.
         int8: quantise; scores are compared then, not numbers.
         tolerance: the largest difference from the model's own numbers, relative to the largest;
-            by default 1e-4, and 2e-2 in bfloat16.
+            by default 1e-4, and 2e-2 in bfloat16; not for int8.
         force: replace a file that is there.
 
     Raises:
@@ -114,7 +113,8 @@ def export(
             _save(entry, request, beside, kind, bound)
             artefact = load_artefact(beside, trust=True)
             done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
-            os.replace(beside, path)
+            with _writing(path):
+                os.replace(beside, path)
     return Exported(Artefact(path, artefact.metadata, artefact._loaded), *done)
 
 
@@ -150,6 +150,8 @@ def check_arguments(
         raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as 0.0001")
     if dtype not in (dtypes := ("float32", "bfloat16")):
         raise unknown("dtype", dtype, dtypes)
+    if int8 and tolerance is not None:
+        raise ConfigError(f"int8 and tolerance = {tolerance}: scores are compared, give max_loss")
     if int8 and dtype != "float32":
         raise ConfigError(f"int8 and dtype = {dtype!r}: a file is in one of them")
     precision = "int8" if int8 else dtype
@@ -168,6 +170,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     odd = [tensor.device for tensor in model.state_dict().values() if tensor.device.type != "cpu"]
     if odd:
         raise ConfigError(f"the model is on {odd[0]}: model.cpu() first, artefacts are made and compared there")
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(types) == 1 and torch.float32 not in types:
+        [kind] = types
+        name = str(kind).removeprefix("torch.")
+        raise ConfigError(f"the model is in {name}: model.float() first, dtype says what is written")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -241,15 +248,31 @@ def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: flo
     if isinstance(model, ClassyModel):
         with suppress(ConfigError):
             return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
-    return model if dtype == torch.float32 else _Cast(model, dtype)
+    if dtype == torch.float32:
+        return model
+    cast = _Cast(model, dtype)
+    try:
+        cast(request.example)
+    except Exception as error:  # of whatever a module does
+        raise ConfigError(
+            f"the model does not run in {request.metadata.precision}: {_reason(error)}"
+        ) from error
+    return cast
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder that is gone after it."""
+    with _writing(path):
+        folder = TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    with folder:
+        yield Path(folder.name, path.name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            yield Path(folder, path.name)
+        yield
     except OSError as error:
         raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
@@ -259,9 +282,9 @@ def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, toler
         if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
             request = replace(request, model=_written(request, entry, dtype, tolerance))
         entry.save(request, path)
-    except (ConfigError, OSError):
+    except ConfigError:
         raise
-    except Exception as error:  # exporters raise whatever they stumble over
+    except Exception as error:  # exporters raise whatever they stumble over, such as a full disk
         reason = _reason(error)
         raise ConfigError(f"cannot export as {request.metadata.format}: {reason}") from error
 

@@ -3,9 +3,8 @@
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", 2018, section 2.
 
-One factor of each product has 7 bits, weights in ONNX and activations in torchao. Processors without
-VNNI add two products in 16 bits, which two of 8 bits by 8 exceed: a file would be less exact where it
-runs than where it was checked.
+Weights have 7 bits. Processors without VNNI add two products in 16 bits, which two of 8 bits by 8
+exceed: a file would be less exact where it runs than where it was checked.
 """
 
 from __future__ import annotations

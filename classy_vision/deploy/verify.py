@@ -86,9 +86,11 @@ def _run(artefact: Artefact, images: Tensor) -> Mapping[str, Tensor]:
     except ConfigError:
         raise
     except Exception as error:  # of torch or of ONNX Runtime, whose own are of many kinds
+        free = artefact.metadata.input_shape[-1] is None
+        what = "the model cannot be exported for any image size: " if free else ""
         raise ConfigError(
-            f"the model cannot be exported for any image size: what was made of it does not run inputs "
-            f"{tuple(images.shape)} ({(str(error).splitlines() or [''])[0][:200]}); nothing was written"
+            f"{what}what was made of it does not run inputs {tuple(images.shape)} "
+            f"({(str(error).splitlines() or [''])[0][:200]}); nothing was written"
         ) from None
 
 

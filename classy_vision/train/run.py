@@ -154,21 +154,17 @@ def _freeze(job: Job, model: ClassyModel) -> None:
 
 def _make_quick(model: ClassyModel, job: Job) -> None:
     """Its layout in memory, and the compiler; keys and, but for rounding, numbers stay."""
-    schedule = job.settings.schedule
-    if schedule.channels_last and _can_be_channels_last(model):
+    schedule, safe = job.settings.schedule, _is_safe_with_channels_last(model)
+    if schedule.channels_last and safe and not any(p.dim() == 5 for p in model.parameters()):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if schedule.compile:
-        model.compile()
+        # The compiler lays out images as it likes.
+        model.compile(options=None if safe else {"layout_optimization": False})
 
 
-def _can_be_channels_last(model: ClassyModel) -> bool:
-    """Whether it has no clips, and nothing that oneDNN fails at.
-
-    On processors with AVX2 and no AVX-512, oneDNN 3.12 writes the gradients of strided 1x1 weights
-    of less than 8 input channels beyond their memory.
-    """
-    if any(p.dim() == 5 for p in model.parameters()):
-        return False
+def _is_safe_with_channels_last(model: ClassyModel) -> bool:
+    """Whether oneDNN can train it so: on processors with AVX2 and no AVX-512, oneDNN 3.12 writes the
+    gradients of strided 1x1 weights of less than 8 input channels beyond their memory."""
     return not any(
         isinstance(part, nn.Conv2d)
         and part.weight.device.type == "cpu"

@@ -168,6 +168,14 @@ REFUSED = {
         "int8 and dtype = 'bfloat16'",
     ),
     "points": (["--format", "onnx", "--output", "m.onnx", "--int8", "--max-loss", "-1"], "max_loss = -1.0"),
+    "points of no int8": (
+        ["--format", "onnx", "--output", "m.onnx", "--max-loss", "2"],
+        "--max-loss is for --int8",
+    ),
+    "a tolerance of int8": (
+        ["--format", "onnx", "--output", "m.onnx", "--int8", "--tolerance", "0.1"],
+        "int8 and tolerance = 0.1: scores are compared",
+    ),
     "weights": (["--format", "onnx", "--output", "m.onnx", "--weights", "w"], "a run folder has its own"),
 }
 

@@ -129,6 +129,25 @@ def test_norms_are_folded_where_that_keeps_the_numbers(tmp_path: Path) -> None:
 # -- bfloat16
 
 
+class Mixed(nn.Module):
+    """Names a type in its arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).mean((2, 3)).float())
+
+
+def test_what_does_not_run_in_bfloat16_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the model does not run in bfloat16: RuntimeError"):
+        export(Mixed(), tmp_path / "m.pt2", example=batch(), dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"the model is in float64: model.float\(\) first"):
+        export(build("regnet").double(), tmp_path / "m.pt2", example=batch())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("family", ["regnet", "vision_transformer"])
 @pytest.mark.parametrize(
     "format", ["exported-program", "safetensors", pytest.param("aoti", marks=pytest.mark.slow)]

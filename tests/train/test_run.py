@@ -88,11 +88,13 @@ def test_layout_and_compiler_change_rounding_alone(plain: Path, tmp_path: Path) 
     torch.testing.assert_close(weights(plain), weights(tmp_path / "first"), rtol=1e-3, atol=1e-4)
 
 
+NARROW = {**SMALL_TRUNK, "stem_width": 4, "widths": [4, 8], "group_widths": [4, 8], "heads": list(HEADS)}
+
+
 def test_narrow_shortcuts_keep_their_layout(table: Path, tmp_path: Path) -> None:
     """With channels last, oneDNN's kernels for AVX2 write beyond the gradients of these."""
-    narrow = {**SMALL_TRUNK, "stem_width": 4, "widths": [4, 8], "group_widths": [4, 8], "heads": list(HEADS)}
     for name, layout in {"first": True, "last": False}.items():
-        train(settings(table, model=narrow, schedule={"channels_last": layout}), tmp_path / name)
+        train(settings(table, model=NARROW, schedule={"channels_last": layout}), tmp_path / name)
     torch.testing.assert_close(weights(tmp_path / "first"), weights(tmp_path / "last"), rtol=0, atol=0)
 
 
@@ -100,6 +102,22 @@ def test_narrow_shortcuts_keep_their_layout(table: Path, tmp_path: Path) -> None
 def test_compiled(plain: Path, tmp_path: Path) -> None:
     train(settings(plain.parent / "table.csv", schedule={"compile": True}), tmp_path / "run")
     torch.testing.assert_close(weights(plain), weights(tmp_path / "run"), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_narrow_shortcuts_keep_their_layout_when_compiled(table: Path, tmp_path: Path) -> None:
+    for name, on in {"compiled": True, "eager": False}.items():
+        config = settings(table, model=NARROW, schedule={"compile": on})
+        done = classy(
+            "train",
+            write(tmp_path / f"{name}.json", config.model_dump(mode="json")),
+            "--output",
+            tmp_path / name,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    torch.testing.assert_close(
+        weights(tmp_path / "compiled"), weights(tmp_path / "eager"), rtol=1e-2, atol=1e-3
+    )
 
 
 def test_a_frozen_trunk_is_the_one_it_came_from(plain: Path, tmp_path: Path) -> None:
