@@ -1,8 +1,9 @@
 """All benchmarks, one after the other, into a file: python -m benchmarks [--output FILE] [--quick]
 
-Takes hours on one core: nothing else should run there meanwhile. ``--only`` runs some of them, and
-replaces their sections in the file, which must be of the same machine. The file is replaced when all have
-run; until then, what is there stands in a file beside it, which ends in ``.part``.
+Takes hours on one core: nothing else should run there meanwhile. Sections replace those of the same
+titles in the file, if it is of the same machine; ``--only`` runs some of them. The file is replaced when all
+have run. Until then, results stand in a file beside it, which ends in ``.part``: a run that was broken off
+goes on from there with ``--only`` what is missing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from benchmarks.models import DTYPES
+from benchmarks.kernels import limits as peaks
 from benchmarks.results import Results, write
-from benchmarks.timing import clocked
+
+DEFAULT = Path("benchmarks/RESULTS.md")
 
 # title, module, arguments, arguments for a quick look
 SECTIONS = [
@@ -51,17 +54,8 @@ def machine() -> str:
 
 def limits() -> str:
     """What a product of two matrices of 2048² reaches here: no layer is quicker."""
-    found = []
     torch.set_num_threads(1)
-    for short, dtype in DTYPES.items():
-        a = torch.randn(2048, 2048).to(dtype)
-        milliseconds = min(_product(a) for _ in range(7))
-        found.append(f"{2 * 2048**3 / milliseconds / 1e6:.0f} GFLOP/s in {short}")
-    return " and ".join(found)
-
-
-def _product(a: torch.Tensor) -> float:
-    return clocked(lambda: torch.mm(a, a))()
+    return " and ".join(f"{operations / 1e6:.0f} GFLOP/s in {short}" for short, operations in peaks().items())
 
 
 def _lines(path: str) -> list[str]:
@@ -77,35 +71,61 @@ def run(module: str, arguments: list[str]) -> str:
     if done.returncode:  # it has said why
         raise SystemExit(f"{' '.join(command[1:])} failed with status {done.returncode}")
     minutes = (time.monotonic() - started) / 60
-    return f"`python {' '.join(command[1:])}`, {minutes:.0f} min.\n\n{done.stdout.strip()}"
+    return f"`python {' '.join(command[1:])}`, {minutes:.0f} min{commit()}.\n\n{done.stdout.strip()}"
+
+
+def commit() -> str:
+    """Of the code that was timed, where that is known."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    with suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True)
+        return f", at {done.stdout.strip()}" if done.returncode == 0 else ""
+    return ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/RESULTS.md"))
+    parser.add_argument("--output", type=Path, default=DEFAULT)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing compiled")
     parser.add_argument("--only", nargs="+", choices=[module for _, module, *_ in SECTIONS])
     options = parser.parse_args()
-    here, path = machine(), options.output
+    path: Path = options.output
+    part, here = path.with_name(path.name + ".part"), machine()
+    if options.quick and path == DEFAULT:
+        parser.error(f"a quick look is not for {DEFAULT}: --output writes another file")
+    try:
+        results = begun(part, path, here, bool(options.only))
+    except ValueError as error:
+        parser.error(f"{error}; --output writes another file")
+    for title, module, full, quick in SECTIONS:
+        if not options.only or module in options.only:
+            section = run(module, quick if options.quick else full)
+            results = results.merged({title: section}, [title for title, *_ in SECTIONS])
+            write(part, results)
+    os.replace(part, path)
+
+
+def begun(part: Path, path: Path, here: str, adds: bool) -> Results:
+    """What is added to: an unfinished run's results, else those of ``path``, where they are of this machine.
+
+    Raises:
+        ValueError: sections are to be added to what is no results of this machine.
+    """
+    for file in (part, path):
+        if file.is_file():
+            try:
+                results = Results.read(file.read_text())
+                results.check(here)
+            except ValueError as error:
+                if adds or file is part:
+                    raise ValueError(f"{file} {error}") from None
+            else:
+                return results
     remarks = (
         f"A product of two matrices of 2048² reaches {limits()}. "
         f"`make bench` writes this file; what each table means stands in the module that makes it."
     )
-    results = Results(here, remarks)
-    if options.only and path.is_file():
-        try:
-            results = Results.read(path.read_text())
-            results.check(here)
-        except ValueError as error:
-            parser.error(f"{path} {error}; --output writes another file")
-    found: dict[str, str] = {}
-    for title, module, full, quick in SECTIONS:
-        if not options.only or module in options.only:
-            found[title] = run(module, quick if options.quick else full)
-            part = path.with_name(path.name + ".part")
-            write(part, Results(here, remarks, found))
-    write(path, results.merged(found, [title for title, *_ in SECTIONS]))
-    part.unlink()
+    return Results(here, remarks)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.int8 [--seconds 8] [--runs FOLDER]
 
 Trains the digits run and a small run of videos, which it makes itself: patterns of four kinds that
-move. Each is exported to int8 in both formats and timed beside our own model, optimized, in every type
-that the processor has; they take turns. The last table says where an int8 file spends its time, as
+move. Each is exported in both formats, in float32 and int8, and timed beside our own model, optimized, in
+every type that the processor has; they take turns. A ratio is of the quickest of all that is not int8 to the
+quicker of both that are. The last table says where an int8 file spends its time, as
 ONNX Runtime's profiler and oneDNN tell it; what is quantised in an AOTInductor package is part of the
 rest there, since it is compiled into one loop with sums, pooling and activations.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
+from benchmarks import operators as operators  # torchmetrics imports torchvision where it finds it
 from benchmarks.models import DTYPES, LEFT_OUT
 from benchmarks.tables import about, header, row
 from benchmarks.timing import clocked, medians
+from classy_vision.config import read_config
 
-FORMATS = {"onnx": "int8.onnx", "aoti": "int8.pt2"}
+FORMATS = {"onnx": ".onnx", "aoti": ".pt2"}
 KINDS = {
     "products in integers": ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
     "products in float32": ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
@@ -67,6 +70,8 @@ def make_videos(root: Path, train: int = 14, val: int = 25) -> Path:
     """``root/train/<kind>/*.mp4`` and ``root/val/...``, so many of each kind."""
     if root.exists():
         return root
+    root, done = root.with_name(f"{root.name}.part"), root
+    shutil.rmtree(root, ignore_errors=True)
     import av
 
     down, right = np.indices((FRAME, FRAME)) // 6 % 2 > 0
@@ -84,7 +89,7 @@ def make_videos(root: Path, train: int = 14, val: int = 25) -> Path:
                     for pixels in moving(pattern, rng):
                         container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
                     container.mux(stream.encode(None))
-    return root
+    return root.rename(done)
 
 
 def configs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -101,15 +106,16 @@ def configs(folder: Path) -> dict[str, dict[str, Any]]:
         },
         "schedule": {"epochs": 3, "batch_size": 4, "learning_rate": 3e-4, "warmup_epochs": 1, "workers": 0},
     }
-    return {"digits": yaml.safe_load(Path("configs/digits.yaml").read_text()), "videos": clips}
+    return {"digits": read_config("configs/digits.yaml"), "videos": clips}
 
 
 def trained(name: str, config: Mapping[str, Any], folder: Path) -> Path:
     """A run folder, trained now if it is not there."""
     from classy_vision.train import TrainConfig, train
+    from classy_vision.train.run_folder import RunFolder
 
     run = folder / name
-    if not run.exists():
+    if not RunFolder(run).finished:
         print(f"{name}: training ...", file=sys.stderr)
         with redirect_stdout(sys.stderr):
             train(TrainConfig.parse(config), run)
@@ -117,7 +123,7 @@ def trained(name: str, config: Mapping[str, Any], folder: Path) -> Path:
 
 
 def exported(run: Path) -> tuple[Any, dict[str, Path], list[list[object]]]:
-    """The model, its int8 files by format, and scores before and after by format and head."""
+    """The model, its files by type and format, and scores before and after by format and head."""
     from classy_vision.deploy import export
     from classy_vision.deploy.predicting import calibrate
     from classy_vision.train import Predictor
@@ -128,10 +134,13 @@ def exported(run: Path) -> tuple[Any, dict[str, Path], list[list[object]]]:
     settings = RunFolder(run).settings()
     example = torch.empty(1, *settings.data.input_shape(model.input_shape[0], training=False))
     int8, files, scores = calibrate(prepare(settings), max_loss=100), {}, []
-    for format, name in FORMATS.items():
+    for format, suffix in FORMATS.items():
         print(f"{run.name}: {format} ...", file=sys.stderr)
-        files[format] = run / name
-        done = export(model, files[format], format=format, example=example, int8=int8, force=True)
+        options: dict[str, Any] = {"format": format, "example": example, "force": True}
+        plain, small = (run / f"{kind}{suffix}" for kind in ("fp32", "int8"))
+        export(model, plain, **options)
+        done = export(model, small, **options, int8=int8)
+        files |= {f"fp32 {format}": plain, f"int8 {format}": small}
         for head, before in done.before.items():
             after = done.after[head]
             cells = f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"
@@ -165,7 +174,7 @@ def times(model: Any, files: Mapping[str, Path], x: Tensor, seconds: float) -> d
     calls: dict[str, Callable[[Tensor], Any]] = {
         f"ours {short}": optimize(model, x, dtype=dtype) for short, dtype in DTYPES.items()
     }
-    calls |= {f"int8 {format}": runner(path)[0] for format, path in files.items()}
+    calls |= {name: runner(path)[0] for name, path in files.items()}
     runs = {name: clocked(lambda call=call: call(x)) for name, call in calls.items()}
     with torch.inference_mode():
         medians(runs, rounds=1)  # whatever is made at the first call
@@ -241,18 +250,20 @@ def main() -> None:
 def print_tables(folder: Path, seconds: float) -> None:
     """Scores, times and shares of both runs."""
     scores, speeds, profile = [], [], []
-    names = [*(f"ours {short}" for short in DTYPES), *(f"int8 {format}" for format in FORMATS)]
+    names = [f"ours {short}" for short in DTYPES]
+    names += [f"{kind} {format}" for kind in ("fp32", "int8") for format in FORMATS]
     for name, config in configs(folder).items():
         model, files, found = exported(trained(name, config, folder))
         scores += found
         for batch in (1, 16):
             x = torch.randn(batch, *model_input(model, config))
             took = times(model, files, x, seconds)
-            ours, int8 = (min(v for k, v in took.items() if k.startswith(who)) for who in ("ours", "int8"))
+            int8 = min(ms for name, ms in took.items() if name.startswith("int8"))
+            other = min(ms for name, ms in took.items() if not name.startswith("int8"))
             case = f"{name}, batch {batch}"
-            speeds.append([case, *(f"{took[key]:.3f}" for key in names), f"{ours / int8:.2f}"])
-            for format, path in files.items():
-                once = batch * took[f"int8 {format}"]
+            speeds.append([case, *(f"{took[key]:.3f}" for key in names), f"{other / int8:.2f}"])
+            for format in FORMATS:
+                path, once = files[f"int8 {format}"], batch * took[f"int8 {format}"]
                 calls = max(3, min(100, int(seconds * 1e3 / (8 * once))))
                 share = shares(path, x, calls, calls * once)
                 profile.append([f"{case}, {format}", *(f"{value:.0f} %" for value in share.values())])

@@ -15,6 +15,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -28,7 +29,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "products": ("mm", "linear", "attention"),
     "norms": ("norm",),
     "activations": ("relu", "silu", "gelu", "threshold", "sigmoid", "softmax", "clamp", "maximum"),
-    "sums, products": ("aten::add", "aten::mul", "aten::div", "aten::sum", "aten::mean", "pool"),
+    "elementwise, pooling": ("aten::add", "aten::mul", "aten::div", "aten::sum", "aten::mean", "pool"),
     "copies": ("copy", "cat", "fill", "zero", "clone", "contiguous"),
     "optimizer": ("sgd",),
 }
@@ -41,17 +42,15 @@ def kind(operator: str) -> str:
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
 
 
-def shares(call: Callable[[], object], rounds: int) -> tuple[float, dict[str, float]]:
-    """The median milliseconds of a call, and under the profiler the share of each kind."""
-    milliseconds = medians({"": clocked(call)}, rounds)[""]
+def shares(call: Callable[[], object]) -> dict[str, float]:
+    """The share of each kind, under the profiler."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(rounds):
-            call()
+        call()
     found: Counter[str] = Counter()
     for event in profiler.key_averages():
         found[kind(event.key)] += event.self_cpu_time_total
     total = sum(found.values())
-    return milliseconds, {kind: found[kind] / total for kind in (*KINDS, REST)}
+    return {kind: found[kind] / total for kind in (*KINDS, REST)}
 
 
 def limits() -> dict[str, float]:
@@ -72,25 +71,20 @@ def rows(name: str, batch: int, rounds: int, peaks: Mapping[str, float]) -> list
     every = dict(models(name))
     ours = every.pop("ours")
     operations = 2 * batch * count(ours, tuple(x.shape[1:])).macs
-    lines = []
-    with torch.inference_mode():
-        for short, dtype in DTYPES.items():
-            fast = optimize(ours, x, dtype=dtype)
-            limit = operations / peaks[short]
-            lines.append(_line(name, f"ours, optimized {short}", shares(lambda f=fast: f(x), rounds), limit))
-            del fast
+    calls: dict[str, tuple[float, Callable[[], object]]] = {}
+    for short, dtype in DTYPES.items():
+        limit = operations / peaks[short]
+        calls[f"ours, optimized {short}"] = limit, partial(optimize(ours, x, dtype=dtype), x)
     target = torch.randint(400 if name == "slow_r50" else 1000, (batch,))
-    library, theirs = next(iter(every.items()))
-    for who, model in (("ours", ours), (library, theirs)):
+    for library, model in (("ours", ours), *list(every.items())[:1]):
         step = training_step(copy.deepcopy(model), "channels last", x, target)
-        lines.append(_line(name, f"{who}, training step", shares(step, rounds), 3 * operations / peaks["fp32"]))
+        calls[f"{library}, training step"] = 3 * operations / peaks["fp32"], step
+    found = medians({what: clocked(call) for what, (_, call) in calls.items()}, rounds)
+    lines = []
+    for what, (limit, call) in calls.items():
+        values = (limit / found[what], *shares(call).values())
+        lines.append(row([name, what, f"{found[what]:.0f}", *(f"{value:.0%}" for value in values)]))
     return lines
-
-
-def _line(name: str, what: str, found: tuple[float, dict[str, float]], limit: float) -> str:
-    milliseconds, parts = found
-    cells = [f"{milliseconds:.0f}", *(f"{value:.0%}" for value in (limit / milliseconds, *parts.values()))]
-    return row([name, what, *cells])
 
 
 def main() -> None:

@@ -110,14 +110,27 @@ def test_another_machine_is_refused_before_anything_runs(
     assert path.read_text() == FILE
 
 
-def test_what_fails_leaves_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(module: str, arguments: list[str]) -> str:
+def test_what_fails_leaves_the_file_and_what_was_measured(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(module: str, arguments: list[str]) -> str:
         if module == "training":
             raise SystemExit("failed")
-        return "New."
+        return f"New {module}."
 
-    monkeypatch.setattr(benchmarks, "run", run)
-    with pytest.raises(SystemExit, match="failed"):
-        start(monkeypatch, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmarks, "run", fail)
+        with pytest.raises(SystemExit, match="failed"):
+            start(patch, path)
     assert path.read_text() == FILE
-    assert Results.read((path.parent / "RESULTS.md.part").read_text()).sections == {"Taps": "New."}
+    start(monkeypatch, path, "--only", "training")
+    found = Results.read(path.read_text()).sections
+    assert {found["Taps"], found["Training"]} == {"New taps.", "New training."}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_quick_look_is_kept_out_of_the_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick"])
+    with pytest.raises(SystemExit):
+        benchmarks.main()
+    assert "--output writes another file" in capsys.readouterr().err
