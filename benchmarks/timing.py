@@ -18,11 +18,14 @@ Run = Callable[[], float]
 
 
 def take_turns(calls: Mapping[K, Callable[[], T]], rounds: int, warmup: int = 1) -> dict[K, list[T]]:
-    """What each call gives, round by round: A B C, A B C, … The first ``warmup`` rounds do not count."""
+    """What each call gives, round by round: A B C, B C A, … so that nobody always comes behind the same
+    one, whose traces are in the caches. The first ``warmup`` rounds do not count."""
     found: dict[K, list[T]] = {name: [] for name in calls}
+    names = list(calls)
     for turn in range(warmup + rounds):
-        for name, call in calls.items():
-            value = call()
+        first = turn % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            value = calls[name]()
             if turn >= warmup:
                 found[name].append(value)
     return found
