@@ -13,6 +13,8 @@ import torchvision.models
 import transformers
 from torch import Tensor, nn
 
+from benchmarks.models import LOGITS
+
 
 class Peer(NamedTuple):
     """A model of a peer.
@@ -87,13 +89,6 @@ def of_vision_transformer() -> Peer:
 
 
 CLASSES = {"num_classes": 1000}
-LOGITS = {
-    "name": "fully_convolutional_linear",
-    "unique_id": "action",
-    "num_classes": 400,
-    "fork_block": "trunk_output",
-    "activation_func": "identity",
-}
 CONV_HEAD = {
     "name": "fully_connected",
     "unique_id": "class",
