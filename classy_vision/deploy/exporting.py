@@ -148,7 +148,7 @@ def check_arguments(
         raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as 0.0001")
-    dtypes = {one for entry in FORMATS.values() for one in entry.precisions} - {"int8"}
+    dtypes = [one for entry in FORMATS.values() for one in entry.precisions if one != "int8"]
     if dtype not in dtypes:
         raise unknown("dtype", dtype, dtypes)
     if int8 and tolerance is not None:

@@ -102,7 +102,7 @@ def find_format(path: Path) -> Format:
     for entry in FORMATS.values():
         if path.suffix == entry.suffix:
             return entry
-    raise unknown("ending", path.suffix, {f.suffix for f in FORMATS.values()}, str(path))
+    raise unknown("ending", path.suffix, [f.suffix for f in FORMATS.values()], str(path))
 
 
 def members(path: Path) -> list[str]:

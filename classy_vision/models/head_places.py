@@ -31,7 +31,7 @@ def skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: bool | I
     if isinstance(skip_heads, bool):
         return known if skip_heads else set()
     skip = {skip_heads} if isinstance(skip_heads, str) else set(skip_heads)
-    for name in skip - known:
+    for name in sorted(skip - known):
         raise unknown("head", name, sorted(known), "skip_heads")
     return skip
 
