@@ -5,19 +5,20 @@
 - A tap, and a head, at the end of the first stage, against its modules called one after the other.
 - 1, 2, 4 and 8 heads on up to four blocks, against the trunk alone plus the heads alone.
 
-Contenders take turns; ratios are of medians.
+Contenders take turns; a ratio is of one round: its median, and its quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks.tables import about, header, row
-from benchmarks.timing import clocked, medians
+from benchmarks.timing import clocked, ratio, take_turns
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model
 
@@ -67,9 +68,12 @@ def taps(name: str, rounds: int) -> list[str]:
     headed.set_heads({block: [FullyConnectedHead("head", 100)]})
     by_hand = prefix(model, block)
     calls = {"prefix": lambda: by_hand(x), "tap": lambda: model.features(x, [block]), "head": lambda: headed(x)}
-    found = medians({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
-    base = found["prefix"]
-    return [f"{base:.1f}", *(f"{found[k]:.1f} ({found[k] / base:.2f})" for k in ("tap", "head"))]
+    found = take_turns({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
+    base = found.pop("prefix")
+    cells = [f"{statistics.median(base):.1f}"]
+    for ms in found.values():
+        cells += [f"{statistics.median(ms):.1f}", f"{ratio(ms, base):.2f}"]
+    return cells
 
 
 def many(name: str, number: int, rounds: int) -> str:
@@ -87,8 +91,9 @@ def many(name: str, number: int, rounds: int) -> str:
                 head(features[block])
 
     calls = {"model": lambda: model(x), "trunk": lambda: trunk(x), "heads": heads}
-    found = medians({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
-    return f"{found['model'] / (found['trunk'] + found['heads']):.3f}"
+    found = take_turns({what: clocked(call) for what, call in calls.items()}, rounds, warmup=2)
+    alone = [sum(both) for both in zip(found["trunk"], found["heads"])]
+    return f"{ratio(found['model'], alone):.3f}"
 
 
 def main() -> None:
@@ -99,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(about(options.threads, "batch 1", f"{options.rounds} rounds"))
     with torch.inference_mode():
-        print(header("", "block", "prefix by hand, ms", "tap (ratio)", "head (ratio)", words=2))
+        print(header("", "block", "prefix by hand, ms", "tap, ms", "ratio", "head, ms", "ratio", words=2))
         for name, (block, _) in MODELS.items():
             print(row([name, block, *taps(name, options.rounds)]), flush=True)
         print("\n" + header("heads", "1", "2", "4", "8"))

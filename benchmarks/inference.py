@@ -7,7 +7,8 @@ value in 32 bits, 2e-2 in 16), and they take turns. Peers run as they are, with 
 bfloat16, and compiled with frozen weights; ours as it is and optimized, which compiles nothing; the
 original, which cannot be compiled, as it is and with channels last. It is no peer in the table: it has
 columns of its own, where the quicker of the two stands beside ours in the same type. Each model and
-batch has a process of its own.
+batch has a process of its own. A ratio is theirs to ours, of the same round: its median, and its
+quartiles.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 from benchmarks import original
 from benchmarks.models import DTYPES, LEFT_OUT, MODELS, channels_last, images, models
 from benchmarks.tables import about, geometric_mean, header, row
-from benchmarks.timing import Run, clocked, own_process, take_turns
+from benchmarks.timing import Ratio, Run, clocked, own_process, ratio, take_turns
 
 BOUNDS = {"fp32": 1e-4, "bf16": 2e-2}
 PLAIN = "as it is"
@@ -94,39 +95,39 @@ def table(results: dict[str, dict[str, list[float]]]) -> str:
         for what, median in medians.items():
             low, _, high = statistics.quantiles(times[what], n=4)
             lines.append(row([what, f"{median:.2f}", f"{low:.2f} to {high:.2f}"]))
-        cells = _cells(medians)
+        cells = _cells(times, medians)
         for place, cell in enumerate(cells):
-            if isinstance(cell, float):
-                ratios.setdefault(place, []).append(cell)
-        summary.append(row([case, *(f"{cell:.2f}" if isinstance(cell, float) else cell for cell in cells)]))
+            if isinstance(cell, Ratio):
+                ratios.setdefault(place, []).append(cell.median)
+        summary.append(row([case, *(f"{cell:.2f}" if isinstance(cell, Ratio) else cell for cell in cells)]))
     means = {place: f"**{geometric_mean(values):.2f}**" for place, values in ratios.items()}
     last = ["geometric mean", *(means.get(place, "") for place in range(len(columns)))]
     return "\n".join([*summary, row(last), *lines])
 
 
-def _cells(medians: dict[str, float]) -> list[str | float]:
+def _cells(times: dict[str, list[float]], medians: dict[str, float]) -> list[str | Ratio]:
     """A row of the summary: words, and ratios."""
-    cells: list[str | float] = []
-    best: dict[str, float] = {}
+    cells: list[str | Ratio] = []
+    best: dict[str, str] = {}
     peers = {what: ms for what, ms in medians.items() if not what.startswith(("ours", original.NAME))}
     for short in DTYPES:
         theirs = {what: ms for what, ms in peers.items() if _type(what) == short}
-        best[short] = min(
-            ms for what, ms in medians.items() if what.startswith("ours") and _type(what) == short
-        )
+        ours = [what for what in medians if what.startswith("ours") and _type(what) == short]
+        best[short] = min(ours, key=medians.__getitem__)
         fastest = min(theirs, key=theirs.__getitem__)
-        cells += [f"{theirs[fastest]:.2f} ({fastest.removesuffix(' ' + short)})", f"{best[short]:.2f}"]
-        cells.append(theirs[fastest] / best[short])
+        cells += [f"{theirs[fastest]:.2f} ({fastest.removesuffix(' ' + short)})", f"{medians[best[short]]:.2f}"]
+        cells.append(ratio(times[fastest], times[best[short]]))
     originals = {what: ms for what, ms in medians.items() if what.startswith(original.NAME)}
     if originals:
         fastest = min(originals, key=originals.__getitem__)
         word = fastest.removeprefix(f"{original.NAME}, ").removesuffix(" fp32")
-        cells += [f"{originals[fastest]:.2f} ({word})", originals[fastest] / best["fp32"]]
+        cells += [f"{originals[fastest]:.2f} ({word})", ratio(times[fastest], times[best["fp32"]])]
     else:
         cells += ["", ""]
-    plain = next(ms for what, ms in reversed(peers.items()) if what.endswith(PLAIN))
-    quickest = min(best.values())
-    return [*cells, f"{plain:.2f}", f"{quickest:.2f}", plain / quickest]
+    plain = next(what for what in reversed(peers) if what.endswith(PLAIN))
+    quickest = min(best.values(), key=medians.__getitem__)
+    ending = [f"{medians[what]:.2f}" for what in (plain, quickest)]
+    return [*cells, *ending, ratio(times[plain], times[quickest])]
 
 
 def _type(what: str) -> str:

@@ -4,7 +4,8 @@
 
 Ours is optimized; peers run as they are and with channels last, not compiled, and the fastest of timm's
 and torchvision's is shown. All have the same weights and take turns. A ratio is theirs to ours. Vision
-transformers are built for their resolution. Where a round takes more than a second, there are fewer, but
+transformers are built for their resolution. A ratio is theirs to ours, of the same round: its median, and
+its quartiles. Where a round takes more than a second, there are fewer, but
 at least two.
 """
 
@@ -21,7 +22,7 @@ import torch
 
 from benchmarks.models import DTYPES, LEFT_OUT, channels_last, images, models
 from benchmarks.tables import about, geometric_mean, header, row
-from benchmarks.timing import Run, clocked, take_turns
+from benchmarks.timing import Run, clocked, ratio, take_turns
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES = (128, 224, 320, 448)
@@ -63,29 +64,30 @@ def contenders(name: str, batch: int, size: int) -> Iterator[tuple[tuple[str, st
                 yield (library, short, str(layout)), clocked(partial(twin, inputs))
 
 
-def measure(case: Case, rounds: int) -> dict[tuple[str, str], float]:
-    """Milliseconds per image of each library in each type, in the quicker layout."""
+def measure(case: Case, rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds per image of each library in each type, in the quicker layout; round by round."""
     with torch.inference_mode():
         runs = dict(contenders(*case))
         once = sum(values[0] for values in take_turns(runs, 1, warmup=0).values())
         times = take_turns(runs, max(2, min(rounds, int(1e3 * SECONDS / once))), warmup=0)
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for (library, short, _), values in times.items():
-        found[library, short] = min(
-            statistics.median(values) / case[1], found.get((library, short), float("inf"))
-        )
+        rounds_ = [ms / case[1] for ms in values]
+        found[library, short] = min(rounds_, found.get((library, short), rounds_), key=statistics.median)
     return found
 
 
-def cells(found: dict[tuple[str, str], float]) -> tuple[list[str], list[float]]:
+def cells(found: dict[tuple[str, str], list[float]]) -> tuple[list[str], list[float]]:
     """Ours, the fastest peer and the ratio, for each type; and the ratios."""
     words, ratios = [], []
     for short in DTYPES:
         of_type = {library: ms for (library, of), ms in found.items() if of == short}
         ours = of_type.pop("ours")
-        quick = min(of_type, key=of_type.__getitem__)
-        ratios.append(of_type[quick] / ours)
-        words += [f"{ours:.2f}", f"{of_type[quick]:.2f} ({quick})", f"{ratios[-1]:.2f}"]
+        quick = min(of_type, key=lambda library: statistics.median(of_type[library]))
+        beside = ratio(of_type[quick], ours)
+        ratios.append(beside.median)
+        medians = [statistics.median(values) for values in (ours, of_type[quick])]
+        words += [f"{medians[0]:.2f}", f"{medians[1]:.2f} ({quick})", f"{beside:.2f}"]
     return words, ratios
 
 

@@ -8,8 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -45,6 +45,26 @@ def clocked(call: Callable[[], object]) -> Run:
 def medians(runs: Mapping[K, Run], rounds: int, warmup: int = 1) -> dict[K, float]:
     """Milliseconds of each, which take turns."""
     return {name: statistics.median(values) for name, values in take_turns(runs, rounds, warmup).items()}
+
+
+class Ratio(NamedTuple):
+    """Median and quartiles of what two contenders took, one over the other, round by round: what slows a
+    machine down for a round slows both."""
+
+    median: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.median:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
+    """Of the rounds of two contenders."""
+    values = [one / other for one, other in zip(above, below, strict=True)]
+    values *= 2 if len(values) == 1 else 1  # quartiles take two
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Ratio(median, low, high)
 
 
 def own_process(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> Any:

@@ -8,7 +8,7 @@ its default options and channels last; the original cannot be compiled. bf16 is 
 
 The memory is the largest sum of blocks that torch's allocator had given out during a step, from its
 profiler, beyond model, gradients and momentum; the original's is not measured. Each model has a
-process of its own.
+process of its own. A ratio is theirs to ours, of the same round: its median, and its quartiles.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import sys
 import warnings
 from contextlib import ExitStack
@@ -25,11 +26,15 @@ import torch
 from benchmarks import original
 from benchmarks.models import LEFT_OUT, MODELS, NATIVE_BF16, images, models, training_step
 from benchmarks.tables import about, geometric_mean, header, row
-from benchmarks.timing import clocked, medians, own_process
+from benchmarks.timing import clocked, own_process, ratio, take_turns
 
 MIB = 2**20
 COMPILED = ("resnet50", "regnet_y_1.6gf", "efficientnet_b0", "vit_b_16")
 """A network takes minutes to compile for all libraries."""
+
+
+Measured = tuple[str, str, list[float], int]
+"""Library, mode, milliseconds round by round, and bytes: 0 where they are not known."""
 
 
 def modes(compiled: bool) -> list[str]:
@@ -38,8 +43,8 @@ def modes(compiled: bool) -> list[str]:
     return [mode for mode in every if NATIVE_BF16 or not mode.endswith("bf16")]
 
 
-def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[tuple[str, str, float, int]]:
-    """(library, mode, median milliseconds, bytes); 0 bytes where they are not known."""
+def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[Measured]:
+    """What all take, mode by mode."""
     from classy_vision.cost.room import peak
 
     x = images(name, batch)
@@ -55,7 +60,7 @@ def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[tuple[st
             runs = {key: clocked(step) for key, step in steps.items()}
             if original.there(name) and mode in ("plain", "channels last"):
                 runs[original.NAME] = theirs.step(mode)
-            for library, ms in medians(runs, rounds).items():
+            for library, ms in take_turns(runs, rounds).items():
                 taken = peak(steps[library], torch.device("cpu")) if library in steps else 0
                 found.append((library, mode, ms, taken))
             del steps, runs
@@ -63,7 +68,7 @@ def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[tuple[st
     return found
 
 
-def table(results: dict[str, list[tuple[str, str, float, int]]]) -> str:
+def table(results: dict[str, list[Measured]]) -> str:
     """A row for each model and mode, with the fastest and the leanest peer, and the original."""
     lines = [
         header(
@@ -79,17 +84,25 @@ def table(results: dict[str, list[tuple[str, str, float, int]]]) -> str:
             times = {library: ms for library, of, ms, _ in found if of == mode}
             bytes_ = {library: taken for library, of, _, taken in found if of == mode and taken}
             ours, theirs = times.pop("ours"), times.pop(original.NAME, None)
-            quick = min(times, key=times.__getitem__)
-            ratios.append(times[quick] / ours)
-            cells = [name, mode, f"{ours:.0f}", f"{times[quick]:.0f} ({quick})", f"{ratios[-1]:.2f}"]
+            quick = min(times, key=lambda library: statistics.median(times[library]))
+            beside = ratio(times[quick], ours)
+            ratios.append(beside.median)
+            cells = [name, mode, _ms(ours), f"{_ms(times[quick])} ({quick})", f"{beside:.2f}"]
             if theirs:
-                to_original.append(theirs / ours)
-            cells += [f"{theirs:.0f}", f"{theirs / ours:.2f}"] if theirs else ["", ""]
+                beside = ratio(theirs, ours)
+                to_original.append(beside.median)
+                cells += [_ms(theirs), f"{beside:.2f}"]
+            else:
+                cells += ["", ""]
             own = bytes_.pop("ours")
             lean = min(bytes_.values())
             lines.append(row([*cells, f"{own / MIB:.0f}", f"{lean / MIB:.0f}", f"{lean / own:.2f}"]))
     means = [f"**{geometric_mean(values):.2f}**" if values else "" for values in (ratios, to_original)]
     return "\n".join([*lines, row(["geometric mean", "", "", "", means[0], "", means[1], "", "", ""])])
+
+
+def _ms(rounds: list[float]) -> str:
+    return f"{statistics.median(rounds):.0f}"
 
 
 def main() -> None:

@@ -43,10 +43,10 @@ def test_inference(types: list[str], original: dict[str, list[float]], monkeypat
     head, _, found, mean = rows(inference.table({"resnet50, batch 1": times}))
     at = dict(zip(head, found))
     assert at["fastest peer, fp32"] == "8.00 (timm, channels last)"
-    assert found[head.index("ours, fp32") + 1] == "1.60"
+    assert found[head.index("ours, fp32") + 1] == "1.60 (1.60 to 1.60)"
     assert at.get("fastest peer, bf16") == ("3.00 (timm, channels last)" if "bf16" in types else None)
     assert at[NAME] == ("6.00 (channels last)" if original else "")
-    assert at["ratio to ours, fp32"] == ("1.20" if original else "")
+    assert at["ratio to ours, fp32"] == ("1.20 (1.20 to 1.20)" if original else "")
     assert at["our best"] == ("2.00" if "bf16" in types else "5.00")
     assert mean[head.index("ratio to ours, fp32")] == ("**1.20**" if original else "")
     assert mean[-1] == ("**6.00**" if "bf16" in types else "**2.40**")
@@ -56,18 +56,20 @@ def test_inference_of_models_that_the_original_lacks() -> None:
     cases = {"resnet50": {**FP32, **BF16, **ORIGINAL}, "other": {**FP32, **BF16}}
     head, _, first, second, mean = rows(inference.table(cases))
     place = head.index("ratio to ours, fp32")
-    assert [line[place] for line in (first, second, mean)] == ["1.20", "", "**1.20**"]
+    assert [line[place] for line in (first, second, mean)] == ["1.20 (1.20 to 1.20)", "", "**1.20**"]
 
 
 def test_training() -> None:
     found = [
-        *[("ours", "plain", 10.0, 2**20), ("timm", "plain", 20.0, 3 * 2**20), (NAME, "plain", 40.0, 0)],
-        *[("ours", "compiled", 5.0, 2**20), ("timm", "compiled", 5.0, 2**20)],
+        *[("ours", "plain", [10.0, 20.0], 2**20), ("timm", "plain", [20.0, 40.0], 3 * 2**20)],
+        (NAME, "plain", [40.0, 80.0], 0),
+        *[("ours", "compiled", [5.0, 5.0], 2**20), ("timm", "compiled", [5.0, 7.0], 2**20)],
     ]
     _, _, plain, compiled, mean = rows(training.table({"resnet50": found}))
-    assert plain == ["resnet50", "plain", "10", "20 (timm)", "2.00", "40", "4.00", "1", "3", "3.00"]
-    assert compiled == ["resnet50", "compiled", "5", "5 (timm)", "1.00", "", "", "1", "1", "1.00"]
-    assert mean[4:7] == ["**1.41**", "", "**4.00**"]
+    twice, four = "2.00 (2.00 to 2.00)", "4.00 (4.00 to 4.00)"
+    assert plain == ["resnet50", "plain", "15", "30 (timm)", twice, "60", four, "1", "3", "3.00"]
+    assert compiled[2:7] == ["5", "6 (timm)", "1.20 (1.10 to 1.30)", "", ""]
+    assert mean[4:7] == ["**1.55**", "", "**4.00**"]
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -80,8 +82,9 @@ def test_training_leaves_out_what_is_not_native(native: bool, monkeypatch: pytes
 
 def test_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "DTYPES", dict.fromkeys(["fp32", "bf16"]))
-    times = {("ours", "fp32"): 4.0, ("timm", "fp32"): 8.0, ("torchvision", "fp32"): 6.0}
-    times |= {("ours", "bf16"): 1.0, ("timm", "bf16"): 3.0}
+    times = {("ours", "fp32"): [4.0], ("timm", "fp32"): [8.0], ("torchvision", "fp32"): [6.0]}
+    times |= {("ours", "bf16"): [1.0], ("timm", "bf16"): [3.0]}
     words, ratios = scaling.cells(times)
-    assert words == ["4.00", "6.00 (torchvision)", "1.50", "1.00", "3.00 (timm)", "3.00"]
+    assert words[:3] == ["4.00", "6.00 (torchvision)", "1.50 (1.50 to 1.50)"]
+    assert words[3:] == ["1.00", "3.00 (timm)", "3.00 (3.00 to 3.00)"]
     assert ratios == [1.5, 3.0]

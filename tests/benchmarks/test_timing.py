@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.timing import clocked, medians, own_process, take_turns
+from benchmarks.timing import clocked, medians, own_process, ratio, take_turns
 
 
 def test_turns_are_taken_and_the_first_rounds_do_not_count() -> None:
@@ -24,6 +24,14 @@ def test_turns_are_taken_and_the_first_rounds_do_not_count() -> None:
 def test_medians() -> None:
     values = iter([100.0, 1.0, 7.0, 2.0])
     assert medians({"a": lambda: next(values)}, rounds=3) == {"a": 2.0}
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    # Both are twice as slow in the second round, so that nothing of it is left in the ratio.
+    assert f"{ratio([3.0, 6.0, 3.3], [2.0, 4.0, 2.0]):.2f}" == "1.50 (1.50 to 1.57)"
+    assert f"{ratio([3.0], [2.0]):.1f}" == "1.5 (1.5 to 1.5)"
+    with pytest.raises(ValueError, match="longer"):
+        ratio([1.0], [1.0, 2.0])
 
 
 def test_milliseconds() -> None:
