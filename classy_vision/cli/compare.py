@@ -171,8 +171,9 @@ class Outputs:
         Raises:
             ConfigError: a column or a file that cannot be.
         """
-        from classy_vision.study.files import TABLES, check_output
+        from classy_vision.study.files import TABLES
         from classy_vision.study.row import column
+        from classy_vision.weights.files import check_target
 
         for option, name in (("--sort", self.sort), ("--x", self.x), ("--y", self.y)):
             if name:
@@ -183,7 +184,7 @@ class Outputs:
             ("--output", self.output, TABLES),
         ):
             if path:
-                check_output(path, suffixes, option, force)
+                check_target(path, suffixes, force=force, option=option)
                 _check_package(path)
 
     def write(self, rows: Sequence[Row], batch: int, dtype: str) -> bool:

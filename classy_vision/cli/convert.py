@@ -34,10 +34,10 @@ def convert(
     from classy_vision.models import build_model, load_weights
     from classy_vision.models.pretrained import check_layout, find_source, save_weights
     from classy_vision.weights.catalogue import is_published
-    from classy_vision.weights.files import read_tensors
+    from classy_vision.weights.files import check_target, read_tensors
 
     target = target.expanduser()
-    _check_target(target, force)
+    check_target(target, FORMATS, force=force)
     _check_known(to)
     state = read_tensors(find_source(source))
     config = network_of(state, model or (source if is_published(source) else None))
@@ -61,15 +61,6 @@ def convert(
     for reason in dict.fromkeys(report.dropped.values()):
         left = [key for key, why in report.dropped.items() if why == reason]
         print(f"left out, {reason}: {', '.join(left)}")
-
-
-def _check_target(target: Path, force: bool) -> None:
-    if target.suffix not in FORMATS:
-        raise ConfigError(f"{str(target)!r}: the file to write ends in {' or '.join(FORMATS)}")
-    if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"cannot write {str(target)!r}: its folder is not there, or it is one")
-    if target.exists() and not force:
-        raise ConfigError(f"{str(target)!r} is there: --force replaces it")
 
 
 def _check_known(layout: str) -> None:

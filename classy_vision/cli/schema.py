@@ -17,6 +17,7 @@ def schema(
         Path | None,
         typer.Option("--output", "-o", help="Write the schema to this file instead of printing it."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Print the JSON Schema (2020-12) of model and training configs.
 
@@ -25,12 +26,17 @@ def schema(
 
     # yaml-language-server: $schema=classy.schema.json
     """
+    from classy_vision.weights.files import check_target, replacing
+
+    if output is not None:
+        check_target(output, force=force, option="--output")
     text = json.dumps(_schema(), indent=2) + "\n"
     if output is None:
         print(text, end="")
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        with replacing(output) as beside:
+            beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {str(output)!r}: {error.strerror}") from None
 

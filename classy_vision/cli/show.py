@@ -63,6 +63,7 @@ def show(
             metavar="FILE", help="Draw the trunk with its heads: .svg, .png, or .html to look around in."
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
 ) -> None:
@@ -87,8 +88,10 @@ def show(
         raise ConfigError("--compile and --channels-last say how to --measure")
     if plot is not None:
         from classy_vision.cost.picture import check_picture
+        from classy_vision.weights.files import check_target
 
         plot = check_picture(plot)
+        check_target(plot, force=force, option="--plot")
     source = read_model(model)
     config = with_classes(source.config, CLASSES if num_classes is None and source.is_open else num_classes)
     with OnMeta():

@@ -24,6 +24,7 @@ from classy_vision.deploy.verify import Int8, Scores, compare, measure, random_i
 from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.trunk import END
+from classy_vision.weights.files import check_target
 
 MAX_BATCH = 64
 
@@ -140,10 +141,7 @@ def check_arguments(
         raise unknown("format", format, FORMATS)
     if path.suffix != FORMATS[format].suffix:
         raise ConfigError(f"{str(path)!r}: the name of a file of {format} ends in {FORMATS[format].suffix}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"cannot write {str(path)!r}: its folder is not there, or it is one")
-    if path.exists() and not force:
-        raise ConfigError(f"{str(path)!r} is there: --force (force=True) replaces it")
+    check_target(path, force=force)
     if max_batch < 2:
         raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
     if tolerance is not None and not 0 < tolerance < math.inf:

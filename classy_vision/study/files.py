@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError
 from classy_vision.cost.table import dump
 from classy_vision.study.row import Row, plain
 from classy_vision.weights.files import replacing
@@ -16,20 +16,6 @@ from classy_vision.weights.files import replacing
 TABLES = (".csv", ".parquet", ".json")
 READABLE = (".csv", ".parquet")
 NUMBERS = ("params", "macs", "activations", "memory", "latency", "throughput")
-
-
-def check_output(path: Path, suffixes: Sequence[str], option: str, force: bool) -> None:
-    """Raises where nothing can be written to ``path``, before there is something to write.
-
-    Raises:
-        ConfigError: the ending is none of ``suffixes``, the folder is missing, or the file is there.
-    """
-    if path.suffix not in suffixes:
-        raise unknown("ending", path.suffix, suffixes, f"{option} {path}")
-    if path.exists() and not (force and path.is_file()):
-        raise ConfigError(f"{option}: {str(path)!r} exists: choose another, or replace it by --force")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}")
 
 
 def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:

@@ -12,7 +12,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, unknown
 
 WEIGHTS = "model.safetensors"
 MAX_RATIO = 10
@@ -189,6 +189,29 @@ def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[
                 np.savez(file, **arrays)
         else:
             save_file(tensors, beside, metadata)
+
+
+def check_target(path: Path, suffixes: Iterable[str] = (), *, force: bool, option: str = "") -> None:
+    """Raises where a file cannot be written to ``path``, before there is something to write.
+
+    Args:
+        path: of the file.
+        suffixes: its name has one of them, if any are given.
+        force: replace a file that is there.
+        option: that the path was given by, for the message.
+
+    Raises:
+        ConfigError: another suffix, no such folder, or something is there.
+    """
+    where = f"{option} {path}".strip()
+    if suffixes and path.suffix not in suffixes:
+        raise unknown("ending", path.suffix or path.name, suffixes, where)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{where}: there is no folder {str(path.parent)!r}")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{where} is there, and is no file")
+    if path.exists() and not force:
+        raise ConfigError(f"{where} is there: --force replaces it")
 
 
 @contextmanager

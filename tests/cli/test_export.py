@@ -157,7 +157,7 @@ REFUSED = {
         ["--format", "onnx", "--output", "m.onnx", "--tolerance", "1e-12"],
         "tolerance = 1e-12: nothing was written",
     ),
-    "a folder": (["--format", "onnx", "--output", "none/m.onnx"], "its folder is not there"),
+    "a folder": (["--format", "onnx", "--output", "none/m.onnx"], "there is no folder"),
     "int8": (["--format", "safetensors", "--output", "m.safetensors", "--int8"], "holds no int8 models"),
     "bfloat16": (
         ["--format", "onnx", "--output", "m.onnx", "--dtype", "bfloat16"],

@@ -34,5 +34,14 @@ def test_to_a_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == json.loads(run().stdout)
 
 
+def test_a_file_that_is_there_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    path = tmp_path / "classy.schema.json"
+    path.write_text("mine")
+    assert "is there: --force replaces it" in str(run("--output", str(path)).exception)
+    assert path.read_text() == "mine"
+    assert run("--output", str(path), "--force").exit_code == 0
+    assert json.loads(path.read_text())
+
+
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert isinstance(run("--output", str(tmp_path / "no" / "file")).exception, ConfigError)

@@ -205,8 +205,8 @@ def test_convert_overwrites_only_by_force(run: Any, tmp_path: Path) -> None:
     [
         ("out.safetensors", ["--to", "tim"], "unknown layout 'tim'; did you mean 'timm'?"),
         ("out.safetensors", ["--to", "google"], "ResNeXt: unknown layout 'google' (allowed: native, "),
-        ("out.pth", ["--to", "timm"], "ends in .safetensors or .npz"),
-        ("no/out.safetensors", ["--to", "timm"], "its folder is not there"),
+        ("out.pth", ["--to", "timm"], "(allowed: .safetensors, .npz)"),
+        ("no/out.safetensors", ["--to", "timm"], "there is no folder"),
         ("out.safetensors", ["--to", "timm", "--model", "resnet50"], "do not fit this ResNeXt"),
         ("out.safetensors", ["--to", "timm", "--model", "resnet5"], "did you mean 'resnet50'?"),
     ],

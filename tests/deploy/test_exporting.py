@@ -227,7 +227,7 @@ def test_files_that_are_there_stay(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     export(build("resnet"), path, example=batch(), force=True)
     assert load_artefact(path).heads == ("early", "late")
-    with pytest.raises(ConfigError, match="folder is not there"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         export(build("resnet"), tmp_path / "none" / "model.pt2", example=batch())
 
 

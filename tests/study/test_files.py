@@ -10,7 +10,7 @@ import pytest
 from classy_vision.config import ConfigError, read_config
 from classy_vision.models import build_model
 from classy_vision.study import Row, find_candidates, parse_region, sample, write_samples
-from classy_vision.study.files import check_output, read_table, write_table
+from classy_vision.study.files import read_table, write_table
 
 ROWS = [
     Row("a", "nets", (3, 8, 8), 10, 20, 30, 40, 1.5, 666.6, {"accuracy": 0.5, "loop": 0.25}),
@@ -43,21 +43,6 @@ def test_a_table_of_something_else(tmp_path: Path, text: str) -> None:
         return
     with pytest.raises(ConfigError, match="is no table of a comparison"):
         read_table(path)
-
-
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    there = tmp_path / "table.csv"
-    there.write_text("mine")
-    with pytest.raises(ConfigError, match="exists: choose another, or replace it by --force"):
-        check_output(there, [".csv"], "--output", force=False)
-    check_output(there, [".csv"], "--output", force=True)
-    with pytest.raises(ConfigError, match="unknown ending '.cvs'; did you mean '.csv'"):
-        check_output(tmp_path / "table.cvs", [".csv"], "--output", force=False)
-    with pytest.raises(ConfigError, match="there is no folder"):
-        check_output(tmp_path / "no" / "table.csv", [".csv"], "--output", force=False)
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match="exists"):
-        check_output(tmp_path / "folder.csv", [".csv"], "--output", force=True)
 
 
 # -- samples

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model, save_weights
-from classy_vision.weights.files import read_tensors, replacing, write_tensors
+from classy_vision.weights.files import check_target, read_tensors, replacing, write_tensors
 
 SMALL = {"name": "resnet", "num_blocks": [1], "init_planes": 8, "num_classes": 2}
 STATE = {"a": torch.arange(1000.0), "b": torch.ones(2, 3)}
@@ -379,3 +379,23 @@ def test_a_mapped_file_can_be_replaced(tmp_path: Path) -> None:
         model.stem.conv.weight.fill_(2)
     save_weights(model, path)
     assert torch.equal(load_file(path)["stem.conv.weight"], model.stem.conv.weight)
+
+
+# -- what cannot be written
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    there = tmp_path / "table.csv"
+    there.write_text("mine")
+    with pytest.raises(ConfigError, match=r"^--output .*table\.csv is there: --force replaces it"):
+        check_target(there, [".csv"], force=False, option="--output")
+    check_target(there, [".csv"], force=True)
+    with pytest.raises(ConfigError, match=r"unknown ending '\.cvs'; did you mean '\.csv'"):
+        check_target(tmp_path / "table.cvs", [".csv"], force=False)
+    check_target(tmp_path / "table.cvs", force=False)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        check_target(tmp_path / "no" / "table.csv", [".csv"], force=False)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ConfigError, match="is no file"):
+        check_target(tmp_path / "folder.csv", [".csv"], force=True)
+    assert there.read_text() == "mine"

@@ -12,7 +12,7 @@ from classy_vision.cost.picture.html import html
 from classy_vision.cost.picture.rows import Picture, picture
 from classy_vision.cost.picture.scene import scene
 from classy_vision.cost.picture.svg import svg
-from classy_vision.weights.files import replacing
+from classy_vision.weights.files import check_target, replacing
 
 SUFFIXES = (".svg", ".png", ".html")
 
@@ -51,10 +51,7 @@ def check_picture(path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown("kind of picture", suffix or path.name, SUFFIXES, str(path))
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {str(path.parent)!r}")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: is there already, and is no file")
+    check_target(path, force=True)
     if suffix == ".png" and find_spec("matplotlib") is None:
         raise ConfigError(
             f"{path}: a PNG needs matplotlib: pip install 'classy-vision-models[plot]'; "
