@@ -1,6 +1,6 @@
 """What a training step takes in time and memory: ours, timm's, torchvision's and the original's, in one run.
 
-    python -m benchmarks.training [MODEL ...] [--compile MODEL ...] [--batch 8] [--rounds 5] [--threads 1]
+    python -m benchmarks.training [MODEL ...] [--compile MODEL ...] [--batch 4] [--rounds 7] [--threads 1]
 
 A step is the forward pass, the cross entropy, the backward pass and fused SGD with momentum. All have
 the same weights, and take turns within a mode. Compiled steps are those of ``torch.compile(model)`` with
@@ -109,8 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--compile", nargs="*", default=COMPILED, metavar="MODEL", help="those also compiled")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
