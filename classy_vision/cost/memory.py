@@ -25,7 +25,7 @@ from torch.func import functional_call
 from classy_vision.config import ConfigError, unknown
 from classy_vision.cost.outlines import TRAINING, FusedAttention
 from classy_vision.cost.receptive_field import tensors_in
-from classy_vision.layers.dense_storage import outlines_as
+from classy_vision.layers.eager import outlines_as
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.classy_model import ClassyModel
 

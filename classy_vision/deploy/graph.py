@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from classy_vision.layers.activation import SiLU
 from classy_vision.layers.conv_norm_act import SameConv2d
 from classy_vision.models.classy_model import ClassyModel, ModelAdapter
 from classy_vision.models.densenet import DenseLayer
 from classy_vision.models.trunk import END
 
-LEAVES = (SameConv2d,)
-"""Modules of ours that stay one call: what they do depends on the size of their input."""
+LEAVES = (SameConv2d, SiLU)
+"""Modules of ours that stay one call: what they do depends on their input."""
 _TRACING = threading.RLock()
 """fx changes ``nn.Module`` for the whole process while it traces."""
 

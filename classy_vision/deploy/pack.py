@@ -37,11 +37,13 @@ from classy_vision.deploy.packed import (
     Workspace,
 )
 from classy_vision.heads.classy_head import pool
+from classy_vision.layers.activation import SiLU
 from classy_vision.layers.positions import resized
 
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.SiLU: "swish",
+    SiLU: "swish",
     nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
     nn.Hardswish: "hardswish",

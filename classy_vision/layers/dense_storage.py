@@ -12,22 +12,18 @@ Axes: n batch, c channels, h height, w width.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from classy_vision.layers.eager import device_of, is_eager, needs_gradient
 
 MEASURED = frozenset({"cpu"})
 """Devices where all this was measured to be quicker as well. On others it is done where it saves
 memory, by the kernels that the modules would use, and batches with channels last stay as they are."""
 WORTH_SHARING = 2**18
 """Elements from which on it is quicker not to copy them, where no gradient keeps them."""
-_TYPES = (Tensor, torch.nn.Parameter)
-_stand_in = threading.local()
 
 
 def append(x: Tensor, new: Tensor, room: int) -> Tensor:
@@ -91,45 +87,6 @@ def as_image(x: Tensor, like: Tensor | None = None) -> Tensor:
 def as_batch(image: Tensor, n: int) -> Tensor:
     """The batch of ``n`` that ``as_image`` made an image of."""
     return image if len(image) == n else image.view(image.shape[1], n, -1, image.shape[3]).transpose(0, 1)
-
-
-def is_eager(*tensors: Tensor) -> bool:
-    """Whether operators run one by one, as they are called, on plain tensors of a CPU or GPU.
-
-    Compilers and tracers plan memory themselves, and function transforms look into operators.
-    """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # no public names
-        return False
-    for tensor in tensors:
-        if type(tensor) not in _TYPES or device_of(tensor) not in ("cpu", "cuda"):
-            return False
-        if tensor.layout is not torch.strided or not tensor.numel():
-            return False
-    return True
-
-
-@contextmanager
-def outlines_as(device: str) -> Iterator[None]:
-    """In this context tensors on the meta device are treated as those on ``device`` ("cpu" or "cuda") are:
-    to see what memory a model takes there."""
-    before = getattr(_stand_in, "device", "meta")
-    _stand_in.device = device
-    try:
-        yield
-    finally:
-        _stand_in.device = before
-
-
-def device_of(x: Tensor) -> str:
-    """The type of its device; on the meta device the one that it stands for."""
-    return getattr(_stand_in, "device", "meta") if x.is_meta else x.device.type
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether autograd records what is done with them."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 class _Append(torch.autograd.Function):

@@ -17,13 +17,11 @@ from classy_vision.layers.dense_storage import (
     MEASURED,
     as_batch,
     as_image,
-    device_of,
     is_channel_major,
-    is_eager,
     is_shared,
     moments,
-    needs_gradient,
 )
+from classy_vision.layers.eager import device_of, is_eager, needs_gradient
 
 _aten = torch.ops.aten
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import chain
+from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.stochastic_depth import StochasticDepth
 
 Kernel = tuple[int, int, int]
@@ -157,7 +158,7 @@ class ResBlock3D(nn.Module):
         self.activation = relu()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.drop(self.residual(x)) + self.skip(x))
+        return self.activation(add_shortcut(self.drop(self.residual(x)), self.skip(x)))
 
 
 class Stem3D(nn.Sequential):

@@ -18,6 +18,7 @@ from classy_vision.config import Choice, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import Bricks, chain
 from classy_vision.layers.initialize import fan_out_normal
+from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
@@ -143,7 +144,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.drop(self.residual(x))
         if self.shortcut is not None:
-            out = out + self.shortcut(x)
+            out = add_shortcut(out, self.shortcut(x))
         return self.activation(out)
 
 

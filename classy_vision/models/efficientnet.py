@@ -19,6 +19,7 @@ from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
 from classy_vision.layers.activation import ActivationType
 from classy_vision.layers.conv_norm_act import Bricks
 from classy_vision.layers.initialize import fan_out_normal
+from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
@@ -176,7 +177,7 @@ class MBConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
-        return self.drop(out) + x if self.same_shape else out
+        return add_shortcut(self.drop(out), x) if self.same_shape else out
 
 
 # -- model

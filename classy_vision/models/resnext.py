@@ -17,6 +17,7 @@ from classy_vision.config import NonNegativeInt, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import Bricks, chain
 from classy_vision.layers.initialize import kaiming_fan_out
+from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
@@ -115,7 +116,7 @@ class ResNeXtBlock(nn.Module):
         out: Tensor = self.residual(x)
         if self.se is not None:
             out = self.se(out)
-        return self.activation(self.drop(out) + self.shortcut(x))
+        return self.activation(add_shortcut(self.drop(out), self.shortcut(x)))
 
 
 def basic(brick: Bricks, width_in: int, width: int, stride: int, closed: bool) -> nn.Sequential:
