@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def compare(
         options: dict[str, Any] = {"compile": compiled, "channels_last": channels_last}
         steps.append(lambda: comparison.measure(_say, device, **options))
     if train:
-        steps.append(lambda: comparison.train((runs or Path("runs", "compare")).expanduser(), _say))
+        steps.append(lambda: comparison.train(Path(os.path.expanduser(runs or Path("runs", "compare"))), _say))
     interrupted = _run(steps)
     rows = [*known, *comparison.rows]
     written = outputs.write(rows, batch, dtype)

@@ -36,7 +36,7 @@ def convert(
     from classy_vision.weights.catalogue import is_published
     from classy_vision.weights.files import check_target, read_tensors
 
-    target = target.expanduser()
+    target = Path(os.path.expanduser(target))
     check_target(target, FORMATS, force=force)
     _check_known(to)
     state = read_tensors(find_source(source))

@@ -84,7 +84,8 @@ def export(
     this kind of processor, which takes a minute.
     """
     training_package()
-    from classy_vision.deploy.exporting import check_arguments, export
+    from classy_vision.deploy.arguments import check_arguments
+    from classy_vision.deploy.exporting import export
 
     options: dict[str, Any] = {
         "format": format.value,
@@ -93,7 +94,7 @@ def export(
         "tolerance": tolerance,
         "force": force,
     }
-    path = output.expanduser()
+    path = Path(os.path.expanduser(output))
     if max_loss is not None and not int8:
         raise ConfigError("--max-loss is for --int8: numbers are compared otherwise, see --tolerance")
     max_loss = 1.0 if max_loss is None else max_loss
@@ -203,10 +204,11 @@ def _example(found: Found, data: DataConfig | None, image_size: int | None) -> A
 
     shape = found.model.input_shape
     if data is not None:
-        return torch.empty(1, *data.input_shape(shape[0], training=False))
+        return torch.empty(1, *data.input_shape(shape[0], training=False), device="meta")
     if image_size is not None and len(shape) < 3:
         raise ConfigError(f"--image-size {image_size}: the model takes {shape[0]} values, not images")
-    return torch.empty(1, *shape if image_size is None else (*shape[:-2], image_size, image_size))
+    side = () if image_size is None else (image_size, image_size)
+    return torch.empty(1, *shape[: len(shape) - len(side)], *side, device="meta")
 
 
 def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
@@ -236,6 +238,8 @@ def _print(done: Exported, found: Found) -> None:
     if done.difference is not None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
+    if done.needs_trust:
+        print("  Reading it takes --trust, or load_artefact(..., trust=True).")
     for name, before in done.before.items():
         after = done.after[name]
         print(f"  checked {name}: {before:.2f} points before, {after:.2f} in int8 ({after - before:+.2f})")

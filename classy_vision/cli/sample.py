@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def sample(
     from classy_vision.study.sample_folder import check_free, write_samples
 
     name, bounds = read_region(region)
-    folder = (output or Path("samples", name)).expanduser()
+    folder = Path(os.path.expanduser(output or Path("samples", name)))
     check_free(folder, force)
     samples = draw_samples(bounds, count, seed)
     write_samples(folder, samples, bounds, name, seed, force)

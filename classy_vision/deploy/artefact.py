@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Artefact:
         self.metadata.check_input(tuple(given.shape))
         is_array = isinstance(given, np.ndarray)
         if self._loaded.takes == "numpy":
-            outputs = self._loaded.run(np.asarray(given, np.float32))
+            outputs = self._loaded.run(_array(given))
             return dict(zip(self.metadata.outputs, outputs if is_array else map(_tensor, outputs)))
         outputs = self._loaded.run(_tensor(given).float())
         found = (output.numpy() for output in outputs) if is_array else outputs
@@ -79,7 +80,7 @@ def load_artefact(path: str | Path, *, trust: bool = False) -> Artefact:
     Raises:
         ConfigError: there is no such file, it is damaged, or it is another tool's.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     loaded = find_format(path).load(path, trust)
     return Artefact(path, loaded.metadata, loaded)
 
@@ -87,4 +88,12 @@ def load_artefact(path: str | Path, *, trust: bool = False) -> Artefact:
 def _tensor(given: Any) -> Any:
     import torch  # an array can be run by ONNX Runtime alone
 
-    return given if isinstance(given, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(given))
+    return (
+        given
+        if isinstance(given, torch.Tensor)
+        else torch.from_numpy(np.require(given, np.float32, ["C", "W"]))
+    )
+
+
+def _array(given: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(given if isinstance(given, np.ndarray) else given.detach().float().cpu(), np.float32)

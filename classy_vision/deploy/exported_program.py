@@ -36,14 +36,16 @@ def trace(request: Request) -> torch.export.ExportedProgram:
         try:
             program = torch.export.export(request.model, (request.example,), dynamic_shapes=(sizes,))
         except Exception as error:  # of many kinds, of torch's and of the model's
-            if free and "onstraint" in str(error):
+            if free and ("onstraint" in str(error) or isinstance(error, NotImplementedError)):
                 raise ConfigError(
                     "the model cannot be exported for any image size: its operators depend on it. Export "
-                    "one size at a time, without the dynamic size"
+                    "one size at a time, without the dynamic size, or give a larger example"
                 ) from None
             raise
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # whoever reads the file need not know our paths
     for node in list(program.graph.nodes):
-        node.meta.pop("stack_trace", None)  # whoever reads the file need not know our paths
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)  # of a type that is converted: it was so when it was traced
     return program
@@ -67,8 +69,7 @@ def load(path: Path, trust: bool) -> Loaded:
     except UnreadableError as error:
         if not trust:
             raise ConfigError(f"{str(path)!r} {error}: torch itself would read it, with trust") from None
-        run: Callable[[Tensor], Any] = torch.export.load(path).module()
-        return Loaded(metadata, lambda images: _flat(run(images)), "torch")
+        return Loaded(metadata, _trusted(path), "torch")
     except ConfigError:
         raise
     except Exception as error:  # damage shows in many ways
@@ -76,13 +77,24 @@ def load(path: Path, trust: bool) -> Loaded:
     return Loaded(metadata, program, "torch")
 
 
+def _trusted(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+    """What torch reads."""
+    try:
+        run = torch.export.load(path).module()
+    except Exception as error:  # of many kinds, such as an operator of a package that is not imported
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        raise ConfigError(f"{str(path)!r} is damaged, or for another torch: {reason}") from None
+
+    @torch.inference_mode()
+    def outputs(images: Tensor) -> Sequence[Tensor]:
+        leaves: list[Tensor] = torch.utils._pytree.tree_leaves(run(images))
+        return leaves
+
+    return outputs
+
+
 def _extra(archive: zipfile.ZipFile) -> str | None:
     names = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA}")]
     with suppress(UnicodeDecodeError):
         return archive.read(names[0]).decode() if names else None
     return None
-
-
-def _flat(outputs: Any) -> Sequence[Tensor]:
-    leaves: list[Tensor] = torch.utils._pytree.tree_leaves(outputs)
-    return leaves

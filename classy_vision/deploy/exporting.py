@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,16 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError
+from classy_vision.cost.memory import in_mode
+from classy_vision.deploy.arguments import (
+    check_arguments,
+    check_model,
+    check_preprocessing,
+    free,
+    names_of,
+    read_example,
+    reason_of,
+)
 from classy_vision.deploy.artefact import Artefact, load_artefact
 from classy_vision.deploy.formats import FORMATS, Format, Request
 from classy_vision.deploy.metadata import Head, Metadata
-from classy_vision.deploy.optimized import TOLERANCES, Optimized, converted, optimize
-from classy_vision.deploy.verify import Int8, Scores, compare, measure, random_input
+from classy_vision.deploy.optimized import TOLERANCES, converted, optimize
+from classy_vision.deploy.verify import Int8, Scores, compare, measure
 from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.models.trunk import END
-from classy_vision.weights.files import check_target
 
 MAX_BATCH = 64
 
@@ -35,6 +42,8 @@ class Exported:
 
     Attributes:
         artefact: as it was read back.
+        needs_trust: whether ``load_artefact`` refuses the file without ``trust``: AOTInductor packages, and
+            exported programs with operators beyond torch's own.
         difference: from the model's own numbers, the largest of all heads and sizes that were
             tried, relative to the largest number; None for int8.
         shapes: the inputs that were tried.
@@ -42,6 +51,7 @@ class Exported:
     """
 
     artefact: Artefact
+    needs_trust: bool
     difference: float | None
     shapes: Sequence[tuple[int, ...]]
     before: Scores
@@ -87,22 +97,27 @@ def export(
         force: replace a file that is there.
 
     Raises:
+        TypeError: ``model`` is no module.
         ConfigError: a wrong argument, an operator that the format does not have, or numbers that
             differ.
     """
-    path = Path(path).expanduser()
-    max_loss = int8.max_loss if int8 else 0.0
+    path = Path(os.path.expanduser(path))
     precision: Any = str(dtype).removeprefix("torch.")
+    max_loss = int8.max_loss if int8 else 0.0
     check_arguments(path, format, max_batch, precision, tolerance, force, int8 is not None, max_loss)
+    if int8 and not len(int8.calibration):
+        raise ConfigError("int8: calibration is empty; give inputs of the training data")
+    check_model(model)
     entry, kind = FORMATS[format], getattr(torch, precision)
     bound = TOLERANCES[kind] if tolerance is None else tolerance
-    with _evaluating(model):
-        example = _example(model, example, max_batch)
-        names = _names(model, example, heads)
+    with in_mode(model, training=False):
+        example = read_example(model, example, max_batch)
+        names = names_of(model, example, heads or {})
+        check_preprocessing(preprocessing, example)
         metadata = Metadata(
             format=format,
             precision=precision if int8 is None else "int8",
-            input_shape=_free(example.shape, dynamic_size),
+            input_shape=free(example.shape, dynamic_size),
             max_batch=max_batch,
             outputs=tuple(names),
             heads={**(heads or {}), **{name: Head() for name in names if name not in (heads or {})}},
@@ -112,112 +127,14 @@ def export(
         request = Request(model, example, metadata, int8.calibration if int8 else None)
         with _beside(path) as beside:
             _save(entry, request, beside, kind, bound)
-            artefact = load_artefact(beside, trust=True)
+            artefact, needs_trust = _load(beside)
             done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
             with _writing(path):
                 os.replace(beside, path)
-    return Exported(Artefact(path, artefact.metadata, artefact._loaded), *done)
+    return Exported(Artefact(path, artefact.metadata, artefact._loaded), needs_trust, *done)
 
 
-# -- before
-
-
-def check_arguments(
-    path: Path,
-    format: str,
-    max_batch: int,
-    dtype: str,
-    tolerance: float | None,
-    force: bool,
-    int8: bool,
-    max_loss: float,
-) -> None:
-    """Raises before any work is done; see ``export``.
-
-    Raises:
-        ConfigError: a wrong argument.
-    """
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    if path.suffix != FORMATS[format].suffix:
-        raise ConfigError(f"{str(path)!r}: the name of a file of {format} ends in {FORMATS[format].suffix}")
-    check_target(path, force=force)
-    if max_batch < 2:
-        raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise ConfigError(f"tolerance = {tolerance}: give a number above 0, such as 0.0001")
-    dtypes = [one for entry in FORMATS.values() for one in entry.precisions if one != "int8"]
-    if dtype not in dtypes:
-        raise unknown("dtype", dtype, dtypes)
-    if int8 and tolerance is not None:
-        raise ConfigError(f"int8 and tolerance = {tolerance}: scores are compared, give max_loss")
-    if int8 and dtype != "float32":
-        raise ConfigError(f"int8 and dtype = {dtype!r}: a file is in one of them")
-    precision = "int8" if int8 else dtype
-    if precision not in FORMATS[format].precisions:
-        able = ", ".join(name for name, one in FORMATS.items() if precision in one.precisions)
-        raise ConfigError(f"{format} holds no {precision} models (allowed: {able})")
-    if int8 and not 0 <= max_loss <= 100:
-        raise ConfigError(f"max_loss = {max_loss}: give points from 0 to 100")
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every module's own mode after it."""
-    if isinstance(model, Optimized):
-        raise ConfigError("the model is optimized: export the model that it was made of")
-    odd = [tensor.device for tensor in model.state_dict().values() if tensor.device.type != "cpu"]
-    if odd:
-        raise ConfigError(f"the model is on {odd[0]}: model.cpu() first, artefacts are made and compared there")
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if len(types) == 1 and torch.float32 not in types:
-        [kind] = types
-        name = str(kind).removeprefix("torch.")
-        raise ConfigError(f"the model is in {name}: model.float() first, dtype says what is written")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _example(model: nn.Module, example: Tensor | None, max_batch: int) -> Tensor:
-    """An input of which the batch is no special number: not 1."""
-    if example is None:
-        if not isinstance(model, ClassyModel):
-            raise ConfigError(f"{type(model).__name__} does not say what it takes: give an example")
-        example = torch.empty(1, *model.input_shape)
-    if example.dim() < 2 or not len(example) or example.dtype != torch.float32:
-        raise ConfigError(f"example: a float32 batch is needed, not {tuple(example.shape)} of {example.dtype}")
-    return random_input((min(3, max_batch), *example.shape[1:]))
-
-
-def _names(model: nn.Module, example: Tensor, heads: Mapping[str, Head] | None) -> list[str]:
-    """The ids of the heads, in the order of the outputs."""
-    with torch.no_grad():
-        outputs = model(example)
-    if isinstance(outputs, Mapping):
-        names = [str(name) for name in outputs]
-    elif isinstance(model, ClassyModel):
-        names = [str(head.unique_id) for entries in model.get_heads().values() for head in entries] or [END]
-    else:
-        names = list(heads or ("output",))
-    leaves = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
-    if len(leaves) != len(names) or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise ConfigError(f"{type(model).__name__} gives no tensor, and no dict of tensors by head")
-    if odd := next((name for name in heads or {} if name not in names), None):
-        raise unknown("head", odd, names)
-    return names
-
-
-def _free(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
-    if not dynamic_size:
-        return (None, *shape[1:])
-    if len(shape) < 4:
-        raise ConfigError(f"inputs of shape {tuple(shape)} are no images: they have one size")
-    return (None, *shape[1:-2], None, None)
+# -- what is written
 
 
 def _config(model: nn.Module) -> dict[str, Any] | None:
@@ -254,9 +171,17 @@ def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: flo
         cast(request.example)
     except Exception as error:  # of whatever a module does
         raise ConfigError(
-            f"the model does not run in {request.metadata.precision}: {_reason(error)}"
+            f"the model does not run in {request.metadata.precision}: {reason_of(error)}"
         ) from error
     return cast
+
+
+def _load(path: Path) -> tuple[Artefact, bool]:
+    """What was written, and whether it takes trust to read it."""
+    try:
+        return load_artefact(path), False
+    except ConfigError:
+        return load_artefact(path, trust=True), True
 
 
 @contextmanager
@@ -284,13 +209,5 @@ def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, toler
     except ConfigError:
         raise
     except Exception as error:  # exporters raise whatever they stumble over, such as a full disk
-        reason = _reason(error)
+        reason = reason_of(error)
         raise ConfigError(f"cannot export as {request.metadata.format}: {reason}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong first, in a line: exporters wrap it, and explain themselves at length."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

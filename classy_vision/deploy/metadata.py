@@ -29,6 +29,17 @@ class Head(Config):
     kind: Literal["classification", "multilabel", "regression"] | None = None
     classes: tuple[str, ...] = ()
 
+    def check_output(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises where an output of ``shape`` does not mean this.
+
+        Raises:
+            ConfigError: ``kind`` takes numbers by class, or there are not as many as ``classes``.
+        """
+        if self.kind in ("classification", "multilabel") and len(shape) != 2:
+            raise ConfigError(f"head {name!r} gives {shape}: {self.kind} takes (n, classes)")
+        if self.classes and (len(shape) != 2 or shape[1] != len(self.classes)):
+            raise ConfigError(f"head {name!r} gives {shape}, and has {len(self.classes)} classes")
+
 
 class Metadata(Config):
     """All that an artefact says of itself, as JSON in each format.

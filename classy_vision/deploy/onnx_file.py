@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +62,10 @@ def load(path: Path, trust: bool) -> Loaded:
     try:
         # Bytes, not the path: weights in other files, which a file could name, are not looked for.
         session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+        said = session.get_modelmeta().custom_metadata_map.get(KEY)
     except Exception as error:  # of many kinds, which only the library's binary names
         raise ConfigError(f"{str(path)!r} is damaged or no ONNX file: {_first(error)}") from None
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+    metadata = parse_metadata(said, str(path))
     outputs = [output.name for output in session.get_outputs()]
     if [entry.name for entry in session.get_inputs()] != [INPUT] or outputs != list(metadata.outputs):
         raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
@@ -85,12 +86,24 @@ def _translate(request: Request) -> Any:
     heads = list(request.metadata.outputs)
     if INPUT in heads:
         raise ConfigError(f"a head called {INPUT!r}, as the input is in ONNX files: rename it")
+    outputs = [f"classy_vision.head.{i}" for i in range(len(heads))]  # a head may be called as a value within
     with _quiet(), torch.no_grad():
         written = torch.onnx.export(
-            trace(request), (), dynamo=True, input_names=[INPUT], output_names=heads, verbose=False
+            trace(request), (), dynamo=True, input_names=[INPUT], output_names=outputs, verbose=False
         )
     assert written is not None
-    return written.model_proto
+    model = written.model_proto
+    _rename(model.graph, {**{head: f"{head}.inner" for head in heads}, **dict(zip(outputs, heads))})
+    return model
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Gives values other names, wherever they are written or read."""
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for entry in (*graph.initializer, *graph.value_info, *graph.output):
+        entry.name = names.get(entry.name, entry.name)
 
 
 def _name_sizes(model: Any, request: Request) -> None:

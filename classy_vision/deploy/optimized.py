@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.cost.memory import in_mode
 from classy_vision.deploy.fold import fold
 from classy_vision.deploy.graph import leave_shared, parts, trace
 from classy_vision.deploy.pack import can_pack
@@ -94,7 +96,9 @@ class Optimized(ClassyModel):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("stays on its device and in its type")
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._dtype = next((p.dtype for p in self.parameters()), self._dtype)
+        return self
 
 
 def optimize(
@@ -119,7 +123,7 @@ def optimize(
     under ``torch.inference_mode()`` or ``no_grad``.
 
     Args:
-        model: on the device where it is going to run; put into evaluation.
+        model: on the device where it is going to run; it stays as it is, also in training.
         example: a batch of the usual size, as a tensor; random numbers where it is left out.
         dtype: in which it runs, such as ``torch.bfloat16`` or "bfloat16"; features come in it, outputs
             in the type of the example.
@@ -138,11 +142,15 @@ def optimize(
     kind = _BY_NAME.get(str(dtype).removeprefix("torch."))
     if kind is None:
         raise unknown("dtype", str(dtype), _BY_NAME)
+    check_tolerance(tolerance)
+    if example is not None and not (isinstance(example, Tensor) and example.numel()):
+        what = f"{tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ConfigError(f"example: a batch is needed, as a tensor, not {what}")
     like = next(model.parameters(), torch.empty(0))
-    with torch.no_grad():
+    with in_mode(model, training=False):
         x = torch.randn(1, *model.input_shape).to(like) if example is None else example
         bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
-        wanted = _outputs(model.eval()(x))
+        wanted = _outputs(model(x))
         twin, graphs = _traced(model, torch.promote_types(like.dtype, kind), x.dtype)
         sizes = _sizes(twin, graphs, x)
         for graph in graphs:
@@ -156,7 +164,7 @@ def optimize(
             for graph in graphs:
                 pack_graph(graph, sizes, kind, space)
             twin._is_packed = True
-        for name, output in _outputs(twin(x)).items():
+        for name, output in _outputs(_run(twin, x)).items():
             _compare(f"head {name!r}" if name else "the output", output, wanted[name], bound)
         if kind in (torch.float32, torch.float64):
             _compare_features(model, twin, x, bound)
@@ -183,6 +191,23 @@ def _traced(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[O
     leave_shared(graphs, untraced.values())
     twin.untraced = tuple(untraced)
     return twin, graphs
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raises where it is no part of a number.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < math.inf):
+        raise ConfigError(f"tolerance = {tolerance!r}: give a number above 0, such as 0.0001")
+
+
+def _run(twin: Optimized, x: Tensor) -> Any:
+    try:
+        return twin(x)
+    except Exception as error:
+        raise ConfigError(f"{type(twin).__name__} cannot be made: it does not run ({error})") from error
 
 
 def _sizes(twin: Optimized, graphs: list[fx.GraphModule], x: Tensor) -> dict[nn.Module, tuple[int, ...]]:
@@ -246,7 +271,9 @@ def _compare(where: str, output: Any, wanted: Any, bound: float) -> None:
             _compare(where, one, other, bound)
     if not isinstance(wanted, Tensor) or not wanted.numel():
         return
-    largest = wanted.abs().max().double()
+    if not wanted.isfinite().all():
+        raise ConfigError(f"{where} of the model itself is not finite for the example: nothing can be compared")
+    largest = wanted.double().abs().max()
     difference = (output.double() - wanted.double()).abs().max()
     if not difference <= bound * (largest if largest > 0 else 1.0):
         raise ConfigError(

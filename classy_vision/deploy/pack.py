@@ -129,6 +129,8 @@ def _excitation(node: fx.Node) -> tuple[nn.Conv2d, nn.Module, nn.Conv2d] | None:
         chain.append(layer)
         step = step.args[0]
     _, excite, act, squeeze = chain
+    if type(act) not in _ACTIVATIONS and not isinstance(act, nn.GELU):
+        return None  # it may see more than one number at a time
     x = node.args[0]
     if not calls(step, "mean", torch.mean) or not isinstance(step, fx.Node):
         return None
@@ -165,7 +167,7 @@ def _with_sum(node: fx.Node, then: Then) -> Then:
     if total is None or not calls(total, operator.add, torch.add) or total.kwargs or len(total.args) != 2:
         return then
     other = [arg for arg in total.args if arg is not node]
-    if len(other) != 1 or not isinstance(other[0], fx.Node):
+    if len(other) != 1 or not isinstance(other[0], fx.Node) or not _is_tensor(other[0]):
         return then
     between = node.next
     while between is not total:  # the call moves behind these
@@ -176,6 +178,17 @@ def _with_sum(node: fx.Node, then: Then) -> Then:
     total.append(node)  # the other may be made behind it
     drop(total, node)
     return then._replace(adds=True)
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Whether it is certainly no size or other number."""
+    if node.op in ("placeholder", "call_module", "get_attr"):
+        return True
+    if node.op == "call_method":
+        return node.target not in ("size", "dim", "numel", "item", "stride", "__len__")
+    if node.target in (getattr, len, operator.getitem):
+        return False
+    return any(map(_is_tensor, node.all_input_nodes))
 
 
 def _with_act(node: fx.Node, then: Then) -> Then:

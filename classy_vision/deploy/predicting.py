@@ -44,7 +44,14 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
         raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
     shape = data.input_shape(channels, training=False)
     metadata.check_input((1, *shape))
-    return Predictor(Batched(artefact, metadata.max_batch, shape), data, tasks, torch.device("cpu"))
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        outputs = artefact(images)
+        for name, output in outputs.items():
+            metadata.heads[name].check_output(name, tuple(output.shape))
+        return outputs
+
+    return Predictor(Batched(run, metadata.max_batch, shape), data, tasks, torch.device("cpu"))
 
 
 def _task(artefact: Artefact, name: str) -> Task:

@@ -30,9 +30,7 @@ SIZES: Mapping[str, Callable[..., Any]] = {
 """Arithmetic on sizes."""
 FACTORIES = frozenset(("arange", "empty", "full", "ones", "scalar_tensor", "zeros"))
 """Operators that take no tensor."""
-PLAIN = frozenset(
-    ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
-)
+PLAIN = frozenset(("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_strings"))
 # The schema's own numbers.
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
@@ -146,7 +144,7 @@ def _read(archive: zipfile.ZipFile, folder: str, entry: Mapping[str, Any]) -> Te
     meta = entry["tensor_meta"]
     sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
     data = bytearray(archive.read(_member(archive, f"data/{folder}/{entry['path_name']}")))
-    dtype = DTYPES[meta["dtype"]]
+    dtype = _dtype(meta["dtype"])
     if not math.prod(sizes):
         return torch.empty(sizes, dtype=dtype)
     flat = torch.frombuffer(data, dtype=dtype)
@@ -219,15 +217,25 @@ def _constant(kind: str, value: Any) -> Any:
         return value
     if kind == "as_none":
         return None
+    if kind == "as_float":
+        return float(value)  # what is not finite is a string
+    if kind == "as_floats":
+        return [float(number) for number in value]
     if kind == "as_scalar_type":
-        return DTYPES[value]
+        return _dtype(value)
     if kind == "as_memory_format":
         return MEMORY_FORMATS[value]
     if kind == "as_device" and value["type"] == "cpu":
         return torch.device("cpu")
     if kind == "as_layout" and value == 7:
         return torch.strided
-    raise UnreadableError(f"has an argument of the kind {kind!r}, {value!r}")
+    raise UnreadableError(f"has an argument of the kind {kind!r}")
+
+
+def _dtype(number: int) -> torch.dtype:
+    if number not in DTYPES:
+        raise UnreadableError(f"has numbers of a type that is not read here, {number} in torch's schema")
+    return DTYPES[number]
 
 
 def _outputs(output: Mapping[str, Any]) -> str | list[str]:

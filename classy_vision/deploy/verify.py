@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, unknown
 from classy_vision.deploy.artefact import Artefact
 from classy_vision.deploy.formats import Request
 
@@ -110,7 +110,7 @@ def _eager(request: Request) -> Run:
     @torch.no_grad()
     def run(images: Tensor) -> Mapping[str, Tensor]:
         outputs = request.model(images)
-        return outputs if isinstance(outputs, Mapping) else {names[0]: outputs}
+        return dict(zip(names, outputs.values() if isinstance(outputs, Mapping) else [outputs]))
 
     return run
 
@@ -118,7 +118,7 @@ def _eager(request: Request) -> Run:
 def _difference(given: Tensor, wanted: Tensor) -> float:
     if given.shape != wanted.shape or not given.isfinite().all():
         return math.inf
-    scale = wanted.abs().max().item() or 1.0
+    scale = wanted.double().abs().max().item() or 1.0
     return (given.double() - wanted.double()).abs().max().item() / scale
 
 
@@ -131,6 +131,10 @@ def measure(
         ConfigError: a head loses too much.
     """
     before, after = int8.measure(_eager(request)), int8.measure(Batched(artefact, artefact.metadata.max_batch))
+    if odd := next((head for head in before if head not in artefact.metadata.outputs), None):
+        raise unknown("head", odd, artefact.metadata.outputs, "the scores of int8")
+    if set(after) != set(before):
+        raise ConfigError(f"int8: measure gave scores of {sorted(before)}, and then of {sorted(after)}")
     for head, score in before.items():
         if not score - after[head] <= int8.max_loss:
             raise ConfigError(

@@ -38,7 +38,7 @@ def from_pretrained(name: str | Path, **options: Any) -> ClassyModel:
     Raises:
         ConfigError: there is no such thing, it cannot be had, or it is damaged.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return _from_folder(folder)
     if folder.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,7 @@ def find_candidates(given: Sequence[str]) -> list[Candidate]:
 
 
 def _named(word: str) -> Iterator[Candidate]:
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))
     wild = bool(set(word) & WILD)
     if is_published(word):
         return map(_published, _published_names(word, wild))

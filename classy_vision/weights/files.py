@@ -210,7 +210,7 @@ def check_target(path: Path, suffixes: Iterable[str] = (), *, force: bool, optio
         raise ConfigError(f"{where}: there is no folder {str(path.parent)!r}")
     if path.exists() and not path.is_file():
         raise ConfigError(f"{where} is there, and is no file")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:  # also a link to what is gone
         raise ConfigError(f"{where} is there: --force replaces it")
 
 

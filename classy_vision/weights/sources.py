@@ -30,7 +30,7 @@ def find_file(source: str | Path) -> Path:
     Raises:
         ConfigError: there is no such thing, it cannot be had, or its checksum is another.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         return path
     if path.is_dir():

@@ -53,6 +53,7 @@ def agree(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
 def test_every_format_holds_every_family(format: str, family: str, tmp_path: Path) -> None:
     model = build(family)
     path, free = file(tmp_path, format), family not in FIXED
+    seen = {**SEEN, "clip": {"frames": 4}} if family == "resnext3d" else SEEN
     done = export(
         model,
         path,
@@ -60,16 +61,17 @@ def test_every_format_holds_every_family(format: str, family: str, tmp_path: Pat
         example=None if family == "resnext3d" else batch(2),
         dynamic_size=free,
         heads=MEANING,
-        preprocessing=SEEN,
+        preprocessing=seen,
     )
     assert done.difference is not None
     assert done.difference < 1e-4
     assert len(done.shapes) == (5 if free else 3)
+    assert done.needs_trust == (format == "aoti")
     assert model.training  # as it was
     artefact = load_artefact(path, trust=format == "aoti")
     assert artefact.heads == ("late", "early")
     assert artefact.labels == {"late": ("a", "b", "c"), "early": ("x", "y", "z")}
-    assert artefact.preprocessing == SEEN
+    assert artefact.preprocessing == seen
     assert artefact.metadata.format == format
     assert list(tmp_path.iterdir()) == [path]
     shape = [3 if size is None else size for size in artefact.metadata.input_shape]

@@ -131,8 +131,12 @@ def test_features_stay_as_they_were() -> None:
 def test_the_model_stays_as_it_was() -> None:
     model = build("regnet")
     state = copy.deepcopy(model.state_dict())
+    model.blocks["block1-0"].eval()
     optimize(model, batch())
-    assert not model.training
+    with pytest.raises(ConfigError, match="differs"):
+        optimize(model, batch(), dtype="bfloat16", tolerance=1e-12)
+    assert model.training
+    assert not model.blocks["block1-0"].training
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert all(p.requires_grad for p in model.get_heads()["block1"][0].parameters())
     model.train()(batch())["early"].sum().backward()
@@ -192,7 +196,7 @@ def test_forwards_that_cannot_be_read() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x * 2 if x.mean() > 1e6 else x
 
-    model = build("regnet")
+    model = build("regnet").eval()
     model.blocks["block1-0"] = nn.Sequential(Odd(), model.blocks["block1-0"])
     fast = optimize(model, batch())
     assert fast.untraced == ("blocks.block1-0",)
@@ -204,7 +208,7 @@ def test_refuses_what_differs() -> None:
     with pytest.raises(ConfigError, match=r"head 'early' differs by .* allowed is tolerance = 1e-12"):
         optimize(model, batch(), dtype="bfloat16", tolerance=1e-12)
     model.get_heads()["block1"][0].fc.bias.data.fill_(torch.nan)
-    with pytest.raises(ConfigError, match="differs by nan"):
+    with pytest.raises(ConfigError, match="head 'early' of the model itself is not finite"):
         optimize(model, batch())
 
 
@@ -214,6 +218,10 @@ def test_refuses_what_makes_no_sense() -> None:
         optimize(nn.Linear(3, 3))  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="'bfloat61'.*bfloat16"):
         optimize(model, dtype="bfloat61")
+    with pytest.raises(ConfigError, match=r"a batch is needed.* \(0, 3, 32, 32\)"):
+        optimize(model, batch()[:0])
+    with pytest.raises(ConfigError, match="tolerance = -1: give a number above 0"):
+        optimize(model, batch(), tolerance=-1)
     fast = optimize(model)
     model.lock = threading.Lock()
     with pytest.raises(ConfigError, match="RegNet cannot be copied: cannot pickle"):
@@ -232,6 +240,43 @@ def test_refuses_what_makes_no_sense() -> None:
         fast.clear_heads()
     with pytest.raises(ValueError, match="takes images"):
         fast(torch.randn(2, 4, 32, 32))
+
+
+def test_plain_copies_change_their_type() -> None:
+    model = build("regnet").eval()
+    fast = optimize(model, batch(), pack=False).double()
+    agree(fast(batch().double()), model(batch()), 1e-5)
+
+
+class WithSize(nn.Module):
+    """Adds a number to what a convolution gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + x.size(0) + x.shape[2]
+
+
+class Excited(nn.Module):
+    """Excitation with a layer that sees all channels."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.excite = nn.Sequential(nn.Conv2d(4, 2, 1), act, nn.Conv2d(2, 4, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.excite(x.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("block", [WithSize(), Excited(nn.LayerNorm([2, 1, 1])), Excited(nn.Softmax(1))])
+def test_what_only_looks_like_a_rule_stays(block: nn.Module) -> None:
+    model = ClassyModel.from_model(nn.Sequential(block), blocks=["0"], input_shape=(3, 8, 8)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(optimize(model, x)(x), model(x))
 
 
 @pytest.mark.slow

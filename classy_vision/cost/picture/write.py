@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ def check_picture(path: str | Path) -> Path:
         ConfigError: another suffix, no such folder, something there that is no file, or a PNG
             without matplotlib.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown("kind of picture", suffix or path.name, SUFFIXES, str(path))
