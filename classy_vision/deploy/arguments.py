@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.deploy.formats import FORMATS
-from classy_vision.deploy.metadata import Head
+from classy_vision.deploy.metadata import Head, Metadata
 from classy_vision.deploy.optimized import Optimized, check_tolerance
 from classy_vision.deploy.verify import random_input
 from classy_vision.models.classy_model import ClassyModel
@@ -131,20 +130,21 @@ def free(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
     return (None, *shape[1:-2], None, None)
 
 
-def check_preprocessing(preprocessing: Mapping[str, Any] | None, example: Tensor) -> None:
-    """Raises where images would not become inputs like ``example``.
+def check_preprocessing(metadata: Metadata) -> None:
+    """Raises where images would not become inputs of the model.
 
     Raises:
         ConfigError: a key that is none, or another size.
     """
-    if preprocessing is None:
+    if metadata.preprocessing is None:
         return
     from classy_vision.train.data_config import DataConfig  # with the packages for training
 
-    data = DataConfig.parse(preprocessing, "preprocessing")
-    shape = data.input_shape(example.shape[1], training=False)
-    if shape != tuple(example.shape[1:]):
-        raise ConfigError(f"preprocessing makes inputs {shape}, and the example is {tuple(example.shape[1:])}")
+    data = DataConfig.parse(metadata.preprocessing, "preprocessing")
+    try:
+        metadata.check_input((1, *data.input_shape(metadata.input_shape[1] or 1, training=False)))
+    except ConfigError as error:
+        raise ConfigError(f"preprocessing makes {error}") from None
 
 
 def reason_of(error: BaseException) -> str:

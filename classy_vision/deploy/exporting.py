@@ -113,7 +113,6 @@ def export(
     with in_mode(model, training=False):
         example = read_example(model, example, max_batch)
         names = names_of(model, example, heads or {})
-        check_preprocessing(preprocessing, example)
         metadata = Metadata(
             format=format,
             precision=precision if int8 is None else "int8",
@@ -124,6 +123,7 @@ def export(
             preprocessing=None if preprocessing is None else dict(preprocessing),
             model=_config(model),
         )
+        check_preprocessing(metadata)
         request = Request(model, example, metadata, int8.calibration if int8 else None)
         with _beside(path) as beside:
             _save(entry, request, beside, kind, bound)

@@ -39,7 +39,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
         r"'late' gives \(3, 3\), and has 2 classes",
     ),
     "a typo": ({"preprocessing": {"image_szie": 24}}, "'image_szie'; did you mean 'image_size'"),
-    "another size": ({"preprocessing": {"image_size": 24}}, r"makes inputs \(3, 24, 24\), and the example is"),
+    "another size": (
+        {"preprocessing": {"image_size": 24}},
+        r"preprocessing makes an input .*24, 24\): .* takes \(n, 3, 32, 32\)",
+    ),
     "channels": ({"example": torch.ones(2, 4, 32, 32)}, r"does not take inputs \(3, 4, 32, 32\): "),
     "no tensor": ({"example": np.ones((2, 3, 32, 32), np.float32)}, "as a tensor, not ndarray"),
     "half a batch": ({"max_batch": 4.5}, "max_batch = 4.5"),
