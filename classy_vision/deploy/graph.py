@@ -19,8 +19,8 @@ from classy_vision.models.trunk import END
 
 LEAVES = (SameConv2d, SiLU)
 """Modules of ours that stay one call: what they do depends on their input."""
-_TRACING = threading.RLock()
-"""fx changes ``nn.Module`` for the whole process while it traces."""
+TRACING = threading.RLock()
+"""fx changes ``nn.Module`` for the whole process while it traces, and reads the globals of what others call."""
 
 
 class Traced(nn.Module):
@@ -69,7 +69,7 @@ def trace(part: nn.Module) -> fx.GraphModule:
     """
     if isinstance(part, fx.GraphModule) or len(inspect.signature(part.forward).parameters) > 1:
         raise TypeError(f"{type(part).__name__}: a forward of one input is needed")
-    with _TRACING:
+    with TRACING:
         graph = fx.GraphModule(part, _Tracer().trace(part))
     traced = type(type(part).__name__, (Traced, type(part)), {})
     # What changes its input in place may have no reader.

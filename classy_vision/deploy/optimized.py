@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from classy_vision.config import ConfigError, unknown
 from classy_vision.cost.memory import in_mode
 from classy_vision.deploy.fold import fold
-from classy_vision.deploy.graph import leave_shared, parts, trace
+from classy_vision.deploy.graph import TRACING, leave_shared, parts, trace
 from classy_vision.deploy.pack import can_pack
 from classy_vision.deploy.pack import pack as pack_graph
 from classy_vision.deploy.packed import Workspace
@@ -147,7 +147,7 @@ def optimize(
         what = f"{tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ConfigError(f"example: a batch is needed, as a tensor, not {what}")
     like = next(model.parameters(), torch.empty(0))
-    with in_mode(model, training=False):
+    with TRACING, in_mode(model, training=False):  # one after the other: see TRACING
         x = torch.randn(1, *model.input_shape).to(like) if example is None else example
         bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
         wanted = _outputs(model(x))
