@@ -67,7 +67,8 @@ def builders(name: str, size: int = 224) -> dict[str, Callable[[], nn.Module]]:
     options: dict[str, Any] = {"heads": [LOGITS]} if names.pytorchvideo else {"num_classes": 1000}
     if name.startswith("efficientnet"):
         options["bn_epsilon"] = 1e-5  # as the peers
-    of_torchvision, of_timm = {}, {}
+    of_torchvision: dict[str, Any] = {}
+    of_timm: dict[str, Any] = {"num_classes": 1000}  # some of its models have no classifier otherwise
     if name.startswith("vit") and size != 224:
         options["image_size"] = of_torchvision["image_size"] = of_timm["img_size"] = size
     calls: dict[str, Callable[[], nn.Module]] = {"ours": partial(build_model, name, **options)}
