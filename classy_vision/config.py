@@ -46,6 +46,11 @@ class UnknownNameError(ConfigError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message in quotes
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says first; torch's go on with advice."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
     """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
     names = list(dict.fromkeys(allowed))

@@ -26,19 +26,22 @@ def schema(
 
     # yaml-language-server: $schema=classy.schema.json
     """
+    if output is None:
+        print(_text(), end="")
+        return
     from classy_vision.weights.files import check_target, replacing
 
-    if output is not None:
-        check_target(output, force=force, option="--output")
-    text = json.dumps(_schema(), indent=2) + "\n"
-    if output is None:
-        print(text, end="")
-        return
+    check_target(output, force=force, option="--output")
+    text = _text()
     try:
         with replacing(output) as beside:
             beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {str(output)!r}: {error.strerror}") from None
+
+
+def _text() -> str:
+    return json.dumps(_schema(), indent=2) + "\n"
 
 
 def _schema() -> dict[str, Any]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.cost.count import count
-from classy_vision.cost.memory import DTYPES, check_options, first_line, in_mode
+from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.cost.room import check_fits, peak
 from classy_vision.models.classy_model import ClassyModel, ModelAdapter

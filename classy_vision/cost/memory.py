@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.func import functional_call
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.cost.outlines import TRAINING, FusedAttention
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.layers.eager import outlines_as
@@ -91,11 +91,6 @@ def estimate(
         ) from error
     used = meter.peak - weights - gradients
     return Memory(weights, gradients, used, meter.peak, tuple(steps))
-
-
-def first_line(error: Exception) -> str:
-    """What ``error`` says first; torch's go on with advice."""
-    return next(filter(None, str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.deploy.exported_program import trace
 from classy_vision.deploy.formats import Loaded, Request
 from classy_vision.deploy.metadata import KEY, MAX_METADATA, parse_metadata
@@ -56,7 +56,7 @@ def load(path: Path, trust: bool) -> Loaded:
         # torch._inductor.aoti_load_package, which imports the compiler first
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL, False, 1, -1)
     except RuntimeError as error:
-        reason = (str(error).splitlines() or ["it cannot be loaded"])[0]
+        reason = first_line(error)
         raise ConfigError(f"{str(path)!r} is damaged or for another machine: {reason}") from None
 
     @torch.inference_mode()

@@ -122,7 +122,12 @@ def names_of(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> li
     return names
 
 
-def free(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
+def free_shape(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
+    """``shape`` with None where the file is to take any size: the batch, and height and width if asked for.
+
+    Raises:
+        ConfigError: ``shape`` has no height and width.
+    """
     if not dynamic_size:
         return (None, *shape[1:])
     if len(shape) < 4:

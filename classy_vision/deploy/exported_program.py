@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.deploy.formats import Loaded, Request
 from classy_vision.deploy.metadata import KEY, parse_metadata
 from classy_vision.deploy.program import Program, UnreadableError, read_program
 
 EXTRA = f"{KEY}.json"
+SIZES_ARE_TIED = ("onstraint", "cannot be solved")
+"""What torch, and sympy within it, say of operators that do not take any size."""
 
 
 def trace(request: Request) -> torch.export.ExportedProgram:
@@ -36,7 +38,7 @@ def trace(request: Request) -> torch.export.ExportedProgram:
         try:
             program = torch.export.export(request.model, (request.example,), dynamic_shapes=(sizes,))
         except Exception as error:  # of many kinds, of torch's and of the model's
-            if free and ("onstraint" in str(error) or isinstance(error, NotImplementedError)):
+            if free and any(words in str(error) for words in SIZES_ARE_TIED):
                 raise ConfigError(
                     "the model cannot be exported for any image size: its operators depend on it. Export "
                     "one size at a time, without the dynamic size, or give a larger example"
@@ -82,7 +84,7 @@ def _trusted(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
     try:
         run = torch.export.load(path).module()
     except Exception as error:  # of many kinds, such as an operator of a package that is not imported
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        reason = f"{type(error).__name__}: {first_line(error)[:300]}"
         raise ConfigError(f"{str(path)!r} is damaged, or for another torch: {reason}") from None
 
     @torch.inference_mode()

@@ -20,7 +20,7 @@ from classy_vision.deploy.arguments import (
     check_arguments,
     check_model,
     check_preprocessing,
-    free,
+    free_shape,
     names_of,
     read_example,
     reason_of,
@@ -116,7 +116,7 @@ def export(
         metadata = Metadata(
             format=format,
             precision=precision if int8 is None else "int8",
-            input_shape=free(example.shape, dynamic_size),
+            input_shape=free_shape(example.shape, dynamic_size),
             max_batch=max_batch,
             outputs=tuple(names),
             heads={**(heads or {}), **{name: Head() for name in names if name not in (heads or {})}},

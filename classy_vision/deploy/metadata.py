@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from classy_vision import __version__
-from classy_vision.config import Config, ConfigError, PositiveInt
+from classy_vision.config import Config, ConfigError, PositiveInt, first_line
 
 KEY = "classy_vision"
 """Under which the metadata stand in a file."""
@@ -107,8 +107,4 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         # As they stand there, of JSON's own types.
         return metadata.model_copy(update={key: found.get(key) for key in ("model", "preprocessing")})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{where!r}: its metadata are damaged: {_first(error)}") from None
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{where!r}: its metadata are damaged: {first_line(error)}") from None

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.deploy.formats import Loaded, Request
 from classy_vision.deploy.metadata import INPUT, KEY, parse_metadata
 
@@ -64,7 +64,7 @@ def load(path: Path, trust: bool) -> Loaded:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
         said = session.get_modelmeta().custom_metadata_map.get(KEY)
     except Exception as error:  # of many kinds, which only the library's binary names
-        raise ConfigError(f"{str(path)!r} is damaged or no ONNX file: {_first(error)}") from None
+        raise ConfigError(f"{str(path)!r} is damaged or no ONNX file: {first_line(error)}") from None
     metadata = parse_metadata(said, str(path))
     outputs = [output.name for output in session.get_outputs()]
     if [entry.name for entry in session.get_inputs()] != [INPUT] or outputs != list(metadata.outputs):
@@ -139,7 +139,3 @@ def _quiet() -> Iterator[None]:
 def _check_packages(*names: str) -> None:
     if missing := [name for name in names if find_spec(name) is None]:
         raise ConfigError(f"ONNX files need {missing[0]}: pip install 'classy-vision-models[export]'")
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

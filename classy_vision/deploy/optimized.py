@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -164,7 +165,9 @@ def optimize(
             for graph in graphs:
                 pack_graph(graph, sizes, kind, space)
             twin._is_packed = True
-        for name, output in _outputs(_run(twin, x)).items():
+        with _making(twin):
+            outputs = _outputs(twin(x))
+        for name, output in outputs.items():
             _compare(f"head {name!r}" if name else "the output", output, wanted[name], bound)
         if kind in (torch.float32, torch.float64):
             _compare_features(model, twin, x, bound)
@@ -203,11 +206,15 @@ def check_tolerance(tolerance: float | None) -> None:
         raise ConfigError(f"tolerance = {tolerance!r}: give a number above 0, such as 0.0001")
 
 
-def _run(twin: Optimized, x: Tensor) -> Any:
+@contextmanager
+def _making(twin: Optimized) -> Iterator[None]:
+    """Says of what goes wrong inside that ``twin`` cannot be made."""
     try:
-        return twin(x)
-    except Exception as error:
-        raise ConfigError(f"{type(twin).__name__} cannot be made: it does not run ({error})") from error
+        yield
+    except Exception as error:  # of whatever a module does
+        raise ConfigError(
+            f"{type(twin).__name__} cannot be made: its parts do not run as graphs ({error})"
+        ) from error
 
 
 def _sizes(twin: Optimized, graphs: list[fx.GraphModule], x: Tensor) -> dict[nn.Module, tuple[int, ...]]:
@@ -221,14 +228,10 @@ def _sizes(twin: Optimized, graphs: list[fx.GraphModule], x: Tensor) -> dict[nn.
     layers = [module for graph in graphs for module in graph.modules() if isinstance(module, _LAYERS)]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        twin(x)
-        if twin.block_names:
-            for _ in twin.walk(x):
+        with _making(twin):
+            twin(x)
+            for _ in twin.walk(x) if twin.block_names else ():
                 pass
-    except Exception as error:
-        raise ConfigError(
-            f"{type(twin).__name__} cannot be made: its parts do not run as graphs ({error})"
-        ) from error
     finally:
         for hook in hooks:
             hook.remove()

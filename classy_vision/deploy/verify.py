@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.deploy.artefact import Artefact
 from classy_vision.deploy.formats import Request
 
@@ -90,7 +90,7 @@ def _run(artefact: Artefact, images: Tensor) -> Mapping[str, Tensor]:
         what = "the model cannot be exported for any image size: " if free else ""
         raise ConfigError(
             f"{what}what was made of it does not run inputs {tuple(images.shape)} "
-            f"({(str(error).splitlines() or [''])[0][:200]}); nothing was written"
+            f"({first_line(error)[:200]}); nothing was written"
         ) from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError, read_config
+from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.hub.describe import CONFIG
 from classy_vision.models.classy_model import ClassyModel, build_model
 from classy_vision.weights.catalogue import is_published
@@ -132,7 +132,7 @@ def _download(name: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
             f"it is no model of push_to_hub; load_weights may know its weights"
         ) from None
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"{name!r} cannot be downloaded, and is in no cache: {reason}") from None
 
 

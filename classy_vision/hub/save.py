@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.hub.card import LIBRARY, card
 from classy_vision.hub.describe import CONFIG, describe
 from classy_vision.hub.load import import_hub
@@ -107,7 +107,7 @@ def _explained(repo_id: str, upload: Callable[[], str]) -> str:
     try:
         return upload()
     except Exception as error:  # the hub's, its network library's, or the system's
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"cannot upload to {repo_id!r}: {reason}") from None
 
 

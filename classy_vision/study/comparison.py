@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.cost import Costs, OnMeta, count, measure
 from classy_vision.cost.inputs import with_classes
 from classy_vision.cost.measure import check_device
-from classy_vision.cost.memory import first_line
 from classy_vision.cost.room import check_fits
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.study.candidates import Candidate

@@ -12,7 +12,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[
             save_file(tensors, beside, metadata)
 
 
-def check_target(path: Path, suffixes: Iterable[str] = (), *, force: bool, option: str = "") -> None:
+def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, option: str = "") -> None:
     """Raises where a file cannot be written to ``path``, before there is something to write.
 
     Args:

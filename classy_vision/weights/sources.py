@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 import torch
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.weights.catalogue import is_published, published
 from classy_vision.weights.files import WEIGHTS
 
@@ -118,5 +118,5 @@ def _check_sum(path: Path, name: str) -> None:
 
 
 def _unreachable(name: str, error: Exception) -> ConfigError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return ConfigError(f"{name} cannot be downloaded, and is in no cache: {reason}")

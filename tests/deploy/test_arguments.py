@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.deploy import Head, Int8, export, load_artefact
+from classy_vision.deploy import Head, Int8, export, load_artefact, optimize
 from classy_vision.deploy.exported_program import trace
 from classy_vision.deploy.formats import Request
 from classy_vision.heads import FullyConnectedHead, IdentityHead
@@ -34,6 +34,20 @@ class Small(nn.Module):
 
 EXAMPLE = torch.randn(2, 3, 8, 8)
 REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
+    "a format": ({"format": "onxx"}, "did you mean 'onnx'"),
+    "an ending": ({"format": "onnx"}, "ends in .onnx"),
+    "a batch": ({"max_batch": 1}, "max_batch = 1"),
+    "no tolerance": ({"tolerance": 0.0}, "tolerance = 0.0: give a number above 0"),
+    "tolerance that is no number": ({"tolerance": math.nan}, "tolerance = nan"),
+    "a head": ({"heads": {"lat": Head()}}, "unknown head 'lat'; did you mean 'late'"),
+    "an example": ({"example": torch.ones(2, 3, 32, 32, dtype=torch.int64)}, "a float32 batch is needed"),
+    "int8": ({"int8": Int8([], lambda run: {})}, "exported-program holds no int8 models"),
+    "a type": ({"dtype": "bfloat61"}, "unknown dtype 'bfloat61'; did you mean 'bfloat16'"),
+    "another type": ({"dtype": torch.float64}, r"dtype 'float64'.*\(allowed: float32, bfloat16\)"),
+    "two types": (
+        {"format": "aoti", "int8": Int8([], lambda run: {}), "dtype": "bfloat16"},
+        "int8 and dtype = 'bfloat16'",
+    ),
     "fewer classes": (
         {"heads": {"late": Head(classes=("a", "b"))}},
         r"'late' gives \(3, 3\), and has 2 classes",
@@ -52,7 +66,7 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(case: str, tmp_path: Path) -> None:
+def test_refused_before_any_work(case: str, tmp_path: Path) -> None:
     options, said = REFUSED[case]
     with pytest.raises(ConfigError, match=said):
         export(build("resnet"), tmp_path / "model.pt2", **{"example": batch(), **options})
@@ -64,6 +78,13 @@ def test_features_are_no_classes(tmp_path: Path) -> None:
     model.set_heads({"block1": [IdentityHead("map")]})
     with pytest.raises(ConfigError, match=r"'map' gives \(3, .*: classification takes \(n, classes\)"):
         export(model, tmp_path / "m.pt2", example=batch(), heads={"map": Head(kind="classification")})
+
+
+def test_optimized_models_are_refused(tmp_path: Path) -> None:
+    for pack in (True, False):
+        with pytest.raises(ConfigError, match="export the model that it was made of"):
+            export(optimize(build("resnet"), batch(), pack=pack), tmp_path / "model.pt2", example=batch())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_module(tmp_path: Path) -> None:
@@ -159,6 +180,15 @@ def test_links_to_what_is_gone_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").symlink_to(tmp_path / "gone")
     with pytest.raises(ConfigError, match="is there: --force"):
         export(Small(), tmp_path / "m.pt2", example=EXAMPLE)
+
+
+@pytest.mark.slow
+def test_any_size_takes_a_large_example(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without the dynamic size, or give a larger example"):
+        export(
+            build_model("densenet121"), tmp_path / "m.pt2", example=torch.randn(2, 3, 40, 40), dynamic_size=True
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_such_home() -> None:

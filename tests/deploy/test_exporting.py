@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 import zipfile
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.deploy import FORMATS, Head, Int8, export, load_artefact, optimize
+from classy_vision.deploy import FORMATS, Head, export, load_artefact
 from classy_vision.models import build_model
 from tests.models.small import FAMILIES, batch, build
 
@@ -187,38 +186,6 @@ def test_bfloat16_halves_files(tmp_path: Path) -> None:
 
 
 # -- refusals
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a format": ({"format": "onxx"}, "did you mean 'onnx'"),
-    "an ending": ({"format": "onnx"}, "ends in .onnx"),
-    "a batch": ({"max_batch": 1}, "max_batch = 1"),
-    "no tolerance": ({"tolerance": 0.0}, "tolerance = 0.0: give a number above 0"),
-    "tolerance that is no number": ({"tolerance": math.nan}, "tolerance = nan"),
-    "a head": ({"heads": {"lat": Head()}}, "unknown head 'lat'; did you mean 'late'"),
-    "an example": ({"example": torch.ones(2, 3, 32, 32, dtype=torch.int64)}, "a float32 batch is needed"),
-    "int8": ({"int8": Int8([], lambda run: {})}, "exported-program holds no int8 models"),
-    "a type": ({"dtype": "bfloat61"}, "unknown dtype 'bfloat61'; did you mean 'bfloat16'"),
-    "another type": ({"dtype": torch.float64}, r"dtype 'float64'.*\(allowed: float32, bfloat16\)"),
-    "two types": (
-        {"format": "aoti", "int8": Int8([], lambda run: {}), "dtype": "bfloat16"},
-        "int8 and dtype = 'bfloat16'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_any_work(case: str, tmp_path: Path) -> None:
-    options, said = REFUSED[case]
-    with pytest.raises(ConfigError, match=said):
-        export(build("resnet"), tmp_path / "model.pt2", **{"example": batch(), **options})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_optimized_models_are_refused(tmp_path: Path) -> None:
-    for pack in (True, False):
-        with pytest.raises(ConfigError, match="export the model that it was made of"):
-            export(optimize(build("resnet"), batch(), pack=pack), tmp_path / "model.pt2", example=batch())
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_that_are_there_stay(tmp_path: Path) -> None:
