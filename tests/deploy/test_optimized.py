@@ -58,8 +58,11 @@ def test_same_numbers(family: str, dtype: str, bound: float) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(family: str) -> None:
     model = worn(build(family))
-    fast = optimize(model, batch(), dtype=torch.bfloat16, tolerance=0.1)  # small nets with wild norms
-    agree(fast(batch(3)), model(batch(3)), 0.1)
+    x = batch(3)
+    if family == "resnext3d":  # oneDNN on AMX reads beyond a clip of one frame in bfloat16 (torch 2.13, plain too)
+        x = x[:, :, None].repeat(1, 1, 4, 1, 1)
+    fast = optimize(model, x, dtype=torch.bfloat16, tolerance=0.1)  # small nets with wild norms
+    agree(fast(x), model(x), 0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
