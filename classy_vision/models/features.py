@@ -45,11 +45,13 @@ class Trace:
     Attributes:
         features: every step that ran, on the meta device.
         parameters: what they were made with, by name, there too.
+        finished: names of the modules whose forward had come to its end.
         input_shape: without the batch.
     """
 
     features: dict[str, Tensor]
     parameters: dict[str, Tensor]
+    finished: set[str]
     input_shape: tuple[int, ...]
 
     def info(self, step: str) -> FeatureInfo:
@@ -65,7 +67,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], until: str, gradients:
     """``model.walk`` up to ``until``, run on the meta device: no data, no weights.
 
     Args:
-        gradients: whether ``unread`` is going to be asked.
+        gradients: whether ``unread`` and ``finished`` are going to be asked.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
@@ -91,8 +93,8 @@ def _leaves(tensors: Iterable[Tensor]) -> set[int]:
 
 def _on_meta(
     model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The features up to ``until``, and the parameters they were made with, all without data."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+    """The features up to ``until``, the parameters they were made with, all without data, and what ran."""
     try:
         outline: Any = outline_of(model, gradients)
         for module in outline.modules():  # norms in training mind the batch and other processes
@@ -101,14 +103,29 @@ def _on_meta(
         tensors = (*parameters.values(), *outline.buffers())
         dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
         x = torch.empty((1, *input_shape), device="meta", dtype=dtype)
+        finished = _note_finished(outline) if gradients else set()
         with OnMeta():
-            return _walked(outline, x, until), parameters
+            return _walked(outline, x, until), parameters, finished
     except ConfigError:
         raise
     except Exception as error:  # whatever a trunk of someone else's may raise
         raise ConfigError(
             f"{type(model).__name__} cannot be run without data on input_shape={input_shape}: {error}"
         ) from error
+
+
+def _note_finished(outline: nn.Module) -> set[str]:
+    """The names of modules that have run, as they do so."""
+    finished: set[str] = set()
+    for name, module in outline.named_modules():
+
+        def note(*_: object, name: str = name) -> None:
+            finished.add(name)
+
+        # Before other hooks, one of which may leave the forward pass.
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(note, prepend=True)
+    return finished
 
 
 def _walked(outline: Any, x: Tensor, until: str) -> dict[str, Tensor]:

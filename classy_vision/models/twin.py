@@ -85,8 +85,9 @@ class _Twins:
             if isinstance(module, torch.jit.ScriptModule):  # what it holds is not within Python's reach
                 self._known[id(module)] = copy.deepcopy(module)._apply(self._change)
             else:
-                self._known[id(module)] = twin = object.__new__(type(module))
+                twin: Module = object.__new__(type(module))
                 twin.__dict__.update(module.__dict__)
+                self._known[id(module)] = twin
                 self._new.append(twin)
         return cast(Module, self._known[id(module)])
 
@@ -121,7 +122,7 @@ class _Twins:
                 state[name] = copy.copy(new) if kind in _TABLES and new is value else new
 
     def _follow(self, value: Any, depth: int) -> Any:
-        """``value`` with twins for what it refers to; the same object where it refers to nothing of the model."""
+        """``value`` with twins for what it refers to; itself where it refers to nothing of the model."""
         if type(value) in _ATOMS or depth == 0:
             return value
         if isinstance(value, nn.Module):
