@@ -76,7 +76,7 @@ class HeadedTrunk(Trunk):
         outputs: dict[str, Any] = {}
         for name, feature in self.walk(x, until):
             for block in readers.get(name, ()):
-                for head in heads[block].values():  # type: ignore[operator, union-attr]
+                for head in heads[block].values():  # type: ignore[operator]
                     outputs[head.unique_id] = head(feature)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

@@ -83,13 +83,21 @@ class _Twins:
         if id(module) not in self._known:
             self._originals.append(module)
             if isinstance(module, torch.jit.ScriptModule):  # what it holds is not within Python's reach
-                self._known[id(module)] = copy.deepcopy(module)._apply(self._change)
+                self._known[id(module)] = self._scripted(module)
             else:
                 twin: Module = object.__new__(type(module))
                 twin.__dict__.update(module.__dict__)
                 self._known[id(module)] = twin
                 self._new.append(twin)
         return cast(Module, self._known[id(module)])
+
+    def _scripted(self, module: nn.Module) -> nn.Module:
+        with torch.no_grad():  # or its tensors would remember what they are copies of
+            twin = copy.deepcopy(module)
+        for part in twin.modules():
+            for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+                setattr(part, name, self._change(tensor))
+        return twin
 
     def _tensor(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._known:

@@ -90,7 +90,7 @@ def _write(numbers: list[tuple[Tensor, Tensor]]) -> None:
     with torch.no_grad():
         try:
             if plain:
-                torch._foreach_copy_(*map(list, zip(*plain)))
+                torch._foreach_copy_([t for t, _ in plain], [value for _, value in plain])
         except Exception:  # the device has failed: what is written last are references
             for tensor, value in numbers:
                 with suppress(Exception):
