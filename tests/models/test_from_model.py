@@ -260,7 +260,10 @@ def test_maps_with_channels_last_are_seen_with_channels_first(net: ChannelsLast,
 def test_a_layout_that_cannot_be_told_is_asked_for() -> None:
     net = ChannelsLast(8, fixed=True)
     model = ClassyModel.from_model(net, ["layer1", "layer2"], (3, 32, 32))
-    for ask in (lambda: model.feature_info(["layer1"]), lambda: model.set_heads({"layer1": [IdentityHead("a")]})):
+    for ask in (
+        lambda: model.feature_info(["layer1"]),
+        lambda: model.set_heads({"layer1": [IdentityHead("a")]}),
+    ):
         with pytest.raises(ConfigError, match="block 'layer1': it cannot be told .* layout='nhwc'"):
             ask()
     assert model.feature_info(["layer2"])["layer2"].channels == 16
@@ -284,6 +287,12 @@ def test_clips_and_ends_with_channels_last() -> None:
 
     model = ClassyModel.from_model(Video(), ["norm"], (3, 4, 32, 32))
     assert model.feature_info(["norm"])["norm"].shape == (6, 2, 8, 8)
-    assert model.features(torch.zeros(1, 3, 4, 32, 32), ["trunk_output"])["trunk_output"].shape == (1, 6, 2, 8, 8)
+    assert model.features(torch.zeros(1, 3, 4, 32, 32), ["trunk_output"])["trunk_output"].shape == (
+        1,
+        6,
+        2,
+        8,
+        8,
+    )
     model.set_heads({"trunk_output": [FullyConnectedHead("a", 2)]})
     assert model(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 2)

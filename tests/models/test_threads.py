@@ -17,7 +17,6 @@ from torch import Tensor
 from classy_vision.cost import count, measure
 from classy_vision.cost.picture.write import draw
 from classy_vision.deploy import export, optimize
-from classy_vision.heads import FullyConnectedHead
 from classy_vision.hub.describe import describe
 from classy_vision.models import ClassyModel
 from classy_vision.models.classy_model import ModelAdapter
@@ -33,7 +32,9 @@ LOOKS: dict[str, Callable[[ClassyModel], Any]] = {
     "count": count,
     "describe": lambda model: None if isinstance(model, ModelAdapter) else describe(model),
     "draw": lambda model: draw(count(model), Path("model.svg"), title="a model"),
-    "export": lambda model: export(model, Path("model.pt2"), format="exported-program", example=batch(2), force=True),
+    "export": lambda model: export(
+        model, Path("model.pt2"), format="exported-program", example=batch(2), force=True
+    ),
     "feature_info": lambda model: model.feature_info(),
     "foreign_key_maps": lambda model: model.foreign_key_maps(),
     "get_classy_state": lambda model: model.get_classy_state(deep_copy=True),
@@ -101,9 +102,7 @@ def bad_calls(model: ClassyModel, beside: Callable[[], Any], calls: int = CALLS)
 @pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("name", ["regnet", "densenet", "vision_transformer", "from_model"])
-def test_forward_beside_a_look(
-    name: str, look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forward_beside_a_look(name: str, look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = of(name)
     monkeypatch.chdir(tmp_path)
     assert bad_calls(model, lambda: LOOKS[look](model)) == []

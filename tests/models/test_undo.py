@@ -50,7 +50,9 @@ LOADS: dict[str, Callable[[ClassyModel], Any]] = {
 
 @pytest.mark.parametrize("number", [0, 1, 7, 20])
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("full"), RuntimeError("device"), KeyboardInterrupt()], ids=lambda e: type(e).__name__
+    "error",
+    [torch.OutOfMemoryError("full"), RuntimeError("device"), KeyboardInterrupt()],
+    ids=lambda e: type(e).__name__,
 )
 @pytest.mark.parametrize("load", LOADS)
 def test_a_copy_that_fails_changes_nothing(load: str, error: BaseException, number: int) -> None:
