@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from classy_vision.config import ConfigError
 from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.ledger import Ledger
 from classy_vision.cost.receptive_field import Field
-from classy_vision.layers.meta import outline
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.features import FeatureInfo
+from classy_vision.models.twin import outline_of
 
 
 def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs:
@@ -35,15 +34,14 @@ def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs
     if not isinstance(model, ClassyModel):
         raise TypeError(f"count takes a ClassyModel, not {type(model).__name__}: see ClassyModel.from_model")
     shape = tuple(input_shape or model.input_shape)
-    run = _Run(model)
-    tensors = dict((*run.named_parameters(), *run.named_buffers()))
-    outlines = {name: outline(tensor) for name, tensor in tensors.items() if not tensor.is_meta}
-    ledger = Ledger(outlines.get(name, parameter) for name, parameter in run.named_parameters())
     try:
-        with torch.inference_mode(False), torch.no_grad(), ledger:
-            x = _samples(model, shape)
-            ledger.fields.set(x, Field())
-            steps = functional_call(run, outlines, (x, ledger))
+        with torch.inference_mode(False), torch.no_grad():
+            outline = outline_of(model)
+            ledger = Ledger(outline.parameters())
+            with ledger:
+                x = _samples(outline, shape)
+                ledger.fields.set(x, Field())
+                steps = _steps(outline, x, ledger)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{type(model).__name__} cannot take an input of {shape}: {error}") from error
     uncounted = dict.fromkeys(operation.name for operation in ledger.operations if not operation.is_known)
@@ -57,29 +55,23 @@ def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.empty((number, *shape), device="meta", dtype=dtype)
 
 
-class _Run(nn.Module):
-    """Lets ``functional_call`` reach the walk and the heads of a model."""
-
-    def __init__(self, model: ClassyModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, ledger: Ledger) -> list[StepCost]:
-        self.model.check_input(x)
-        features = dict(self.model.walk(x))
-        aliases = _aliases(self.model.block_names, features)
-        heads = self.model.get_heads()
-        steps: list[StepCost] = []
-        start = 0
-        for name, feature in features.items():
-            end = max(start, ledger.end_of(feature))
-            steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
-            start = end
-            for head in (head for block in (name, *aliases[name]) for head in heads.get(block, ())):
-                before = len(ledger.operations)
-                output = head(feature)
-                steps.append(_cost(head.unique_id, x, output, ledger, slice(before, None), reads=name))
-        return steps
+def _steps(model: ClassyModel, x: Tensor, ledger: Ledger) -> list[StepCost]:
+    """Runs the walk and the heads of an outline, and gives what each cost."""
+    model.check_input(x)
+    features = dict(model.walk(x))
+    aliases = _aliases(model.block_names, features)
+    heads = model.get_heads()
+    steps: list[StepCost] = []
+    start = 0
+    for name, feature in features.items():
+        end = max(start, ledger.end_of(feature))
+        steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
+        start = end
+        for head in (head for block in (name, *aliases[name]) for head in heads.get(block, ())):
+            before = len(ledger.operations)
+            output = head(feature)
+            steps.append(_cost(head.unique_id, x, output, ledger, slice(before, None), reads=name))
+    return steps
 
 
 def _cost(

@@ -128,8 +128,8 @@ def measure(
         if channels_last:
             model.to(memory_format=memory_format)  # type: ignore[call-overload]
             x = x.contiguous(memory_format=memory_format)
-        with in_mode(model, training), _compiled(model, compile) as whole:
-            return _measured(model, whole, x, training, warmup, rounds)
+        with in_mode(model, training) as twin, _compiled(twin, compile) as whole:
+            return _measured(twin, whole, x, training, warmup, rounds)
     except (RuntimeError, MemoryError, ValueError) as error:
         raise ConfigError(
             f"{type(model).__name__} cannot be measured with a batch of {(batch, *shape)} in {dtype} on "

@@ -12,15 +12,14 @@ in, but for that of convolutions on the CPU, which was measured.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
-from torch.func import functional_call
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.cost.outlines import TRAINING, FusedAttention
@@ -28,6 +27,7 @@ from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.layers.eager import outlines_as
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.models.twin import Module, twin_of
 
 _aten = torch.ops.aten
 DTYPES: Mapping[str, torch.dtype] = {
@@ -76,14 +76,18 @@ def estimate(
 ) -> Memory:
     """The memory that a batch of ``shape`` takes; see ``Costs.memory``."""
     check_options(batch, dtype, device)
-    run, meter = _Run(model), _Meter(device)
+    meter = _Meter(device)
     try:
-        with in_mode(model, training), outlines_as(device), FusedAttention(device), meter:
-            outlines = _outlines(run, DTYPES[dtype], training)
+        with (
+            outlines_as(device),
+            FusedAttention(device),
+            meter,
+            in_mode(model, training, _outlines(DTYPES[dtype], training)) as outline,
+        ):
             weights = meter.weights = meter.live
             x = torch.empty((batch, *shape), device="meta", dtype=DTYPES[dtype])
-            steps = functional_call(run, outlines, (x, meter, training))
-            gradients = sum(t.grad.nbytes for t in outlines.values() if t.grad is not None)
+            steps = _run(outline, x, meter, training)
+            gradients = sum(p.grad.nbytes for p in outline.parameters() if p.grad is not None)
     except (RuntimeError, ValueError) as error:
         way = "training" if training else "inference"
         raise ConfigError(
@@ -94,57 +98,50 @@ def estimate(
 
 
 @contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The model in training or not, and put back."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(training)
-        with torch.inference_mode(False), torch.set_grad_enabled(training):
-            yield
-    finally:
-        for module, value in before:
-            module.training = value
+def in_mode(
+    model: Module, training: bool, change: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[Module]:
+    """A twin of the model in training or not, with gradients or without; the model stays as it is."""
+    with torch.inference_mode(False), torch.set_grad_enabled(training):
+        yield twin_of(model, change).train(training)
 
 
-def _outlines(run: nn.Module, dtype: torch.dtype, training: bool) -> dict[str, Tensor]:
-    outlines: dict[str, Tensor] = {}
-    for name, tensor in (*run.named_parameters(), *run.named_buffers()):
+def _outlines(dtype: torch.dtype, training: bool) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
         as_type = dtype if tensor.is_floating_point() else tensor.dtype
-        outlines[name] = torch.empty(tensor.shape, dtype=as_type, device="meta")
-        outlines[name].requires_grad_(training and tensor.requires_grad)
-    return outlines
+        outline = torch.empty(tensor.shape, dtype=as_type, device="meta")
+        return outline.requires_grad_(training and tensor.requires_grad)
+
+    return change
 
 
-class _Run(nn.Module):
-    """Lets ``functional_call`` reach the forward and the backward pass: some blocks run again there."""
+def _run(model: ClassyModel, x: Tensor, meter: _Meter, training: bool) -> list[int]:
+    """The forward and the backward pass of an outline, and what each step takes."""
+    outputs: list[Tensor] = []
+    steps = list(_steps(model, x, meter, training, outputs))
+    if losses := [output.sum() for output in outputs if output.requires_grad]:
+        # Its public callers would leave FusedAttention, and some blocks run again in there.
+        ones = tuple(torch.ones_like(loss) for loss in losses)
+        _engine_run_backward(
+            tuple(losses), ones, False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+    return steps
 
-    def __init__(self, model: ClassyModel) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, x: Tensor, meter: _Meter, training: bool) -> list[int]:
-        outputs: list[Tensor] = []
-        steps = list(self._steps(x, meter, training, outputs))
-        if losses := [output.sum() for output in outputs if output.requires_grad]:
-            # Its public callers would leave FusedAttention, and some blocks run again in there.
-            ones = tuple(torch.ones_like(loss) for loss in losses)
-            _engine_run_backward(
-                tuple(losses), ones, False, False, (), allow_unreachable=True, accumulate_grad=True
-            )
-        return steps
-
-    def _steps(self, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]) -> Iterator[int]:
-        """What each step and head takes, as ``HeadedTrunk.forward`` runs them."""
-        readers = self.model._readers()
-        meter.start()
-        # Nothing here may refer to a feature for longer than the forward pass does.
-        for name, feature in self.model.walk(x, *([self.model._deepest(readers)] if readers else [])):
+def _steps(
+    model: ClassyModel, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]
+) -> Iterator[int]:
+    """What each step and head takes, as ``HeadedTrunk.forward`` runs them."""
+    readers = model._readers()
+    meter.start()
+    # Nothing here may refer to a feature for longer than the forward pass does.
+    for name, feature in model.walk(x, *([model._deepest(readers)] if readers else [])):
+        yield meter.taken(training)
+        for head in readers.get(name, ()):
+            outputs += tensors_in([head(feature)])
             yield meter.taken(training)
-            for head in readers.get(name, ()):
-                outputs += tensors_in([head(feature)])
-                yield meter.taken(training)
-        if not readers:
-            outputs.append(feature)
+    if not readers:
+        outputs.append(feature)
 
 
 class _Meter(OnMeta):  # type: ignore[no-untyped-call]

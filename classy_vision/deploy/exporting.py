@@ -110,7 +110,7 @@ def export(
     check_model(model)
     entry, kind = FORMATS[format], getattr(torch, precision)
     bound = TOLERANCES[kind] if tolerance is None else tolerance
-    with in_mode(model, training=False):
+    with in_mode(model, training=False) as model:
         example = read_example(model, example, max_batch)
         names = names_of(model, example, heads or {})
         metadata = Metadata(

@@ -45,6 +45,11 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
 
 def parts(model: ClassyModel) -> Iterator[tuple[str, nn.Module]]:
     """The stem, the blocks, the tail and the heads by path: what is called, one after the other."""

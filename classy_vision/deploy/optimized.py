@@ -148,7 +148,7 @@ def optimize(
         what = f"{tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ConfigError(f"example: a batch is needed, as a tensor, not {what}")
     like = next(model.parameters(), torch.empty(0))
-    with TRACING, in_mode(model, training=False):  # one after the other: see TRACING
+    with TRACING, in_mode(model, training=False) as model:  # one after the other: see TRACING
         x = torch.randn(1, *model.input_shape).to(like) if example is None else example
         bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
         wanted = _outputs(model(x))

@@ -127,21 +127,6 @@ def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str,
             blocks[head.unique_id] = block
 
 
-def build_all(heads: Sequence[tuple[ClassyHead, int | None]]) -> None:
-    """Builds the heads that have no ``in_plane`` for the given one: all of them, or none."""
-    built: list[tuple[ClassyHead, dict[str, nn.Module | None]]] = []
-    try:
-        for head, channels in heads:
-            if head.in_plane is None and channels is not None:
-                built.append((head, dict(head._modules)))
-                head.build(channels)
-    except Exception:
-        for head, modules in built:
-            head._modules = modules
-            head.in_plane = None
-        raise
-
-
 def pool(x: Tensor) -> Tensor:
     """The mean over positions: (n, c, h, w), (n, c, t, h, w) or tokens (n, s, c) to (n, c)."""
     if x.dim() == 2:

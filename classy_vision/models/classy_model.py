@@ -14,6 +14,7 @@ from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
 from classy_vision.models.loadable_trunk import LoadableTrunk
+from classy_vision.models.map_layout import MapLayout, channels_first, find_layouts, read_layout, unclear
 from classy_vision.models.pretrained import find_source, load_weights
 from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
@@ -102,21 +103,26 @@ class ClassyModel(Shared, LoadableTrunk):
         blocks: Sequence[str] | Mapping[str, str] = (),
         input_shape: Sequence[int] | None = None,
         model_depth: int | None = None,
+        layout: MapLayout | Mapping[str, MapLayout] | None = None,
     ) -> ClassyModel:
         """Any module as a trunk: its submodules named in ``blocks`` are the blocks.
 
         Args:
             model: takes a batch, gives a tensor.
             blocks: paths of submodules in the order in which they run ("layer1.0" becomes block
-                "layer1-0"), or {block name: path}. Each gives (n, c, h, w), (n, c, t, h, w),
-                tokens (n, s, c) or (n, c), and runs once.
+                "layer1-0"), or {block name: path}. Each gives a map (n, c, h, w), a clip
+                (n, c, t, h, w), tokens (n, s, c) or (n, c), and runs once. Maps and clips with
+                channels last are seen with channels first: by heads, ``features`` and ``model(x)``.
             input_shape: the input without the batch, (3, 224, 224) by default.
             model_depth: not used; the original took it.
+            layout: of maps and clips, "nchw" for channels first or "nhwc" for last, for all blocks or
+                by block. By default it is found by a look without data; a module that takes none is
+                read as it is.
 
         Raises:
-            ConfigError: a path that the module does not have.
+            ConfigError: a path that the module does not have, or no such layout.
         """
-        return ModelAdapter(model, blocks, input_shape)
+        return ModelAdapter(model, blocks, input_shape, layout)
 
     @staticmethod
     def from_checkpoint(checkpoint: Mapping[str, Any] | str | Path) -> ClassyModel:
@@ -227,6 +233,7 @@ class ModelAdapter(ClassyModel):
         model: nn.Module,
         blocks: Sequence[str] | Mapping[str, str] = (),
         input_shape: Sequence[int] | None = None,
+        layout: MapLayout | Mapping[str, MapLayout] | None = None,
     ) -> None:
         shape = tuple(input_shape or (3, 224, 224))
         super().__init__(in_channels=shape[0])
@@ -238,6 +245,21 @@ class ModelAdapter(ClassyModel):
         self._names = list(paths)
         self.aliases = {path: name for name, path in paths.items() if path != name}
         self.model = model
+        self._layouts: dict[str, MapLayout | None] = {}
+        self._channels_last: frozenset[str] = frozenset()
+        self._read_layouts(layout)
+
+    def _read_layouts(self, layout: MapLayout | Mapping[str, MapLayout] | None) -> None:
+        steps = self._steps()
+        given = read_layout(layout, steps, self.aliases)
+        found = {} if len(given) == len(steps) else find_layouts(self, self.model, steps, self._input_shape)
+        self._layouts = {**found, **given}
+        self._channels_last = frozenset(step for step, value in self._layouts.items() if value == "nhwc")
+
+    def _check_layouts(self, steps: Iterable[str]) -> None:
+        for step in steps:
+            if step in self._layouts and self._layouts[step] is None:
+                raise unclear(step)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -248,7 +270,7 @@ class ModelAdapter(ClassyModel):
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
         until = self._step(until)
-        features, end = run_tapped(self._taps, self.model, x, until)
+        features, end = run_tapped(self._taps, self.model, x, until, self._channels_last)
         wanted = self._steps()[: self._steps().index(until) + 1]
         missed = [name for name in wanted if name not in features and name != END]
         if missed:
@@ -258,7 +280,7 @@ class ModelAdapter(ClassyModel):
             )
         yield from features.items()
         if end is not None and until == END:
-            yield END, end
+            yield END, channels_first(end) if END in self._channels_last else end
 
     def extract_features(self, x: Tensor) -> Tensor:
         """What the module's own ``extract_features`` gives, or the end of the trunk."""
@@ -270,6 +292,10 @@ class ModelAdapter(ClassyModel):
 
     def _all_aliases(self) -> Mapping[str, str]:
         return self.aliases
+
+    def _path_of(self, step: str) -> str:
+        paths = {name: path for path, name in self.aliases.items()}
+        return "" if step == END else f"model.{paths.get(step, step)}"
 
 
 if not TYPE_CHECKING:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from classy_vision.config import ConfigError
 from classy_vision.layers.meta import OnMeta
+from classy_vision.models.twin import outline_of
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,6 @@ class FeatureInfo:
         return cls(name, shape, shape[0], round(input_shape[-2] / shape[-2]))
 
 
-class _Walk(nn.Module):
-    """Lets ``functional_call`` reach a generator of the model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, until: str) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = {}
-        versions: dict[str, int] = {}
-        for name, feature in self.model.walk(x, until):  # type: ignore[operator]
-            features[name], versions[name] = feature, feature._version
-        for name, feature in features.items():
-            if feature._version != versions[name]:
-                raise ConfigError(f"what follows block {name!r} changes it in place, so nothing can read it")
-        return features
-
-
 @dataclass(frozen=True)
 class Trace:
     """A walk without data.
@@ -62,11 +45,13 @@ class Trace:
     Attributes:
         features: every step that ran, on the meta device.
         parameters: what they were made with, by name, there too.
+        finished: names of the modules whose forward had come to its end.
         input_shape: without the batch.
     """
 
     features: dict[str, Tensor]
     parameters: dict[str, Tensor]
+    finished: set[str]
     input_shape: tuple[int, ...]
 
     def info(self, step: str) -> FeatureInfo:
@@ -82,13 +67,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], until: str, gradients:
     """``model.walk`` up to ``until``, run on the meta device: no data, no weights.
 
     Args:
-        gradients: whether ``unread`` is going to be asked.
+        gradients: whether ``unread`` and ``finished`` are going to be asked.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
     """
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        return Trace(*_on_meta(model, input_shape, until), input_shape)
+        return Trace(*_on_meta(model, input_shape, until, gradients), input_shape)
 
 
 def _leaves(tensors: Iterable[Tensor]) -> set[int]:
@@ -107,31 +92,48 @@ def _leaves(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def _on_meta(
-    model: nn.Module, input_shape: tuple[int, ...], until: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The features up to ``until``, and the parameters they were made with, all without data."""
-    parameters = {name: _outline(p, p.is_floating_point()) for name, p in model.named_parameters()}
-    state = {**parameters, **{name: _outline(b, False) for name, b in model.named_buffers()}}
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    x = torch.empty((1, *input_shape), device="meta", dtype=dtype)
-    training = [module for module in model.modules() if module.training]
+    model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+    """The features up to ``until``, the parameters they were made with, all without data, and what ran."""
     try:
-        for module in training:  # norms in training mind the batch and other processes
+        outline: Any = outline_of(model, gradients)
+        for module in outline.modules():  # norms in training mind the batch and other processes
             module.training = False
+        parameters = dict(outline.named_parameters())
+        tensors = (*parameters.values(), *outline.buffers())
+        dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+        x = torch.empty((1, *input_shape), device="meta", dtype=dtype)
+        finished = _note_finished(outline) if gradients else set()
         with OnMeta():
-            features = functional_call(_Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, until))
-        return features, parameters
+            return _walked(outline, x, until), parameters, finished
     except ConfigError:
         raise
     except Exception as error:  # whatever a trunk of someone else's may raise
         raise ConfigError(
             f"{type(model).__name__} cannot be run without data on input_shape={input_shape}: {error}"
         ) from error
-    finally:
-        for module in training:
-            module.training = True
 
 
-def _outline(tensor: Tensor, requires_grad: bool) -> Tensor:
-    outline = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return outline.requires_grad_(requires_grad and torch.is_grad_enabled())
+def _note_finished(outline: nn.Module) -> set[str]:
+    """The names of modules that have run, as they do so."""
+    finished: set[str] = set()
+    for name, module in outline.named_modules():
+
+        def note(*_: object, name: str = name) -> None:
+            finished.add(name)
+
+        # Before other hooks, one of which may leave the forward pass.
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(note, prepend=True)
+    return finished
+
+
+def _walked(outline: Any, x: Tensor, until: str) -> dict[str, Tensor]:
+    features: dict[str, Tensor] = {}
+    versions: dict[str, int] = {}
+    for name, feature in outline.walk(x, until):
+        features[name], versions[name] = feature, feature._version
+    for name, feature in features.items():
+        if feature._version != versions[name]:
+            raise ConfigError(f"what follows block {name!r} changes it in place, so nothing can read it")
+    return features

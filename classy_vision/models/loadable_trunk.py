@@ -11,6 +11,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from classy_vision.config import ConfigError
 from classy_vision.models.headed_trunk import HeadedTrunk
+from classy_vision.models.undo import all_or_nothing
 from classy_vision.weights.classy_vision import to_native
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import Layouts
@@ -97,12 +98,17 @@ class LoadableTrunk(HeadedTrunk):
     ) -> _IncompatibleKeys:
         """As in torch, but all or nothing, and with the original's layouts understood.
 
+        Also where the memory does not suffice or an interrupt comes while numbers are copied: all are put
+        back then. For that a copy of the model's numbers is held meanwhile, on the CPU where its device
+        has no room for it. Parameters stay the same objects in the same memory, unless ``assign`` is set.
+
         Raises:
             ConfigError: keys or shapes are not the model's; the message names the first few.
         """
         native = self._to_native(state_dict, strict)
         check_fit(self.state_dict(), native, strict, assign, type(self).__name__)
-        return super().load_state_dict(native, strict, assign)
+        with all_or_nothing(self, values=not assign):
+            return super().load_state_dict(native, strict, assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Understands the original's layouts also where the model is part of another module."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import check_name
+from classy_vision.models.map_layout import channels_first
 from classy_vision.models.trunk import END
 
 
@@ -21,9 +22,10 @@ class Taps:
 class _Call:
     """What one call of a trunk has read so far."""
 
-    def __init__(self, owner: Taps, until: str) -> None:
+    def __init__(self, owner: Taps, until: str, channels_last: Collection[str]) -> None:
         self.owner = owner
         self.until = until
+        self.channels_last = channels_last
         self.features: dict[str, Tensor] = {}
 
 
@@ -48,6 +50,8 @@ class _Tap:
             raise ConfigError(
                 f"block {self.name!r} runs more than once in a forward pass; name the module around it"
             )
+        if self.name in call.channels_last:
+            output = channels_first(output)
         if self.name != call.until:
             call.features[self.name] = output.clone()  # what follows may change it in place
             return
@@ -91,9 +95,15 @@ def tap(owner: Taps, model: nn.Module, blocks: Sequence[str] | Mapping[str, str]
     return dict(paths)
 
 
-def run_tapped(owner: Taps, model: nn.Module, x: Tensor, until: str) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The tapped features in the order they ran, and the end unless ``until`` came before it."""
-    call = _Call(owner, until)
+def run_tapped(
+    owner: Taps, model: nn.Module, x: Tensor, until: str, channels_last: Collection[str] = ()
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The tapped features in the order they ran, and the end unless ``until`` came before it.
+
+    Args:
+        channels_last: blocks whose maps are to be seen with channels first.
+    """
+    call = _Call(owner, until, channels_last)
     outer = getattr(_running, "calls", ())
     _running.calls = (*outer, call)
     try:

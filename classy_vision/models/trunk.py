@@ -91,7 +91,8 @@ class Trunk(nn.Module):
             x: the input batch.
             until: the last block to run.
         """
-        until = self._step(until)
+        if "blocks" not in self._modules or (until != END and until not in self.blocks):
+            until = self._step(until)
         x = self.stem(x)
         yield "stem", x
         if until == "stem":
@@ -183,6 +184,7 @@ class Trunk(nn.Module):
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
             return {}
+        self._check_layouts(steps.values())
         traced = trace(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
         return {block: traced.info(step) for block, step in steps.items()}
 
@@ -193,6 +195,9 @@ class Trunk(nn.Module):
             return {}
         now = self._parts()
         return channels if len(now) == len(parts) and all(map(operator.is_, parts, now)) else {}
+
+    def _check_layouts(self, steps: Iterable[str]) -> None:
+        """Raises where it cannot be told which axis of a step's feature holds channels."""
 
     def _parts(self) -> tuple[nn.Module, ...]:
         return (self.stem, *self.blocks.values(), self.tail)

@@ -49,7 +49,7 @@ def measured(model: ClassyModel, batch: int, training: bool) -> int:
         if training:
             torch.autograd.backward([output.sum() for output in outputs])
 
-    with in_mode(model, training):
+    with in_mode(model, training) as model:
         call()
         model.zero_grad(set_to_none=True)
         weights = sum(t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers()))

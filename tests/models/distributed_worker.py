@@ -9,12 +9,18 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.models.small import CASES, batch, build, loss
+from tests.models.small import CASES, FAMILIES, batch, build, loss
 
 
-def data_parallel() -> None:
+def frozen() -> None:
+    data_parallel(freeze=True)
+
+
+def data_parallel(freeze: bool = False) -> None:
     for family, head in CASES:
         model = build(family, head)
+        if freeze:
+            model.freeze(FAMILIES[family][1])
         parallel = DistributedDataParallel(model)
         optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
         for seed in range(3):  # a parameter that waits for a gradient fails in the second step
@@ -50,7 +56,7 @@ def sharded() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    {"data_parallel": data_parallel, "sharded": sharded}[sys.argv[1]]()
+    {"data_parallel": data_parallel, "frozen": frozen, "sharded": sharded}[sys.argv[1]]()
     dist.barrier()
     if dist.get_rank() == 0:
         print(f"{sys.argv[1]}: {len(CASES)} cases agree")

@@ -33,7 +33,7 @@ def check(model: ClassyModel) -> None:
     assert channels == {step: seen.info(step).channels for step in seen.features}
     for step in (*list(channels)[:: max(1, len(channels) // 4)], END):
         model.set_heads({step: [FullyConnectedHead("x", 2)]})
-        assert model._resting == seen.unread({step}), step
+        assert model._held == seen.unread({step}), step
     model.clear_heads()
 
 

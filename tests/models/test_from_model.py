@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
+from classy_vision.cost import count
 from classy_vision.heads import FullyConnectedHead, IdentityHead
 from classy_vision.models import ClassyModel, build_model
 from tests.models.small import batch, loss, wrong_answers
@@ -207,3 +208,91 @@ def test_bad_blocks() -> None:
         ClassyModel.from_model(Plain(), ["layer1"], input_shape=(1, 32, 32)).set_heads(
             {"layer1": [IdentityHead("a")]}
         )
+
+
+class ChannelsLast(nn.Module):
+    """As Swin: maps (n, h, w, c) behind a convolution, layers over the last axis."""
+
+    def __init__(self, width: int = 12, fixed: bool = False) -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.patch = nn.Conv2d(3, width, 4, 4)
+        self.layer1 = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.layer2 = nn.Linear(width, 2 * width)
+        self.fc = nn.Linear(2 * width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.fixed or x.shape[-1] == 32
+        x = self.layer2(self.layer1(self.patch(x).permute(0, 2, 3, 1)))
+        return self.fc(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("net", "layout"),
+    [
+        (ChannelsLast(), None),
+        (ChannelsLast(fixed=True), None),
+        (ChannelsLast(8), None),  # 8 channels, 8 rows: what grows with the input is seen
+        (ChannelsLast(8, fixed=True), {"layer1": "nhwc", "patch": "nchw"}),
+    ],
+    ids=["any size", "one size", "cube", "cube of one size"],
+)
+def test_maps_with_channels_last_are_seen_with_channels_first(net: ChannelsLast, layout: object) -> None:
+    width = net.patch.out_channels
+    model = ClassyModel.from_model(net.eval(), ["patch", "layer1", "layer2"], (3, 32, 32), layout=layout)  # type: ignore[arg-type]
+    info = model.feature_info(["patch", "layer1", "layer2"])
+    assert [i.channels for i in info.values()] == [width, width, 2 * width]
+    assert [i.stride for i in info.values()] == [4, 4, 4]
+    features = model.features(batch(), ["patch", "layer1", "layer2"])
+    assert [tuple(f.shape[1:]) for f in features.values()] == [i.shape for i in info.values()]
+    own = net.patch(batch()).permute(0, 2, 3, 1)
+    torch.testing.assert_close(features["layer1"], net.layer1(own).permute(0, 3, 1, 2))
+    model.set_heads({"layer2": [FullyConnectedHead("a", 2)], "layer1": [IdentityHead("map")]})
+    outputs = model.eval()(batch())
+    torch.testing.assert_close(outputs["map"], features["layer1"])
+    assert model.get_heads()["layer2"][0].in_plane == 2 * width
+    assert {step.name: step.shape[0] for step in count(model).steps if step.reads is None}["layer1"] == width
+    torch.testing.assert_close(copy.deepcopy(model)(batch()), outputs)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(batch()), outputs)
+
+
+def test_a_layout_that_cannot_be_told_is_asked_for() -> None:
+    net = ChannelsLast(8, fixed=True)
+    model = ClassyModel.from_model(net, ["layer1", "layer2"], (3, 32, 32))
+    for ask in (
+        lambda: model.feature_info(["layer1"]),
+        lambda: model.set_heads({"layer1": [IdentityHead("a")]}),
+    ):
+        with pytest.raises(ConfigError, match="block 'layer1': it cannot be told .* layout='nhwc'"):
+            ask()
+    assert model.feature_info(["layer2"])["layer2"].channels == 16
+    net.output_fmt = "NHWC"  # as timm's say
+    assert ClassyModel.from_model(net, ["layer1"], (3, 32, 32)).feature_info(["layer1"])["layer1"].channels == 8
+    with pytest.raises(ConfigError, match="unknown layout 'nwhc'; did you mean 'nhwc'"):
+        ClassyModel.from_model(net, ["layer1"], layout="nwhc")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="layout: unknown block 'layr1'; did you mean 'layer1'"):
+        ClassyModel.from_model(net, ["layer1"], layout={"layr1": "nhwc"})
+
+
+def test_clips_and_ends_with_channels_last() -> None:
+    class Video(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv3d(3, 6, (2, 4, 4), (2, 4, 4))
+            self.norm = nn.LayerNorm(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.patch(x).movedim(1, -1))
+
+    model = ClassyModel.from_model(Video(), ["norm"], (3, 4, 32, 32))
+    assert model.feature_info(["norm"])["norm"].shape == (6, 2, 8, 8)
+    assert model.features(torch.zeros(1, 3, 4, 32, 32), ["trunk_output"])["trunk_output"].shape == (
+        1,
+        6,
+        2,
+        8,
+        8,
+    )
+    model.set_heads({"trunk_output": [FullyConnectedHead("a", 2)]})
+    assert model(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 2)
