@@ -42,8 +42,7 @@ class Exported:
 
     Attributes:
         artefact: as it was read back.
-        needs_trust: whether ``load_artefact`` refuses the file without ``trust``: AOTInductor packages, and
-            exported programs with operators beyond torch's own.
+        needs_trust: whether ``load_artefact`` refuses the file without ``trust``, as it does every ``.pt2``.
         difference: from the model's own numbers, the largest of all heads and sizes that were
             tried, relative to the largest number; None for int8.
         shapes: the inputs that were tried.
@@ -127,11 +126,11 @@ def export(
         request = Request(model, example, metadata, int8.calibration if int8 else None)
         with _beside(path) as beside:
             _save(entry, request, beside, kind, bound)
-            artefact, needs_trust = _load(beside)
+            artefact = load_artefact(beside, trust=True)
             done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
             with _writing(path):
                 os.replace(beside, path)
-    return Exported(Artefact(path, artefact.metadata, artefact._loaded), needs_trust, *done)
+    return Exported(Artefact(path, artefact.metadata, artefact._loaded), entry.needs_trust, *done)
 
 
 # -- what is written
@@ -174,14 +173,6 @@ def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: flo
             f"the model does not run in {request.metadata.precision}: {reason_of(error)}"
         ) from error
     return cast
-
-
-def _load(path: Path) -> tuple[Artefact, bool]:
-    """What was written, and whether it takes trust to read it."""
-    try:
-        return load_artefact(path), False
-    except ConfigError:
-        return load_artefact(path, trust=True), True
 
 
 @contextmanager

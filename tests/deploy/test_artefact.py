@@ -56,21 +56,20 @@ def nodes(model: Any) -> Any:
 
 def test_a_copy_is_read(program: Path, tmp_path: Path) -> None:
     copy = changed(program, tmp_path / "m.pt2", lambda name, data: data)
-    wanted, given = load_artefact(program)(batch()), load_artefact(copy)(batch())
+    wanted, given = load_artefact(program, trust=True)(batch()), load_artefact(copy, trust=True)(batch())
     assert all(torch.equal(given[head], wanted[head]) for head in wanted)
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["torch.ops.aten.from_file.default", "torch.ops.aten.save.default", "torch.load", "math.sqrt", "os.system"],
-)
-def test_only_operators_on_tensors_are_called(target: str, program: Path, tmp_path: Path) -> None:
+def test_an_exported_program_needs_trust(program: Path, tmp_path: Path) -> None:
+    """Operators that take and give tensors can read memory that is not theirs."""
+
     def edits(model: Any) -> None:
-        nodes(model)[0]["target"] = target
+        nodes(model)[0]["target"] = "torch.ops.aten._reshape_alias.default"
 
     path = changed(program, tmp_path / "m.pt2", edit("models/model.json", edits))
-    with pytest.raises(ConfigError, match="calls|damaged"):
-        load_artefact(path)
+    for file in (program, path):
+        with pytest.raises(ConfigError, match="unpickles and runs what it names: pass trust=True, or --trust"):
+            load_artefact(file)
 
 
 class Harm:
@@ -83,53 +82,12 @@ class Harm:
         return open, (str(self.path), "w")
 
 
-def test_nothing_is_unpickled(program: Path, tmp_path: Path) -> None:
+def test_nothing_is_unpickled_without_trust(program: Path, tmp_path: Path) -> None:
     harm = pickle.dumps(Harm(tmp_path / "harm"))
-
-    def edits(weights: Any) -> None:
-        next(iter(weights["config"].values()))["use_pickle"] = True
-
-    mark = edit("weights_config.json", edits)
-    path = changed(
-        program,
-        tmp_path / "m.pt2",
-        lambda name, data: harm if name.endswith(("weight_0", ".pt")) else mark(name, data),
-    )
-    with pytest.raises(ConfigError, match="holds pickles"):
+    path = changed(program, tmp_path / "m.pt2", lambda name, data: harm if name.endswith(".pt") else data)
+    with pytest.raises(ConfigError, match="unpickles"):
         load_artefact(path)
-    inputs = changed(program, tmp_path / "i.pt2", lambda name, data: harm if name.endswith(".pt") else data)
-    assert load_artefact(inputs)(batch())
     assert not (tmp_path / "harm").exists()
-
-
-def test_no_expression_is_evaluated(program: Path, tmp_path: Path) -> None:
-    text = f"open({str(tmp_path / 'harm')!r}, 'w')"
-
-    def change(name: str, data: bytes) -> bytes:
-        if not name.endswith("models/model.json"):
-            return data
-        found = json.loads(data, object_hook=lambda d: {**d, "expr_str": text} if "expr_str" in d else d)
-        assert text in json.dumps(found) or "expr_str" in json.dumps(found)
-        return json.dumps(found).encode()
-
-    assert load_artefact(changed(program, tmp_path / "m.pt2", change))(batch())
-    assert not (tmp_path / "harm").exists()
-
-
-def test_weights_beyond_their_part_are_refused(program: Path, tmp_path: Path) -> None:
-    def edits(weights: Any) -> None:
-        for entry in weights["config"].values():
-            entry["tensor_meta"]["storage_offset"]["as_int"] = 10**6
-
-    path = changed(program, tmp_path / "m.pt2", edit("weights_config.json", edits))
-    with pytest.raises(ConfigError, match="damaged"):
-        load_artefact(path)
-
-
-def test_archives_are_not_compressed(program: Path, tmp_path: Path) -> None:
-    path = changed(program, tmp_path / "m.pt2", lambda name, data: data, zipfile.ZIP_DEFLATED)
-    with pytest.raises(ConfigError, match="is compressed"):
-        load_artefact(path)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
@@ -137,20 +95,22 @@ def test_half_a_file(part: float, program: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.pt2"
     path.write_bytes(program.read_bytes()[: int(part * program.stat().st_size)])
     with pytest.raises(ConfigError, match="damaged|no metadata"):  # a part of it is an archive itself
-        load_artefact(path)
+        load_artefact(path, trust=True)
 
 
-def test_another_version_is_refused_unless_trusted(program: Path, tmp_path: Path) -> None:
+def test_programs_of_others(program: Path, tmp_path: Path) -> None:
     torch.export.save(torch.export.load(program), tmp_path / "torch.pt2")
     with pytest.raises(ConfigError, match="no metadata of classy export"):
-        load_artefact(tmp_path / "torch.pt2")
+        load_artefact(tmp_path / "torch.pt2", trust=True)
 
-    def edits(weights: Any) -> None:
-        next(iter(weights["config"].values()))["tensor_meta"]["device"]["type"] = "meta"
 
-    path = changed(program, tmp_path / "m.pt2", edit("weights_config.json", edits))
-    with pytest.raises(ConfigError, match="torch itself would read it"):
-        load_artefact(path)
+def test_programs_for_another_torch(program: Path, tmp_path: Path) -> None:
+    def edits(model: Any) -> None:
+        model["schema_version"]["major"] = 99
+
+    path = changed(program, tmp_path / "m.pt2", edit("models/model.json", edits))
+    with pytest.raises(ConfigError, match="damaged, or for another torch"):
+        load_artefact(path, trust=True)
 
 
 def test_machine_code_needs_trust(tmp_path: Path) -> None:
@@ -160,7 +120,7 @@ def test_machine_code_needs_trust(tmp_path: Path) -> None:
         text = json.dumps({KEY: metadata.dump()})
         archive.writestr("m/data/aotinductor/model/x.wrapper_metadata.json", text)
         archive.writestr("m/data/aotinductor/model/x.wrapper.so", b"\x7fELF")
-    with pytest.raises(ConfigError, match="runs the machine code in it: trust=True"):
+    with pytest.raises(ConfigError, match="runs the machine code in it: pass trust=True"):
         load_artefact(path)
     with pytest.raises(ConfigError, match="damaged or for another machine"):
         load_artefact(path, trust=True)
@@ -250,4 +210,4 @@ def test_metadata_of_others(text: str, said: str) -> None:
 )
 def test_inputs_it_was_not_made_for(shape: tuple[int, ...], program: Path) -> None:
     with pytest.raises(ConfigError, match=r"takes \(n, 3, 32, 32\), n from 1 to 64"):
-        load_artefact(program)(torch.zeros(*shape))
+        load_artefact(program, trust=True)(torch.zeros(*shape))
