@@ -142,29 +142,57 @@ def test_an_ending_that_is_none(tmp_path: Path) -> None:
         load_artefact(tmp_path / "m.onx")
 
 
-def test_onnx_files_of_others(tmp_path: Path) -> None:
-    import onnx
+def onnx_model() -> Any:
+    """A weight of four numbers added to the input, with the metadata of an export."""
     from onnx import TensorProto, helper
 
-    def value(name: str) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
-
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
-    add = helper.make_node("Add", ["x", "w"], ["y"])
-    graph = helper.make_graph([add], "graph", [value("x")], [value("y")], [weight])
+    images, output = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("images", "a"))
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 4], np.ones(4, np.float32))
+    add = helper.make_node("Add", ["images", "w"], ["a"])
+    graph = helper.make_graph([add], "graph", [images], [output], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "m.onnx")
+    metadata = Metadata(format="onnx", input_shape=(None, 4), max_batch=8, outputs=("a",), heads={"a": {}})
+    helper.set_model_props(model, {KEY: metadata.dump()})
+    return model
+
+
+def test_onnx_files_of_others(tmp_path: Path) -> None:
+    model = onnx_model()
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert load_artefact(tmp_path / "m.onnx")(np.ones((1, 4), np.float32))["a"].tolist() == [[2] * 4]
+    del model.metadata_props[:]
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ConfigError, match="no metadata of classy export"):
         load_artefact(tmp_path / "m.onnx")
-    (tmp_path / "secret").write_bytes(np.ones(1, np.float32).tobytes())
-    del graph.initializer[0].float_data[:]
-    entry = model.graph.initializer[0]
-    entry.ClearField("float_data")
-    entry.data_location = TensorProto.EXTERNAL
-    entry.external_data.add(key="location", value="secret")
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ConfigError):
-        load_artefact(tmp_path / "m.onnx")
+
+
+def outside(tensor: Any) -> None:
+    """Moves the numbers of a tensor of ONNX to another file."""
+    tensor.ClearField("float_data")
+    tensor.data_location = tensor.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+
+
+def test_onnx_files_hold_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx import helper
+
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for it
+    (tmp_path / "secret").write_bytes(np.full(4, 7, np.float32).tobytes())
+    as_weight, as_constant, in_branch = onnx_model(), onnx_model(), onnx_model()
+    outside(as_weight.graph.initializer[0])
+    for model in (as_constant, in_branch):
+        constant = helper.make_node("Constant", [], ["w"], value=model.graph.initializer[0])
+        outside(constant.attribute[0].t)
+        del model.graph.initializer[:]
+        if model is in_branch:
+            constant = helper.make_node(
+                "If", ["yes"], ["w"], then_branch=helper.make_graph([constant], "then", [], [])
+            )
+        model.graph.node.insert(0, constant)
+    for model in (as_weight, as_constant, in_branch):
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ConfigError, match="has weights in other files: save it as one file"):
+            load_artefact(tmp_path / "m.onnx")
 
 
 def test_weights_whose_config_is_a_trap(tmp_path: Path) -> None:
