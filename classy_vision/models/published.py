@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, unknown
 from classy_vision.registry import Registry
 from classy_vision.weights.catalogue import is_published, published
+
+
+OPTIONS = ("source", "layout", "head", "skip_heads", "channels", "patches", "class_token", "prefix")
+"""What ``load_weights`` takes, but for the model."""
 
 
 def with_published(
@@ -27,6 +31,8 @@ def with_published(
     if weights is True:
         weights = name
     options = dict(weights) if isinstance(weights, Mapping) and "source" in weights else {"source": weights}
+    if odd := [key for key in options if key not in OPTIONS]:
+        raise unknown("key", odd[0], OPTIONS, "weights")
     source = options["source"]
     entry = published(source) if isinstance(source, str) and is_published(source) else named
     if entry is not None:
