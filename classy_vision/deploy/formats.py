@@ -59,7 +59,7 @@ class Format:
         suffix: how their names end.
         module: has ``save(request, path)`` and ``load(path, trust)``.
         precisions: of the weights that it can hold.
-        needs_trust: whether reading a file can run what is in it, so that ``load`` refuses it without ``trust``.
+        needs_trust: whether reading a file can run what is in it: ``load`` refuses it without ``trust``.
         folds: whether norms are folded before it is written. ONNX Runtime folds what it can by itself, and
             is slower with the bounds that are left of DenseNet's.
     """
@@ -121,7 +121,16 @@ def members(path: Path) -> list[str]:
         raise ConfigError(f"{str(path)!r} is damaged or no archive of torch: {error}") from None
 
 
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What ``zipfile`` and ``json`` raise for damaged files."""
 
 

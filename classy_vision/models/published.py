@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import Config, ConfigError
 from classy_vision.registry import Registry
 from classy_vision.weights.catalogue import is_published, published
 
 
-OPTIONS = ("source", "layout", "head", "skip_heads", "channels", "patches", "class_token", "prefix")
-"""What ``load_weights`` takes, but for the model."""
+class LoadOptions(Config):
+    """What ``load_weights`` takes, but for the model and the source."""
+
+    layout: str | None = None
+    head: str | None = None
+    skip_heads: bool | str | tuple[str, ...] | frozenset[str] | set[str] = ()
+    channels: str | None = None
+    patches: str | None = None
+    class_token: str | None = None
+    prefix: str = ""
 
 
 def with_published(
@@ -31,8 +39,7 @@ def with_published(
     if weights is True:
         weights = name
     options = dict(weights) if isinstance(weights, Mapping) and "source" in weights else {"source": weights}
-    if odd := [key for key in options if key not in OPTIONS]:
-        raise unknown("key", odd[0], OPTIONS, "weights")
+    LoadOptions.parse({k: v for k, v in options.items() if k != "source"}, "weights", also=["source"])
     source = options["source"]
     entry = published(source) if isinstance(source, str) and is_published(source) else named
     if entry is not None:

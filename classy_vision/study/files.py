@@ -25,15 +25,12 @@ def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:
         ConfigError: the file cannot be written.
     """
     entries = plain(rows, front)
-    try:
-        with replacing(path) as beside:
-            if path.suffix == ".parquet":
-                _write_parquet(beside, entries)
-            else:
-                text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
-                beside.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with replacing(path) as beside:
+        if path.suffix == ".parquet":
+            _write_parquet(beside, entries)
+        else:
+            text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
+            beside.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _write_parquet(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -146,7 +146,9 @@ def onnx_model() -> Any:
     """A weight of four numbers added to the input, with the metadata of an export."""
     from onnx import TensorProto, helper
 
-    images, output = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("images", "a"))
+    images, output = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("images", "a")
+    )
     weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 4], np.ones(4, np.float32))
     add = helper.make_node("Add", ["images", "w"], ["a"])
     graph = helper.make_graph([add], "graph", [images], [output], [weight])
