@@ -28,7 +28,6 @@ from classy_vision.weights.key_map import KeyMap, listed
 from classy_vision.weights.layout import HEAD
 from classy_vision.weights.state import head_of
 
-
 MAX_TRIED = 200
 """Keys by which the nearest layout is found where none fits."""
 MAX_BLOCKS = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,11 @@ import torch
 from classy_vision.config import ConfigError
 from classy_vision.deploy import export, load_artefact
 from classy_vision.deploy.metadata import KEY, Metadata, parse_metadata
+from classy_vision.models import build_model
 from classy_vision.weights.files import write_tensors
 from tests.models.small import batch, build
+
+SMALL_TRUNK = {"name": "resnet", "num_blocks": [1], "init_planes": 8}
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +228,84 @@ def test_weights_whose_config_is_a_trap(tmp_path: Path) -> None:
         ('{"heads": 3}', "damaged"),
         ('{"heads": {"a": {"kind": "magic"}}}', "damaged"),
         (
-            '{"heads": {}, "outputs": ["a"], "format": "onnx", "input_shape": [null], "max_batch": 2}',
+            '{"heads": {}, "outputs": ["a"], "format": "onnx", "input_shape": [null, 4], "max_batch": 2}',
             "not the heads",
         ),
-        ('{"heads": {}, "outputs": [], "input_shape": [null], "max_batch": 2}', "'format' is required"),
+        ('{"heads": {}, "outputs": [], "input_shape": [null, 4], "max_batch": 2}', "'format' is required"),
     ],
 )
 def test_metadata_of_others(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_metadata(text, "file")
+
+
+WHOLE = {"heads": {"a": {}}, "outputs": ["a"], "format": "onnx", "input_shape": [None, 3, 8, 8], "max_batch": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"heads": {f"h{i}": {} for i in range(100_000)}},
+            "100,000 heads|100,000 values",
+        ),
+        ({"heads": {"a": {"classes": ["cat", "dog", "cat"]}}}, "'cat' is there twice"),
+        ({"input_shape": []}, r"input_shape = \[\]"),
+        ({"input_shape": [None]}, r"input_shape = \[None\]"),
+        ({"input_shape": [None, 3, 0, 8]}, "sizes are from 1 to"),
+        ({"input_shape": [None, 3, -1, 8]}, "sizes are from 1 to"),
+        ({"input_shape": [None, 3, 30_000, 30_000]}, "an input has at most"),
+        ({"input_shape": [None, 3, 2**70, 8]}, "more than 64 bits"),
+        ({"max_batch": 10**5000}, "damaged"),
+    ],
+)
+def test_metadata_that_no_model_has(change: dict[str, Any], said: str) -> None:
+    sys.set_int_max_str_digits(0)
+    try:
+        text = json.dumps({**WHOLE, **change})
+    finally:
+        sys.set_int_max_str_digits(4300)
+    assert parse_metadata(json.dumps(WHOLE), "file")
+    with pytest.raises(ConfigError, match=said) as error:
+        parse_metadata(text, "file")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("depth", [70, 666, 100_000])
+def test_metadata_that_is_nested_too_deeply(depth: int) -> None:
+    text = json.dumps({**WHOLE, "model": "here"}).replace('"here"', '{"a": ' * depth + "1" + "}" * depth)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse_metadata(text, "file")
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {"image_size": 30_000},
+        {"image_size": 8, "resize": 30_000},
+        {"image_size": 224, "clip": {"frames": 10**6}},
+        {"image_size": 224, "clip": {"frames": 8, "clips": 10**6}},
+    ],
+)
+def test_preprocessing_that_takes_all_memory(preprocessing: dict[str, Any], tmp_path: Path) -> None:
+    from classy_vision.deploy.predicting import load_predictor
+
+    shape = (None, 3, *([None] if "clip" in preprocessing else []), None, None)
+    model = {**SMALL_TRUNK, "num_classes": 2}
+    metadata = Metadata(
+        format="safetensors",
+        input_shape=shape,
+        max_batch=8,
+        outputs=("default_head",),
+        heads={"default_head": {"kind": "regression"}},
+        preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, **preprocessing},
+        model=model,
+    )
+    path = tmp_path / "m.safetensors"
+    write_tensors(path, build_model(model).state_dict(), {KEY: metadata.dump()})
+    with pytest.raises(ConfigError, match="its preprocessing makes"):
+        load_predictor(path)
 
 
 @pytest.mark.parametrize(
