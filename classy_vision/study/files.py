@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import MAX_SHOWN, ConfigError, first_line, system_error
 from classy_vision.cost.table import dump
 from classy_vision.study.row import Row, plain
 from classy_vision.weights.files import replacing
@@ -57,8 +57,10 @@ def read_table(path: Path) -> list[Row]:
         else:
             entries = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [_row(entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"it has no column {error}" if isinstance(error, KeyError) else error
+    except OSError as error:
+        raise system_error(error, f"cannot read {str(path)!r}") from None
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        reason = f"it has no column {error}" if isinstance(error, KeyError) else first_line(error)[:MAX_SHOWN]
         raise ConfigError(f"{str(path)!r} is no table of a comparison: {reason}") from None
 
 

@@ -458,3 +458,16 @@ def test_writers_on_a_disk_that_is_full(tmp_path: Path) -> None:
     )
     assert done.stdout.count("File too large") == 3, done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npz"])
+def test_there_are_only_so_many_tensors(name: str, tmp_path: Path) -> None:
+    write_tensors(tmp_path / name, {f"w{i}": torch.zeros(1) for i in range(20_001)}, {})
+    with pytest.raises(ConfigError, match="20,001 parts, and no checkpoint has more than 20,000"):
+        read_tensors(tmp_path / name)
+
+
+def test_names_are_only_so_long(tmp_path: Path) -> None:
+    save_file({"x" * 1_000_000: torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="a name of 1,000,000 characters"):
+        read_tensors(tmp_path / "a.safetensors")
