@@ -265,7 +265,7 @@ def _check_events(events: Iterable[Any]) -> None:
         if kind == "AliasEvent":
             if any(anchor == name for name, _ in opened):
                 raise ConfigError("it holds itself")
-            count += sizes.get(anchor, 0)
+            count += sizes.get(str(anchor), 0)
         elif kind in ("SequenceStartEvent", "MappingStartEvent"):
             opened.append((anchor, count))
         elif kind in ("SequenceEndEvent", "MappingEndEvent"):

@@ -16,7 +16,7 @@ import pytest
 
 from tests.fuzzing import KINDS, make_seeds, mutate
 
-COUNT = int(os.environ.get("FZ", "3000"))
+COUNT = 3000
 SECONDS = 10
 """That the processor may work on one file."""
 PATIENCE = 120
