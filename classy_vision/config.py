@@ -8,9 +8,11 @@ checked against that before any work is done.
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
@@ -26,6 +28,18 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+MAX_CONFIG = 1 << 22
+"""Bytes of a config; names of 20,000 classes are a tenth of that."""
+MAX_ENTRIES = 100_000
+"""Values in a config, those of an anchor counted wherever it is named."""
+MAX_DEPTH = 64
+"""Of lists and mappings in each other."""
+MAX_SHOWN = 200
+"""Characters of a value that a message shows."""
+MAX_PROBLEMS = 20
+"""Wrong keys and values that a message names."""
 
 
 class Choice(str, Enum):
@@ -46,6 +60,31 @@ class UnknownNameError(ConfigError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message in quotes
 
 
+class OperationError(ConfigError):
+    """What failed while it ran, though nothing that was asked for is wrong: a full disk, or no memory."""
+
+
+FAILURES = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+)
+"""Errors of the system that say nothing against a path."""
+
+
+def system_error(error: OSError, what: str) -> ConfigError:
+    """The error that says what the system said of ``what``: an ``OperationError``, or one of the path."""
+    kind = OperationError if error.errno in FAILURES else ConfigError
+    return kind(f"{what}: {error.strerror or first_line(error)}")
+
+
+def shown(value: object) -> str:
+    """``value`` as a message shows it, in one line and cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        text = f"a value of the type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
 def first_line(error: BaseException) -> str:
     """What ``error`` says first; torch's go on with advice."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
@@ -54,9 +93,10 @@ def first_line(error: BaseException) -> str:
 def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
     """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
     names = list(dict.fromkeys(allowed))
-    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
+    plain = name if isinstance(name, str) else shown(name)
+    close = difflib.get_close_matches(plain[:MAX_SHOWN].lower(), names, n=1, cutoff=0.4)
     text = f"{where}: " if where else ""
-    text += f"unknown {kind} {name!r}"
+    text += f"unknown {kind} {shown(name)}"
     if close:
         text += f"; did you mean {close[0]!r}?"
     if 0 < len(names) <= 12 or not close:
@@ -92,38 +132,48 @@ class Config(BaseModel):
             ConfigError: names every wrong key and value, what was allowed and the nearest key.
         """
         try:
-            return cls.model_validate(_plain(data))
+            return cls.model_validate(_plain(data, where))
         except ValidationError as error:
             raise _explain(error, cls, where, also) from None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _plain(entry, where) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(entry) for entry in value)
+        return tuple(_plain(entry, where) for entry in value)
     if not isinstance(value, (str, int, float)) and getattr(value, "shape", None) == ():
-        return value.item()
+        value = value.item()
+    if isinstance(value, int) and not fits_64_bits(value):
+        raise ConfigError(f"{where}: an integer has more than 64 bits")
     return value
 
 
+def fits_64_bits(number: int) -> bool:
+    """Whether it is a signed integer of 64 bits, as torch's sizes are."""
+    return -(2**63) <= number < 2**63
+
+
 def _explain(error: ValidationError, cls: type[BaseModel], where: str, also: Iterable[str]) -> ConfigError:
-    lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part)))
-        if problem["type"] == "extra_forbidden":
-            owner, key = _owner(cls, problem["loc"])
-            lines.append(
-                str(unknown("key", key, [*owner, *also] if len(problem["loc"]) == 1 else owner, where))
-            )
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: key {path!r} is required")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = f"{path} = {problem['input']!r}: " if path else ""
-            lines.append(f"{where}: {given}{message[:1].lower()}{message[1:]}")
+    problems = error.errors(include_url=False)
+    lines = [_explain_one(problem, cls, where, also) for problem in problems[:MAX_PROBLEMS]]
     kind = UnknownNameError if all("unknown key" in line for line in lines) else ConfigError
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"{where}: and {len(problems) - MAX_PROBLEMS:,} more")
     return kind("\n".join(lines))
+
+
+def _explain_one(problem: Any, cls: type[BaseModel], where: str, also: Iterable[str]) -> str:
+    loc = problem["loc"]
+    path = ".".join(str(part) for part in loc if re.fullmatch(r"\w+", str(part)))[:MAX_SHOWN]
+    if problem["type"] == "extra_forbidden":
+        owner, key = _owner(cls, loc)
+        return str(unknown("key", key, [*owner, *also] if len(loc) == 1 else owner, where))
+    if problem["type"] == "missing":
+        return f"{where}: key {path!r} is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = f"{path} = {shown(problem['input'])}: " if path else ""
+    return f"{where}: {given}{message[:1].lower()}{message[1:]}"
 
 
 def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], str]:
@@ -164,56 +214,148 @@ def parse_yaml(text: str) -> Any:
     """The value that ``text`` describes in YAML; 1e-3 is a number, as in YAML 1.2.
 
     Raises:
-        ConfigError: it is malformed.
+        ConfigError: it is malformed, too large for a config, or nested too deeply.
     """
     import yaml  # an eighth of a second, which building a model from Python does not need
 
-    class Loader(yaml.SafeLoader):
+    if len(text) > MAX_CONFIG:
+        raise ConfigError(f"it is too large for a config: {len(text):,} characters, of at most {MAX_CONFIG:,}")
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]  # it is one of two
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
-            if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
-                raise yaml.YAMLError(f"the key {twice[0]!r} stands there twice{node.start_mark}")
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            if len(set(keys)) < len(keys):
+                twice = next(key for key, times in Counter(keys).items() if times > 1)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {twice!r} is there twice", problem_mark=node.start_mark
+                )
             return super().construct_mapping(node, deep)
 
+        def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) <= MAX_SHOWN and fits_64_bits(number := super().construct_yaml_int(node)):
+                return int(number)
+            raise yaml.MarkedYAMLError(problem="an integer has more than 64 bits", problem_mark=node.start_mark)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     exponent = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, "-+0123456789")
     try:
+        _check_events(yaml.parse(text, Loader))
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"malformed YAML: {error}") from None
+        raise ConfigError(f"malformed YAML: {_place(error)}") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of values with a tag, and dates
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"malformed YAML: a value is not of its type: {first_line(error)}") from None
+
+
+def _check_events(events: Iterable[Any]) -> None:
+    """Raises where YAML describes more than a config holds, before anything is made of it.
+
+    Raises:
+        ConfigError: it holds itself, has too many values, or is nested too deeply.
+    """
+    sizes: dict[str, int] = {}  # of what an anchor names, once it is whole
+    opened: list[tuple[str | None, int]] = []
+    count = 0
+    for event in events:
+        kind, anchor = type(event).__name__, getattr(event, "anchor", None)
+        if kind == "AliasEvent":
+            if any(anchor == name for name, _ in opened):
+                raise ConfigError("it holds itself")
+            count += sizes.get(str(anchor), 0)
+        elif kind in ("SequenceStartEvent", "MappingStartEvent"):
+            opened.append((anchor, count))
+        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+            name, before = opened.pop()
+            if name is not None:
+                sizes[name] = count - before + 1
+        elif anchor is not None:
+            sizes[anchor] = 1
+        count += 1
+        if len(opened) > MAX_DEPTH:
+            raise ConfigError("it is nested too deeply for a config")
+        if count > 2 * MAX_ENTRIES:  # keys are events, too
+            raise ConfigError(f"it is too large for a config: more than {MAX_ENTRIES:,} values")
+
+
+def _place(error: Exception) -> str:
+    """What is wrong with YAML, and where, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if problem is None:
+        return first_line(error)[:MAX_SHOWN]
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{problem[:MAX_SHOWN]}{where}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that ``text`` describes in JSON.
+
+    Raises:
+        ConfigError: it is malformed, holds an integer of more than 64 bits, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_int=_parse_int)
+    except RecursionError:
+        raise ConfigError("it is nested too deeply") from None
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(f"malformed JSON: {error}") from None
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > 20 or not fits_64_bits(number := int(digits)):
+        raise ConfigError("an integer has more than 64 bits")
+    return number
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Reads a YAML or JSON file that holds one mapping.
 
     Raises:
-        ConfigError: the file is missing, unreadable, malformed or holds something else.
+        ConfigError: the file is missing, unreadable, malformed, too large or holds something else.
     """
     path = Path(path)
+    where = f"cannot read the config {shown(str(path))}"
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{str(path)!r} is nested too deeply for a config") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values, not {type(data).__name__}")
-    check_depth(data, repr(str(path)))
-    return data
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG + 1)
+        if len(data) > MAX_CONFIG:
+            raise ConfigError(f"it is too large for a config: more than {MAX_CONFIG:,} bytes")
+        text = data.decode()
+        found = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except OSError as error:
+        raise system_error(error, where) from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, not {type(found).__name__}")
+    check_nesting(found, repr(str(path)))
+    return found
 
 
-def check_depth(data: Any, where: str) -> None:
-    """Raises where a config holds itself, as YAML's anchors allow, or is nested absurdly deep.
+def check_nesting(data: Any, where: str) -> None:
+    """Raises where a config holds itself, is nested absurdly deep, or says the same over and over.
+
+    A container counts wherever it stands: as a tree, a few that are shared can be endless.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it does.
     """
-    level = {id(data): data}
-    for _ in range(64):
-        inner = (v.values() if isinstance(v, Mapping) else v for v in level.values())
-        parts = (part for group in inner for part in group)
-        level = {id(part): part for part in parts if isinstance(part, (Mapping, list, tuple))}
-        if not level:
-            return
-    raise ConfigError(f"{where} holds itself, or is nested too deeply for a config")
+    level: dict[int, tuple[Any, int]] = {id(data): (data, 1)}
+    entries = 0
+    for _ in range(MAX_DEPTH + 1):
+        below: dict[int, tuple[Any, int]] = {}
+        for container, times in level.values():
+            entries += times * len(container)
+            for part in container.values() if isinstance(container, Mapping) else container:
+                if isinstance(part, (Mapping, list, tuple)):
+                    below[id(part)] = part, below.get(id(part), (part, 0))[1] + times
+        if not below:
+            break
+        level = below
+    else:
+        raise ConfigError(f"{where} holds itself, or is nested too deeply for a config")
+    if entries > MAX_ENTRIES:
+        raise ConfigError(f"{where} is too large for a config: more than {MAX_ENTRIES:,} values")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, system_error, unknown
 
 FORMATS = (".safetensors", ".npz")
 
@@ -54,7 +54,7 @@ def convert(
         _check_equal(original.state_dict(), copy.state_dict())
         os.replace(beside, target)
     except OSError as error:
-        raise ConfigError(f"cannot write {str(target)!r}: {error.strerror}") from None
+        raise system_error(error, f"cannot write {str(target)!r}") from None
     finally:
         beside.unlink(missing_ok=True)
     print(f"{target}: {len(report.loaded)} tensors of {config['name']}, {report.layout} to {to}")

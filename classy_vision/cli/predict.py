@@ -59,7 +59,7 @@ def predict(
         ),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the machine code in a package of AOTInductor.")
+        bool, typer.Option("--trust", help="Read a .pt2 file, which can run any code: only if you know it.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
     format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from classy_vision.config import ConfigError
-
 
 def schema(
     output: Annotated[
@@ -33,11 +31,8 @@ def schema(
 
     check_target(output, force=force, option="--output")
     text = _text()
-    try:
-        with replacing(output) as beside:
-            beside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(output)!r}: {error.strerror}") from None
+    with replacing(output) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _text() -> str:

@@ -145,7 +145,7 @@ def check_device(name: str) -> torch.device:
     """
     kind, _, index = name.partition(":")
     number = torch.cuda.device_count() if kind == "cuda" else 1
-    if index and not (index.isdigit() and int(index) < number):
+    if index and not (index.isascii() and index.isdigit() and int(index[:9]) < number):
         raise unknown("device", name, [f"{kind}:{i}" for i in range(number)])
     if kind == "cuda" and not number:
         raise ConfigError(f"device {name!r}: torch {torch.__version__} sees no GPU here; there is 'cpu'")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line
 from classy_vision.deploy.exported_program import trace
-from classy_vision.deploy.formats import Loaded, Request
+from classy_vision.deploy.formats import UNREADABLE, Loaded, Request, check_trust
 from classy_vision.deploy.metadata import KEY, MAX_METADATA, parse_metadata
 
 MODEL = "model"
@@ -47,11 +47,7 @@ def load(path: Path, trust: bool) -> Loaded:
         ConfigError: it is not trusted, damaged, another tool's, or for another machine.
     """
     metadata = parse_metadata(_metadata(path), str(path))
-    if not trust:
-        raise ConfigError(
-            f"{str(path)!r} is an AOTInductor package, and loading it runs the machine code in it: "
-            f"trust=True, or --trust, if you know where it comes from"
-        )
+    check_trust(path, trust, "is an AOTInductor package, and loading it runs the machine code in it")
     try:
         # torch._inductor.aoti_load_package, which imports the compiler first
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL, False, 1, -1)
@@ -69,7 +65,7 @@ def load(path: Path, trust: bool) -> Loaded:
 
 def _metadata(path: Path) -> str | None:
     """What the package says of itself, without loading it."""
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith("wrapper_metadata.json") and info.file_size <= 2 * MAX_METADATA:
                 return str(json.loads(archive.read(info))[KEY])

@@ -70,12 +70,13 @@ class Artefact:
 def load_artefact(path: str | Path, *, trust: bool = False) -> Artefact:
     """An exported model, ready to be called.
 
-    Nothing in the file runs or is unpickled, but for AOTInductor packages: they are machine code,
-    so they are refused without ``trust``.
+    Nothing in ``.onnx`` and ``.safetensors`` files runs or is unpickled. A ``.pt2`` file can run anything:
+    torch unpickles parts of an exported program, and an AOTInductor package is machine code. Both are
+    refused without ``trust``.
 
     Args:
         path: what ``export`` wrote.
-        trust: run machine code, and what torch itself would unpickle.
+        trust: read a ``.pt2`` file, because you know where it comes from.
 
     Raises:
         ConfigError: there is no such file, it is damaged, or it is another tool's.

@@ -1,13 +1,9 @@
-"""Files of ``torch.export``.
-
-torch's own reader unpickles, and evaluates expressions of the file. This one takes the archive for
-what it is: a list of operators in JSON, and plain numbers.
-"""
+"""Files of ``torch.export``, which torch itself reads: it unpickles, and runs any operator that they name."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,8 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line
-from classy_vision.deploy.formats import Loaded, Request
-from classy_vision.deploy.metadata import KEY, parse_metadata
-from classy_vision.deploy.program import Program, UnreadableError, read_program
+from classy_vision.deploy.formats import UNREADABLE, Loaded, Request, check_trust
+from classy_vision.deploy.metadata import KEY, MAX_METADATA, parse_metadata
 
 EXTRA = f"{KEY}.json"
 SIZES_ARE_TIED = ("onstraint", "cannot be solved")
@@ -59,44 +54,31 @@ def save(request: Request, path: Path) -> None:
 
 
 def load(path: Path, trust: bool) -> Loaded:
-    """Reads what ``save`` wrote; with ``trust`` torch reads what is not read here.
+    """Reads what ``save`` wrote.
 
     Raises:
-        ConfigError: it is damaged, another tool's, or needs more than is safe.
+        ConfigError: it is not trusted, damaged, another tool's, or for another torch.
     """
+    metadata = parse_metadata(_metadata(path), str(path))
+    check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = parse_metadata(_extra(archive), str(path))
-            program: Program = read_program(archive)
-    except UnreadableError as error:
-        if not trust:
-            raise ConfigError(f"{str(path)!r} {error}: torch itself would read it, with trust") from None
-        return Loaded(metadata, _trusted(path), "torch")
-    except ConfigError:
-        raise
-    except Exception as error:  # damage shows in many ways
-        raise ConfigError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from None
-    return Loaded(metadata, program, "torch")
-
-
-def _trusted(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
-    """What torch reads."""
-    try:
-        run = torch.export.load(path).module()
+        model = torch.export.load(path).module()
     except Exception as error:  # of many kinds, such as an operator of a package that is not imported
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
         raise ConfigError(f"{str(path)!r} is damaged, or for another torch: {reason}") from None
 
     @torch.inference_mode()
-    def outputs(images: Tensor) -> Sequence[Tensor]:
-        leaves: list[Tensor] = torch.utils._pytree.tree_leaves(run(images))
+    def run(images: Tensor) -> Sequence[Tensor]:
+        leaves: list[Tensor] = torch.utils._pytree.tree_leaves(model(images))
         return leaves
 
-    return outputs
+    return Loaded(metadata, run, "torch")
 
 
-def _extra(archive: zipfile.ZipFile) -> str | None:
-    names = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA}")]
-    with suppress(UnicodeDecodeError):
-        return archive.read(names[0]).decode() if names else None
+def _metadata(path: Path) -> str | None:
+    """What the file says of itself, without loading it."""
+    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(f"/extra/{EXTRA}") and info.file_size <= MAX_METADATA:
+                return archive.read(info).decode()
     return None

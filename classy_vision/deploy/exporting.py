@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
 from classy_vision.deploy.arguments import (
     check_arguments,
@@ -32,6 +32,7 @@ from classy_vision.deploy.optimized import TOLERANCES, converted, optimize
 from classy_vision.deploy.verify import Int8, Scores, compare, measure
 from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
 
@@ -42,8 +43,7 @@ class Exported:
 
     Attributes:
         artefact: as it was read back.
-        needs_trust: whether ``load_artefact`` refuses the file without ``trust``: AOTInductor packages, and
-            exported programs with operators beyond torch's own.
+        needs_trust: whether ``load_artefact`` refuses the file without ``trust``, as it does every ``.pt2``.
         difference: from the model's own numbers, the largest of all heads and sizes that were
             tried, relative to the largest number; None for int8.
         shapes: the inputs that were tried.
@@ -127,11 +127,11 @@ def export(
         request = Request(model, example, metadata, int8.calibration if int8 else None)
         with _beside(path) as beside:
             _save(entry, request, beside, kind, bound)
-            artefact, needs_trust = _load(beside)
+            artefact = load_artefact(beside, trust=True)
             done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
             with _writing(path):
                 os.replace(beside, path)
-    return Exported(Artefact(path, artefact.metadata, artefact._loaded), needs_trust, *done)
+    return Exported(Artefact(path, artefact.metadata, artefact._loaded), entry.needs_trust, *done)
 
 
 # -- what is written
@@ -176,14 +176,6 @@ def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: flo
     return cast
 
 
-def _load(path: Path) -> tuple[Artefact, bool]:
-    """What was written, and whether it takes trust to read it."""
-    try:
-        return load_artefact(path), False
-    except ConfigError:
-        return load_artefact(path, trust=True), True
-
-
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a folder that is gone after it."""
@@ -198,7 +190,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+        raise system_error(error, f"cannot write {str(path)!r}") from None
 
 
 def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -209,5 +201,7 @@ def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, toler
     except ConfigError:
         raise
     except Exception as error:  # exporters raise whatever they stumble over, such as a full disk
+        if cause := system_cause(error):
+            raise system_error(cause, f"cannot write {str(path)!r}") from error
         reason = reason_of(error)
         raise ConfigError(f"cannot export as {request.metadata.format}: {reason}") from error

@@ -6,6 +6,7 @@ A format's module is imported when it is used: an ONNX file is run without torch
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,6 +59,7 @@ class Format:
         suffix: how their names end.
         module: has ``save(request, path)`` and ``load(path, trust)``.
         precisions: of the weights that it can hold.
+        needs_trust: whether reading a file can run what is in it: ``load`` refuses it without ``trust``.
         folds: whether norms are folded before it is written. ONNX Runtime folds what it can by itself, and
             is slower with the bounds that are left of DenseNet's.
     """
@@ -65,6 +67,7 @@ class Format:
     suffix: str
     module: str
     precisions: tuple[str, ...]
+    needs_trust: bool = False
     folds: bool = False
 
     def save(self, request: Request, path: Path) -> None:
@@ -78,10 +81,10 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", "exported_program", ("float32", "bfloat16"), folds=True),
+    "exported-program": Format(".pt2", "exported_program", ("float32", "bfloat16"), True, folds=True),
     # ONNX Runtime has no convolutions and products in bfloat16 on CPUs.
     "onnx": Format(".onnx", "onnx_file", ("float32", "int8")),
-    "aoti": Format(".pt2", "aoti_package", ("float32", "bfloat16", "int8"), folds=True),
+    "aoti": Format(".pt2", "aoti_package", ("float32", "bfloat16", "int8"), True, folds=True),
     "safetensors": Format(".safetensors", "safetensors_file", ("float32", "bfloat16")),
 }
 """What ``export`` writes, by name."""
@@ -114,5 +117,35 @@ def members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{str(path)!r} is damaged or no archive of torch: {error}") from None
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What ``zipfile`` and ``json`` raise for damaged files."""
+
+
+def check_trust(path: Path, trust: bool, danger: str) -> None:
+    """Raises where a file would be read that can do harm.
+
+    Args:
+        path: of the file.
+        trust: whether the caller trusts it.
+        danger: what the file is and what reading it does.
+
+    Raises:
+        ConfigError: it is not trusted.
+    """
+    if not trust:
+        raise ConfigError(
+            f"{str(path)!r} {danger}: pass trust=True, or --trust, if you know where it comes from"
+        )

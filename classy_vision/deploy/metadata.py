@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from classy_vision import __version__
-from classy_vision.config import Config, ConfigError, PositiveInt, first_line
+from classy_vision.config import (
+    MAX_SHOWN,
+    Config,
+    ConfigError,
+    PositiveInt,
+    check_nesting,
+    first_line,
+    parse_json,
+    shown,
+)
 
 KEY = "classy_vision"
 """Under which the metadata stand in a file."""
 INPUT = "images"
 """The name of the input, where a format names it."""
-MAX_METADATA = 1 << 24
-"""Bytes of metadata; names of 20,000 classes are a fortieth of that."""
+MAX_METADATA = 1 << 22
+"""Characters of metadata; names of 20,000 classes are a tenth of that."""
+MAX_HEADS = 1000
+MAX_SIZE = 1 << 20
+"""Of one axis of an input; vectors are long, images are not."""
+MAX_VALUES = 1 << 27
+"""In an input without the batch, half a gigabyte: a clip of 128 frames of 590 by 590 pixels."""
 
 
 class Head(Config):
@@ -28,6 +46,13 @@ class Head(Config):
 
     kind: Literal["classification", "multilabel", "regression"] | None = None
     classes: tuple[str, ...] = ()
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name, times in Counter(classes).items() if times > 1]:
+            raise ValueError(f"{shown(twice[0])} is there twice")
+        return classes
 
     def check_output(self, name: str, shape: tuple[int, ...]) -> None:
         """Raises where an output of ``shape`` does not mean this.
@@ -99,7 +124,9 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
     if not text or len(text) > MAX_METADATA:
         raise ConfigError(f"{where!r} has no metadata of classy export: it is another tool's file")
     try:
-        found = json.loads(text)
+        found = parse_json(text)
+        check_nesting(found, "what they hold")
+        _check_outline(found)
         heads = {name: Head.parse(head, f"{where}: head {name!r}") for name, head in found["heads"].items()}
         metadata = Metadata.parse({**found, "heads": heads}, where)
         if sorted(metadata.outputs) != sorted(heads):
@@ -107,4 +134,21 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         # As they stand there, of JSON's own types.
         return metadata.model_copy(update={key: found.get(key) for key in ("model", "preprocessing")})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{where!r}: its metadata are damaged: {first_line(error)}") from None
+        raise ConfigError(f"{where!r}: its metadata are damaged: {first_line(error)[:MAX_SHOWN]}") from None
+
+
+def _check_outline(found: Any) -> None:
+    """Raises where inputs and heads are not those of any model, before each of them is looked at.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    if len(found["heads"]) > MAX_HEADS:
+        raise ConfigError(f"{len(found['heads']):,} heads, of at most {MAX_HEADS}")
+    shape = found["input_shape"]
+    if not isinstance(shape, list) or not 2 <= len(shape) <= 5:
+        raise ConfigError(f"input_shape = {shown(shape)}: (n, c, h, w), (n, c, t, h, w) or (n, c) is needed")
+    if any(isinstance(size, int) and not 0 < size <= MAX_SIZE for size in shape):
+        raise ConfigError(f"input_shape = {shown(shape)}: sizes are from 1 to {MAX_SIZE:,}")
+    if math.prod(size for size in shape[1:] if isinstance(size, int)) > MAX_VALUES:
+        raise ConfigError(f"input_shape = {shown(shape)}: an input has at most {MAX_VALUES:,} values")

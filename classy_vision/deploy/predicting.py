@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.deploy.artefact import Artefact, load_artefact
+from classy_vision.deploy.metadata import MAX_VALUES
 from classy_vision.deploy.verify import Batched, Int8, Run
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TaskConfig
@@ -44,6 +46,7 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
         raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
     shape = data.input_shape(channels, training=False)
     metadata.check_input((1, *shape))
+    _check_room(data, shape, str(path))
 
     def run(images: Tensor) -> dict[str, Tensor]:
         outputs = artefact(images)
@@ -52,6 +55,22 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
         return outputs
 
     return Predictor(Batched(run, metadata.max_batch, shape), data, tasks, torch.device("cpu"))
+
+
+def _check_room(data: DataConfig, shape: Sequence[int], where: str) -> None:
+    """Raises where preprocessing would take absurdly much memory for one file.
+
+    Raises:
+        ConfigError: it would.
+    """
+    sides = data.resize if isinstance(data.resize, tuple) else (data.resize or 1,) * 2
+    views = math.prod(shape) * (data.clip.clips * data.clip.crops if data.clip else 1)
+    resized = math.prod((*shape[:-2], *sides))
+    if max(views, resized) > MAX_VALUES:
+        raise ConfigError(
+            f"{where!r}: its preprocessing makes {max(views, resized):,} values of one {data.unit}, "
+            f"of at most {MAX_VALUES:,}"
+        )
 
 
 def _task(artefact: Artefact, name: str) -> Task:

@@ -15,8 +15,6 @@ from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.files import WEIGHTS
 from classy_vision.weights.sources import HUB
 
-MAX_CONFIG = 1 << 20
-"""Bytes of a config."""
 MAX_NUMBER = 200_000
 """The largest number and the longest list in a config: layers without weights take memory, too."""
 DEPTHS = {"depth": 2000, "depths": 2000, "num_blocks": 2000, "num_layers": 2000, "depth_coefficient": 100}
@@ -70,12 +68,7 @@ def check_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is malformed, names files, or describes what no model is like.
     """
-    if path.stat().st_size > MAX_CONFIG:
-        raise ConfigError(f"{str(path)!r} is too large for a config")
-    try:
-        config = read_config(path)
-    except RecursionError:
-        raise ConfigError(f"{str(path)!r} is nested too deeply for a config") from None
+    config = read_config(path)
     check_values(config, str(path))
     return config
 

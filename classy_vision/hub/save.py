@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from classy_vision.config import ConfigError, first_line
+from classy_vision.config import ConfigError, first_line, system_error
 from classy_vision.hub.card import LIBRARY, card
 from classy_vision.hub.describe import CONFIG, describe
 from classy_vision.hub.load import import_hub
@@ -49,7 +49,7 @@ def save_pretrained(
         if not (folder / CARD).exists():
             _write(folder / CARD, text)
     except OSError as error:
-        raise ConfigError(f"cannot write {str(folder)!r}: {error.strerror or error}") from None
+        raise system_error(error, f"cannot write {str(folder)!r}") from None
 
 
 def push_to_hub(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, check_depth, read_config
+from classy_vision.config import ConfigError, check_nesting, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
@@ -175,7 +175,7 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     """
     if not isinstance(config, (str, Mapping)):
         raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
-    check_depth([config, overrides], "the model config")
+    check_nesting([config, overrides], "the model config")
     given = {**({"name": config} if isinstance(config, str) else config), **overrides}
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")

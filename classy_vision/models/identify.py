@@ -7,6 +7,7 @@ believed that a model built on the meta device does not have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, fits_64_bits
 from classy_vision.models.classy_model import MODELS, build_model
 from classy_vision.models.infer import Inferred, Shapes, depths
 from classy_vision.models.infer_families import FAMILIES, Family
@@ -26,6 +27,11 @@ from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.key_map import KeyMap, listed
 from classy_vision.weights.layout import HEAD
 from classy_vision.weights.state import head_of
+
+MAX_TRIED = 200
+"""Keys by which the nearest layout is found where none fits."""
+MAX_BLOCKS = 1000
+"""Of a network that is built to see whether it has a file's tensors."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,11 @@ def _outlines(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(isinstance(size, int) and size >= 0 for size in value)
+    return (
+        isinstance(value, (tuple, list))
+        and all(isinstance(size, int) and size >= 0 for size in value)
+        and fits_64_bits(8 * math.prod(max(size, 1) for size in value))  # torch's strides
+    )
 
 
 # -- names
@@ -141,6 +151,8 @@ def _fitting(
 ) -> dict[str, Any] | None:
     """A config whose trunk has the tensors of ``native``, with its heads."""
     trunk = {key: shape for key, shape in native.items() if not head_of(key) and not key.startswith(HEAD)}
+    if sum(depths(trunk)) > min(len(trunk), MAX_BLOCKS):  # each block has a tensor
+        return None
     try:
         inferred = family.infer(trunk)
     except (KeyError, IndexError, ZeroDivisionError, ValueError):  # names of another family
@@ -219,12 +231,13 @@ def _nothing(theirs: Mapping[str, Tensor], tried: list[tuple[int, str]]) -> str:
     text = f"no network of {families} has these {listed('tensor', theirs)}"
     if tried:
         return f"{text}; nearest is {max(tried, key=lambda entry: entry[0])[1]}"
+    tried_keys = list(theirs)[:: len(theirs) // MAX_TRIED + 1]
     known = {
-        f"{family.name} in the {layout} layout": sum(map(key_map.knows, theirs))
+        f"{family.name} in the {layout} layout": sum(map(key_map.knows, tried_keys))
         for family in FAMILIES
         for layout, key_map in _maps(theirs, family)
     }
     best = max(known, key=lambda name: known[name])
     if not known[best]:
         return f"{text}: no layout knows any of their names"
-    return f"{text}; nearest is {best}, which knows the names of {known[best]} of {len(theirs)}"
+    return f"{text}; nearest is {best}, which knows the names of {known[best]} of {len(tried_keys)}"

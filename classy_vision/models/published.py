@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import Config, ConfigError
 from classy_vision.registry import Registry
 from classy_vision.weights.catalogue import is_published, published
+
+
+class LoadOptions(Config):
+    """What ``load_weights`` takes, but for the model and the source."""
+
+    layout: str | None = None
+    head: str | None = None
+    skip_heads: bool | str | tuple[str, ...] | frozenset[str] | set[str] = ()
+    channels: str | None = None
+    patches: str | None = None
+    class_token: str | None = None
+    prefix: str = ""
 
 
 def with_published(
@@ -27,6 +39,7 @@ def with_published(
     if weights is True:
         weights = name
     options = dict(weights) if isinstance(weights, Mapping) and "source" in weights else {"source": weights}
+    LoadOptions.parse({k: v for k, v in options.items() if k != "source"}, "weights", also=["source"])
     source = options["source"]
     entry = published(source) if isinstance(source, str) and is_published(source) else named
     if entry is not None:

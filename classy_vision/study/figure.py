@@ -15,7 +15,6 @@ from matplotlib.path import Path
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from classy_vision.config import ConfigError
 from classy_vision.weights.files import replacing
 
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#7f7f7f")
@@ -38,11 +37,8 @@ def save(figure: Figure, path: File) -> None:
     """
     kind = path.suffix.removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    try:
-        with replacing(path) as beside, rc_context({"svg.hashsalt": "classy"}):
-            figure.savefig(beside, format=kind, dpi=160, metadata=metadata)
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with replacing(path) as beside, rc_context({"svg.hashsalt": "classy"}):
+        figure.savefig(beside, format=kind, dpi=160, metadata=metadata)
 
 
 # -- labels

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError
+from classy_vision.config import MAX_SHOWN, ConfigError, first_line, system_error
 from classy_vision.cost.table import dump
 from classy_vision.study.row import Row, plain
 from classy_vision.weights.files import replacing
@@ -25,15 +25,12 @@ def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:
         ConfigError: the file cannot be written.
     """
     entries = plain(rows, front)
-    try:
-        with replacing(path) as beside:
-            if path.suffix == ".parquet":
-                _write_parquet(beside, entries)
-            else:
-                text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
-                beside.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with replacing(path) as beside:
+        if path.suffix == ".parquet":
+            _write_parquet(beside, entries)
+        else:
+            text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
+            beside.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _write_parquet(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -60,8 +57,10 @@ def read_table(path: Path) -> list[Row]:
         else:
             entries = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [_row(entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"it has no column {error}" if isinstance(error, KeyError) else error
+    except OSError as error:
+        raise system_error(error, f"cannot read {str(path)!r}") from None
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        reason = f"it has no column {error}" if isinstance(error, KeyError) else first_line(error)[:MAX_SHOWN]
         raise ConfigError(f"{str(path)!r} is no table of a comparison: {reason}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, system_error
 from classy_vision.study.draw import Sample, describe
 from classy_vision.study.region import Region
 
@@ -55,7 +55,7 @@ def write_samples(
     try:
         _replace(folder, files)
     except OSError as error:
-        raise ConfigError(f"cannot write {str(folder)!r}: {error.strerror}") from None
+        raise system_error(error, f"cannot write {str(folder)!r}") from None
 
 
 def check_free(folder: Path, force: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, OperationError, first_line, system_error
 from classy_vision.train.config import TrainConfig, dump_settings, load_settings
 from classy_vision.weights.files import WEIGHTS, read_tensors, replacing, write_tensors
 
@@ -34,18 +34,21 @@ Row = dict[str, float]
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong inside into one message about ``path``."""
+    """Says of what goes wrong inside what it was for, and how to resume."""
+    what = f"cannot write {str(path)!r}"
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, OperationError, SafetensorError, RuntimeError) as error:
+        told = error if isinstance(error, ConfigError) else OperationError(f"{what}: {first_line(error)}")
+        if isinstance(error, OSError):
+            told = system_error(error, what)
         more = ""
         if (path.parent / CHECKPOINT).is_file():
             more = (
                 f". What was written before is whole; with that mended, go on with: "
                 f"classy train --resume {path.parent}"
             )
-        raise ConfigError(f"cannot write {str(path)!r}: {reason}{more}") from None
+        raise type(told)(f"{told}{more}") from None
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,17 @@ class RunFolder:
                 f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
                 f"{self.path}, or replace it by --force"
             )
-        with writing(self.path / CONFIG):
-            self.path.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS):
-                (self.path / name).unlink(missing_ok=True)
-            shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            self.sweep()
-        self.write(CONFIG, dump_settings(settings).encode())
+        try:
+            with writing(self.path / CONFIG):
+                self.path.mkdir(parents=True, exist_ok=True)
+                for name in (CHECKPOINT, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS):
+                    (self.path / name).unlink(missing_ok=True)
+                shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+                self.sweep()
+            self.write(CONFIG, dump_settings(settings).encode())
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Removes a run that has no whole epoch to go on from, and nothing of anyone else's."""
@@ -123,8 +130,11 @@ class RunFolder:
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Writes what is needed to go on after an epoch."""
-        with writing(self.path / CHECKPOINT), replacing(self.path / CHECKPOINT) as beside:
-            torch.save(dict(state), beside)
+        path = self.path / CHECKPOINT
+        with writing(path), replacing(path) as beside, beside.open("wb") as file:
+            torch.save(
+                dict(state), file
+            )  # to an open file: Python says why it cannot be written, torch does not
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint; None where no epoch was finished."""

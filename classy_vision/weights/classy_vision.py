@@ -19,6 +19,10 @@ from classy_vision.weights.state import head_of
 
 State = dict[str, Tensor]
 Heads = dict[str, dict[str, State]]
+MAX_KEYS = 10_000
+"""Of a state dict; the key names of every layout are tried on each."""
+MAX_KEY = 1000
+"""Characters of a key."""
 
 
 def checkpoint_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,10 +77,15 @@ def flatten(state: Mapping[str, Any]) -> State:
     """A flat state dict out of whatever container it is in; heads begin with ``heads``.
 
     Raises:
-        ConfigError: this is no state.
+        ConfigError: this is no state, or it has more keys than any model.
     """
     trunk, heads = unpack(state)
-    return {**trunk, **dict(_leaves("heads", heads))}
+    flat = {**trunk, **dict(_leaves("heads", heads))}
+    if len(flat) > MAX_KEYS:
+        raise ConfigError(f"{len(flat):,} keys in a state dict: no model has more than {MAX_KEYS:,}")
+    if (longest := max(map(len, flat), default=0)) > MAX_KEY:
+        raise ConfigError(f"a key of {longest:,} characters in a state dict: {MAX_KEY:,} are the most")
+    return flat
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

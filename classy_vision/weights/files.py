@@ -13,16 +13,17 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import FAILURES, ConfigError, system_error, unknown
 
 WEIGHTS = "model.safetensors"
 MAX_RATIO = 10
@@ -31,6 +32,10 @@ MAX_DEPTH = 64
 """Of containers in containers. Checkpoints have about ten levels."""
 MAX_REPEATED = 1_000_000
 """Entries of containers that stand in several places."""
+MAX_TENSORS = 20_000
+"""Tensors in a file: of a model, its averages and its optimizer's."""
+MAX_NAME = 1000
+"""Characters of a tensor's name."""
 MAX_REASON = 160
 """Characters of a reader's complaint that are passed on; it may quote what the file says."""
 
@@ -66,6 +71,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors" or _is_safetensors(path):
+        with safe_open(path, "pt") as file:
+            _check_names(file.keys())
         return load_file(path)
     if path.suffix == ".npz":
         return _read_npz(path)
@@ -75,6 +82,14 @@ def _read(path: Path) -> Any:
     elif tarfile.is_tarfile(path):
         raise ValueError("it is a tar archive, as torch wrote them before 0.1.10")
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _check_names(names: Collection[str]) -> None:
+    """Raises where there are more tensors than in any checkpoint, before they are read."""
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"it has {len(names):,} parts, and no checkpoint has more than {MAX_TENSORS:,}")
+    if (longest := max(map(len, names), default=0)) > MAX_NAME:
+        raise ValueError(f"it has a name of {longest:,} characters, and {MAX_NAME:,} are the most")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -87,6 +102,7 @@ def _check_stored(path: Path) -> None:
     """Torch stores tensors as they are; what unpacks to more than the file holds is no such file."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+    _check_names([part.filename for part in parts])
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise ValueError("its parts are compressed, which torch.save does not do")
     if sum(part.file_size for part in parts) > path.stat().st_size:
@@ -97,6 +113,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     """An archive of numpy arrays, as Google's vision transformers are; "/" in names becomes "."."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+        _check_names([part.filename for part in parts])
         unpacked = sum(part.file_size for part in parts)
         if unpacked > MAX_RATIO * path.stat().st_size:
             raise ValueError(f"it would unpack to {unpacked:,} bytes")
@@ -216,7 +233,14 @@ def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, opt
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside ``path`` to write to, and puts it in place when all went well."""
+    """Gives a path beside ``path`` to write to, and puts it in place when all went well.
+
+    Whatever fails, nothing is left beside it.
+
+    Raises:
+        OperationError: the disk is full, or fails.
+        ConfigError: it cannot be written there.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -225,8 +249,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(0o666 & ~_umask())  # some writers make private files
         os.replace(beside, path)
+    except Exception as error:
+        if isinstance(error, ConfigError) or (cause := system_cause(error)) is None:
+            raise
+        raise system_error(cause, f"cannot write {str(path)!r}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is told, not that it cannot be tidied
+            beside.unlink(missing_ok=True)
+
+
+def system_cause(error: BaseException) -> OSError | None:
+    """What the system said, where that is why a writer failed: torch's says where it was, and not why."""
+    if isinstance(error, OSError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) not in FAILURES:
+        if isinstance(cause, SafetensorError) and (found := re.search(r"os error (\d+)", str(cause))):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        cause = cause.__cause__ or cause.__context__
+    return cause if isinstance(cause, OSError) else None
 
 
 def _umask() -> int:

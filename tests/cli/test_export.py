@@ -88,7 +88,7 @@ def test_bfloat16_of_a_run(run: Path, tmp_path: Path, capsys: Capture) -> None:
     assert code == 0, said
     assert "digits.pt2: exported-program, bfloat16" in said
     wanted = json.loads(call(capsys, "predict", run, *DIGITS, "--top", "1", "--format", "json")[1])
-    given = json.loads(call(capsys, "predict", path, *DIGITS, "--top", "1", "--format", "json")[1])
+    given = json.loads(call(capsys, "predict", path, "--trust", *DIGITS, "--top", "1", "--format", "json")[1])
     for one, other in zip(given, wanted, strict=True):
         for head, (best, *_) in other["predictions"].items():
             assert one["predictions"][head][0]["probability"] == pytest.approx(best["probability"], abs=0.02)
@@ -116,7 +116,7 @@ def test_videos(tmp_path: Path, capsys: Capture) -> None:
     assert code == 0, said
     assert "(n, 3, 8, 24, 24), n from 1 to 4" in said
     wanted = call(capsys, "predict", tmp_path / "run", tmp_path / "sports", "--format", "json")
-    given = call(capsys, "predict", path, tmp_path / "sports", "--format", "json")
+    given = call(capsys, "predict", path, "--trust", tmp_path / "sports", "--format", "json")
     assert predictions(given[1]) == json.loads(wanted[1])
 
 
@@ -130,7 +130,7 @@ def test_models_that_are_no_runs(tmp_path: Path, capsys: Capture) -> None:
     assert code == 0, said
     assert "The weights are random" in said
     assert "(n, 3, any, any)" in said
-    artefact = load_artefact(path)
+    artefact = load_artefact(path, trust=True)
     assert artefact.preprocessing["image_size"] == 40
     assert artefact.preprocessing["mean"] == [0.485, 0.456, 0.406]
     assert artefact.labels == {"default_head": ("0", "1", "2")}

@@ -91,6 +91,8 @@ def test_compiled(model: ClassyModel) -> None:
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cpu:4"}, "unknown device 'cpu:4'"),
+        ({"device": "cpu:²"}, "unknown device 'cpu:²'"),
+        ({"device": "cpu:" + "9" * 5000}, "unknown device 'cpu:999"),
         ({"input_shape": (1, 32, 32)}, "AnyNet cannot take an input of"),
         ({"input_shape": (3,), "channels_last": True}, r"an input of \(3,\) has no channels to put last"),
     ],

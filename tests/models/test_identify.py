@@ -137,3 +137,23 @@ def test_what_fits_nothing() -> None:
         identify({})
     with pytest.raises(ConfigError, match=r"no state dict of tensors: 1 entry \(epoch\)"):
         identify({"epoch": 3})
+
+
+def test_shapes_that_torch_cannot_have() -> None:
+    with pytest.raises(ConfigError, match=r"no state dict of tensors: 1 entry \(layer1.0.conv1.weight\)"):
+        identify({"layer1.0.conv1.weight": (0, 2**40, 2**40)})
+
+
+def test_state_dicts_are_bounded() -> None:
+    with pytest.raises(ConfigError, match="20,000 keys in a state dict"):
+        identify({f"blocks.{i}.weight": (1,) for i in range(20_000)})
+    with pytest.raises(ConfigError, match="a key of 5,000 characters"):
+        identify({"k" * 5000: (1,)})
+
+
+@pytest.mark.parametrize("number", [10**11, 5000])
+def test_networks_of_more_blocks_than_tensors_are_not_built(number: int) -> None:
+    known = shapes(outline({"name": "resnet", "num_blocks": [1], "init_planes": 8}))
+    last = {key.replace("block0-0", f"block0-{number}"): shape for key, shape in known.items()}
+    with pytest.raises(ConfigError, match="no network of"):
+        identify({**known, **last})

@@ -409,3 +409,16 @@ def test_class_tokens_are_left_out_or_made_only_when_asked(tmp_path: Path) -> No
 def test_unknown_ways(argument: str) -> None:
     with pytest.raises(ConfigError, match=f"{argument}: unknown way 'nearest'"):
         load_weights(small("resnet"), as_timm(), **{argument: "nearest"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"x": 1}, "weights: unknown key 'x'"),
+        ({"layout": ["timm"]}, r"weights: layout = \('timm',\)"),
+        ({"prefix": 3}, "weights: prefix = 3"),
+    ],
+)
+def test_options_of_weights_in_a_config(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_model({"name": "resnet18", "weights": {"source": {}, **options}})

@@ -88,3 +88,10 @@ def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists and is no folder of samples"):
         write_samples(tmp_path, sample(REGION, 2), REGION, "small", 0, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["nets"]
+
+
+@pytest.mark.parametrize("text", ["name,group\na,b,c,d", "name\n" + "x" * 10, "a,b\n1,2"])
+def test_damaged_tables(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ConfigError, match="is no table of a comparison"):
+        read_table(tmp_path / "t.csv")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, OperationError
 from classy_vision.train import TrainConfig, load_settings, resume, train
 from classy_vision.train.engine import Engine
 from classy_vision.train.job import prepare
@@ -175,6 +175,18 @@ def test_a_failed_write_leaves_the_last_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match=r"cannot write '.*checkpoint\.pt'"):
         folder.write_checkpoint({"epoch": 1})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("metrics.csv", b"old")]
+
+
+def test_a_run_whose_first_write_fails_leaves_no_folder(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OperationError, match=r"cannot write '.*config\.yaml': No space left on device"):
+        train(settings(table), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_stopped_before_its_first_epoch_starts_over(plain: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, OperationError
 from classy_vision.models import ClassyModel, build_model, save_weights
 from classy_vision.weights.files import check_target, read_tensors, replacing, write_tensors
 
@@ -250,7 +251,7 @@ def test_refused_in_one_line(name: str, folder: Path, monkeypatch: pytest.Monkey
 
 MEASURE = """
 import resource, sys
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, OperationError
 from classy_vision.weights.files import read_tensors
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -399,3 +400,74 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no file"):
         check_target(tmp_path / "folder.csv", [".csv"], force=True)
     assert there.read_text() == "mine"
+
+
+def fail(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def write_half(path: Path) -> None:
+    path.write_bytes(b"half")
+    fail()
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
+def test_nothing_is_left_beside_a_file_that_cannot_be_written(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("old")
+    if where != "write":
+        monkeypatch.setattr(os, where, fail)
+    with (
+        pytest.raises(OperationError, match=r"cannot write .*config\.yaml': No space left"),
+        replacing(path) as part,
+    ):
+        write_half(part) if where == "write" else part.write_bytes(b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+    assert path.read_text() == "old"
+
+
+LIMITED = """
+import resource, sys
+import torch
+from pathlib import Path
+from classy_vision.config import OperationError
+from classy_vision.weights.files import replacing, write_tensors
+tensors = {"a": torch.zeros(100_000)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def save(path):
+    with replacing(path) as beside, beside.open("wb") as file:
+        torch.save(tensors, file)
+for name, write in {
+    "a.safetensors": lambda path: write_tensors(path, tensors, {}),
+    "a.npz": lambda path: write_tensors(path, tensors, {}),
+    "a.pt": save,
+}.items():
+    try:
+        write(Path(sys.argv[1], name))
+    except OperationError as error:
+        print(error)
+"""
+
+
+def test_writers_on_a_disk_that_is_full(tmp_path: Path) -> None:
+    """The limit on the size of files stands in for the disk's."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("File too large") == 3, done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npz"])
+def test_there_are_only_so_many_tensors(name: str, tmp_path: Path) -> None:
+    write_tensors(tmp_path / name, {f"w{i}": torch.zeros(1) for i in range(20_001)}, {})
+    with pytest.raises(ConfigError, match="20,001 parts, and no checkpoint has more than 20,000"):
+        read_tensors(tmp_path / name)
+
+
+def test_names_are_only_so_long(tmp_path: Path) -> None:
+    save_file({"x" * 1_000_000: torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="a name of 1,000,000 characters"):
+        read_tensors(tmp_path / "a.safetensors")

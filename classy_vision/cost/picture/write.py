@@ -34,11 +34,8 @@ def draw(costs: Costs, path: Path, *, title: str, latency: Mapping[str, float] |
     """
     path = check_picture(path)
     content = _render(picture(costs, title, latency), path.suffix.lower())
-    try:
-        with replacing(path) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with replacing(path) as beside:
+        beside.write_bytes(content)
 
 
 def check_picture(path: str | Path) -> Path:
