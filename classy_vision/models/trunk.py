@@ -22,8 +22,9 @@ class ModelConfig(Config):
 
     Attributes:
         in_channels: channels of the input.
-        stochastic_depth: rate at which the last residual branch is dropped in training; the
-            others' rises linearly towards it.
+        stochastic_depth: rate at which the last residual branch is dropped in training. The rates
+            of the others rise linearly to it, from 0 for the first, as in timm; those of
+            EfficientNet are its own.
         gradient_checkpointing: recompute blocks in the backward pass instead of keeping their
             activations.
     """
