@@ -12,16 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MultilabelAveragePrecision,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.config import TaskConfig
+from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, MeanAveragePrecision, Metric
 
 DASH = "-"
 Score = tuple[str, float | None]
@@ -67,6 +61,10 @@ class Task(ABC):
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(n, k) and targets to (n,); 0 where the label is missing."""
+
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises: ``losses``, unless it regularises them."""
+        return self.losses(outputs, targets)
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
@@ -124,6 +122,9 @@ class Classification(Task):
         return targets != self.missing
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets, reduction="none")
+
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing
         return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
@@ -131,7 +132,7 @@ class Classification(Task):
         return outputs.log_softmax(2).logsumexp(1) - math.log(outputs.shape[1])
 
     def metrics(self) -> dict[str, Metric]:
-        return {"accuracy": MulticlassAccuracy(self.outputs, average="micro", validate_args=False)}
+        return {"accuracy": Accuracy()}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return _ranked(output.softmax(0), self.classes, top)
@@ -166,15 +167,8 @@ class Multilabel(Task):
     def average(self, outputs: Tensor) -> Tensor:
         return logsigmoid(outputs).logsumexp(1) - logsigmoid(-outputs).logsumexp(1)
 
-    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs.sigmoid(), targets.long()
-
     def metrics(self) -> dict[str, Metric]:
-        k = self.outputs
-        return {
-            "mAP": MultilabelAveragePrecision(k, thresholds=200, validate_args=False),
-            "f1": MultilabelF1Score(k, validate_args=False),
-        }
+        return {"mAP": MeanAveragePrecision(self.outputs), "f1": F1(self.outputs)}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return _ranked(output.sigmoid(), self.classes, top)
@@ -222,7 +216,7 @@ class Regression(Task):
         return outputs[:, 0], targets
 
     def metrics(self) -> dict[str, Metric]:
-        return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {"mae": MeanAbsoluteError(), "r2": R2()}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return [(self.say(output), None)]
