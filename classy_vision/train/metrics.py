@@ -145,7 +145,7 @@ class MeanAveragePrecision(Metric):
         scores, targets = torch.cat(self._scores), torch.cat(self._targets)
         count = int(gather(torch.tensor([len(scores)])).sum())
         found = []
-        for part in torch.arange(scores.shape[1]).split(max(1, CHUNK // max(1, count))):
+        for part in torch.split(torch.arange(scores.shape[1]), max(1, CHUNK // max(1, count))):
             found.append(average_precision(gather(scores[:, part]), gather(targets[:, part])))
         known = torch.cat(found)
         known = known[~known.isnan()]
@@ -165,12 +165,12 @@ def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
         (k,) of float64; NaN for labels that no sample has.
     """
     n = len(scores)
-    ranked, order = scores.sort(0, descending=True)
-    hits = targets.gather(0, order).double()
-    places = torch.arange(1, n + 1, device=scores.device)[:, None]
-    precision = hits.cumsum(0) / places
+    ranked, order = scores.T.contiguous().sort(1, descending=True)
+    hits = targets.T.gather(1, order).double()
+    places = torch.arange(1, n + 1, device=scores.device)
+    precision = hits.cumsum(1) / places
     # The last place that has the same score.
     ends = torch.full_like(order, n - 1)
-    ends[:-1] = torch.where(ranked[1:] == ranked[:-1], n - 1, places[:-1] - 1)
-    ends = ends.flip(0).cummin(0).values.flip(0)
-    return (hits * precision.gather(0, ends)).sum(0) / hits.sum(0)
+    ends[:, :-1] = torch.where(ranked[:, 1:] == ranked[:, :-1], n - 1, places[:-1] - 1)
+    ends = ends.flip(1).cummin(1).values.flip(1)
+    return (hits * precision.gather(1, ends)).sum(1) / hits.sum(1)

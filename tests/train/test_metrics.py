@@ -13,7 +13,7 @@ from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, Mea
 
 
 def in_parts(metric: Metric, outputs: Tensor, targets: Tensor) -> Metric:
-    for part in torch.arange(len(outputs)).split(7):
+    for part in torch.split(torch.arange(len(outputs)), 7):
         metric.update(outputs[part], targets[part])
     return metric
 
