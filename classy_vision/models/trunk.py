@@ -152,6 +152,14 @@ class Trunk(nn.Module):
             return recompute(block, x)
         return block(x)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay would only pull to zero: learned tokens and positions.
+
+        Norms, biases and other vectors, such as LayerScale's, need no mention: no optimizer of
+        ``classy_vision.train`` decays them.
+        """
+        return set()
+
     # Blocks
 
     @property

@@ -67,7 +67,7 @@ class ScheduleConfig(Config):
         optimizer: "sgd" has a Nesterov momentum of 0.9.
         learning_rate: its peak; it rises linearly over ``warmup_epochs`` and falls along a
             cosine to 0.
-        weight_decay: of weights; norms and biases have none.
+        weight_decay: of weights; norms, biases, LayerScale, learned tokens and positions have none.
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors

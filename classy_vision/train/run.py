@@ -21,7 +21,7 @@ from classy_vision.train.display import Display
 from classy_vision.train.engine import Engine
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, prepare, trunk_parts
-from classy_vision.train.optimizer import make_optimizer
+from classy_vision.train.optimizer import make_optimizer, restore_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.views import run_views
@@ -180,11 +180,12 @@ def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[
         sync_batch_norm(model, device)
     model.to(device)
     _make_quick(model, job)
-    optimizer = make_optimizer(model, job.settings.schedule)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer = restore_optimizer(model, job.settings.schedule, state["optimizer"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
+    else:
+        optimizer = make_optimizer(model, job.settings.schedule)
     pin = device.type == "cuda"
     return Engine(
         job,
