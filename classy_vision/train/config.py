@@ -76,7 +76,7 @@ class ScheduleConfig(Config):
         compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
         freeze_trunk: train the heads only.
         workers: processes per device that read files; by default one per processor, at most 4.
-        seed: of weights, order and augmentation.
+        seed: of weights, order and augmentation; ``data.split_seed`` is that of the split.
     """
 
     epochs: PositiveInt = 30
@@ -175,6 +175,23 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     for override in overrides:
         _override(data, override)
     return TrainConfig.parse(data, str(path))
+
+
+def load_run_settings(path: Path) -> TrainConfig:
+    """Reads the config in a run folder, which says everything.
+
+    What it does not say is as it was in the version that wrote it: ``schedule.seed`` drew the split.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something impossible.
+    """
+    given = read_config(path)
+    data, seed = given.get("data"), (given.get("schedule") or {}).get("seed", 0)
+    if isinstance(data, dict) and data.get("source") in ("folder", "table") and "split_seed" not in data:
+        data["split_seed"] = seed
+        if data["source"] == "table":
+            data["stratify"] = False
+    return TrainConfig.parse(given, str(path))
 
 
 def _override(data: dict[str, Any], override: str) -> None:
