@@ -22,6 +22,7 @@ from classy_vision.config import (
     unknown,
 )
 from classy_vision.train.data_config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.weights.adapt import Channels, ClassToken, Patches
 
 
 class TaskConfig(Config):
@@ -105,6 +106,26 @@ class ScheduleConfig(Config):
         return self
 
 
+class WeightsConfig(Config):
+    """The weights that training starts from, with what ``load_weights`` can be told.
+
+    Attributes:
+        source: a file, checkpoint or run folder, published weights, or a repository of the hub.
+        skip_heads: "unfit" keeps every head that the file has by the same id and shape; true makes
+            all heads anew, and a list those of these ids.
+        layout, head, channels, patches, class_token, prefix: as for ``load_weights``.
+    """
+
+    source: str
+    skip_heads: bool | tuple[str, ...] | Literal["unfit"] = "unfit"
+    layout: str | None = None
+    head: str | None = None
+    channels: Channels | None = None
+    patches: Patches | None = None
+    class_token: ClassToken | None = None
+    prefix: str = ""
+
+
 class TrainConfig(Config):
     """A training job.
 
@@ -113,9 +134,11 @@ class TrainConfig(Config):
         data: one of ``SOURCES``, by its ``source``.
         tasks: by head id; classification of the head's column where none are given.
         schedule: how the model is trained.
-        weights: what the trunk starts from: a file, checkpoint or run folder, published weights
-            ("timm/resnet50.a1_in1k"), or "hf-hub:owner/repository". The mean and std that
-            published ones expect are the defaults of ``data``.
+        weights: what the model starts from: a file, checkpoint or run folder, published weights
+            ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
+            ``source``. Heads that it has by the same id and shape go on from there, the others
+            are new. ``weights`` in ``model`` is the same. The mean and std that published ones
+            expect are the defaults of ``data``.
         tensorboard: also write TensorBoard logs.
     """
 
@@ -123,7 +146,7 @@ class TrainConfig(Config):
     data: Annotated[DigitsConfig | FolderConfig | TableConfig, Field(discriminator="source")]
     tasks: dict[str, TaskConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
-    weights: str | None = None
+    weights: str | WeightsConfig | None = None
     tensorboard: bool = False
 
     @classmethod
@@ -138,6 +161,8 @@ class TrainConfig(Config):
             given["data"] = _parse_data(given["data"])
         if "schedule" in given:
             given["schedule"] = ScheduleConfig.parse(_section("schedule", given["schedule"]), "schedule")
+        if isinstance(given.get("weights"), Mapping):
+            given["weights"] = WeightsConfig.parse(given["weights"], "weights")
         if "tasks" in given:
             given["tasks"] = {
                 str(head): TaskConfig.parse(_section(f"tasks.{head}", task or {}), f"tasks.{head}")

@@ -17,7 +17,7 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
 from classy_vision.train.data_config import TableConfig
-from classy_vision.train.initial import whole_path, with_network
+from classy_vision.train.initial import with_network
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.split import Strata, strata_of
@@ -147,9 +147,7 @@ def _with_whole_paths(settings: TrainConfig) -> TrainConfig:
     """``settings`` with whole paths, so that the run can be resumed from anywhere."""
     paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
     data = settings.data.model_copy(update={name: _whole(path) for name, path in paths.items() if path})
-    return settings.model_copy(
-        update={"data": data, "weights": settings.weights and whole_path(settings.weights)}
-    )
+    return settings.model_copy(update={"data": data})
 
 
 def _whole(path: str) -> str:

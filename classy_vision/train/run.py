@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.models import ClassyModel, build_model, load_weights
+from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display
 from classy_vision.train.engine import Engine
 from classy_vision.train.figures import draw_curves, draw_predictions
+from classy_vision.train.initial import load_initial
 from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import make_optimizer, restore_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
@@ -141,7 +142,7 @@ def _initial_model(job: Job) -> ClassyModel:
     torch.manual_seed(job.settings.schedule.seed)
     model = build_model(job.settings.model)
     if job.settings.weights is not None:
-        load_weights(model, job.settings.weights, skip_heads=True)
+        model.loaded = load_initial(model, job.settings.weights, job.tasks)
     _freeze(job, model)
     return model
 
