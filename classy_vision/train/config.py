@@ -33,7 +33,10 @@ class TaskConfig(Config):
         kind: cross-entropy over classes, any number of labels at once, or a number (MSE).
         classes: their names in order; those of the training split where they are left out.
         weight: of this loss in the sum of all.
-        label_smoothing: for classification.
+        label_smoothing: for classification, in training; losses of what was held out are without it.
+        mean, std: for regression, by which numbers are standardised to be learned; those of the
+            training split where they are left out. The trained model gives numbers as they are in
+            the table.
     """
 
     target: str | None = None
@@ -41,6 +44,8 @@ class TaskConfig(Config):
     classes: tuple[str, ...] | None = None
     weight: PositiveFloat = 1.0
     label_smoothing: Probability = 0.0
+    mean: float | None = None
+    std: PositiveFloat | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -51,6 +56,9 @@ class TaskConfig(Config):
     def _check_kind(self) -> Self:
         if self.label_smoothing and self.kind != "classification":
             raise ValueError(f"label_smoothing is for classification, not for {self.kind}")
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None and self.kind != "regression":
+                raise ValueError(f"{name} is for regression, not for {self.kind}")
         if self.classes is not None:
             if self.kind == "regression":
                 raise ValueError("regression has no classes")
@@ -205,7 +213,8 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
 def load_run_settings(path: Path) -> TrainConfig:
     """Reads the config in a run folder, which says everything.
 
-    What it does not say is as it was in the version that wrote it: ``schedule.seed`` drew the split.
+    What it does not say is as it was in the version that wrote it: ``schedule.seed`` drew the split,
+    and numbers were learned as they are.
 
     Raises:
         ConfigError: the file cannot be read, or says something impossible.
@@ -216,6 +225,9 @@ def load_run_settings(path: Path) -> TrainConfig:
         data["split_seed"] = seed
         if data["source"] == "table":
             data["stratify"] = False
+    for task in (given.get("tasks") or {}).values():
+        if isinstance(task, dict) and task.get("kind") == "regression" and "std" not in task:
+            task |= {"mean": 0.0, "std": 1.0}
     return TrainConfig.parse(given, str(path))
 
 

@@ -157,8 +157,9 @@ class Engine:
             sums.append(losses(output, targets).sum())
             counts.append(valid.sum())
             if metrics is not None and valid.any():
+                comparable = task.comparable(task.in_units(output[valid]), targets[valid])
                 for metric in metrics[head].values():
-                    metric.update(*task.comparable(output[valid], targets[valid]))
+                    metric.update(*comparable)
         return torch.stack(sums), torch.stack(counts)
 
     # Evaluation

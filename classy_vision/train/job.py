@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
 from classy_vision.train.data_config import TableConfig
@@ -77,10 +78,20 @@ def prepare(settings: TrainConfig) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
-    check_model(settings, tasks)
+    network = check_model(settings, tasks)
     _check_schedule(settings, records)
     targets = {head: _targets(task, records) for head, task in tasks.items()}
+    for head in (head for entries in network.get_heads().values() for head in entries if _is_affine(head)):
+        name = str(head.unique_id)
+        tasks[name] = tasks[name].standardized(targets[name][records.rows(held_out=False)])
+    settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets)
+
+
+def _is_affine(head: ClassyHead) -> bool:
+    """Whether its last layer can take the mean and standard deviation of what it says."""
+    layers = head.output_layers()
+    return bool(layers) and all(layer.bias is not None for layer in layers)
 
 
 def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:

@@ -25,6 +25,7 @@ from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import make_optimizer, restore_optimizer
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
+from classy_vision.train.units import standardize, to_units
 from classy_vision.train.views import run_views
 
 SHOWN = 24
@@ -143,6 +144,7 @@ def _initial_model(job: Job) -> ClassyModel:
     model = build_model(job.settings.model)
     if job.settings.weights is not None:
         model.loaded = load_initial(model, job.settings.weights, job.tasks)
+        standardize(model, job.tasks, {*job.tasks} - {*model.loaded.kept})
     _freeze(job, model)
     return model
 
@@ -229,8 +231,9 @@ def _tensorboard(path: Path, done: int) -> Iterator[Callable[[Row], None]]:
         yield log
 
 
-def _finish(job: Job, folder: RunFolder, model: nn.Module, history: list[Row], device: torch.device) -> None:
+def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    to_units(model, job.tasks)
     folder.write_history(history)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)

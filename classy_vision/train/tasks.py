@@ -79,6 +79,14 @@ class Task(ABC):
         and metrics take them.
         """
 
+    def standardized(self, targets: Tensor) -> Task:
+        """The task with what standardises its numbers, of the targets of the training split."""
+        return self
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Outputs of a model in training as a trained one gives them."""
+        return outputs
+
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
         return outputs, targets
@@ -183,9 +191,31 @@ class Multilabel(Task):
 
 
 class Regression(Task):
-    """A number; mean squared error."""
+    """A number; mean squared error of what is standardised, so that 1 is as good as the mean.
+
+    Attributes:
+        mean, std: of the numbers that training standardises.
+    """
 
     has_classes = False
+
+    @property
+    def mean(self) -> float:
+        return self.config.mean or 0.0
+
+    @property
+    def std(self) -> float:
+        return self.config.std or 1.0
+
+    def standardized(self, targets: Tensor) -> Task:
+        known = targets[self.valid(targets)].double()
+        mean, std = float(known.mean()), float(known.std(correction=0))
+        found = {"mean": mean, "std": std or 1.0}
+        given = {name: value for name in found if (value := getattr(self.config, name)) is not None}
+        return Regression(self.name, self.config.model_copy(update={**found, **given}))
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        return outputs * self.std + self.mean
 
     @property
     def outputs(self) -> int:
@@ -207,7 +237,8 @@ class Regression(Task):
         return number
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs[:, 0] - targets.nan_to_num()).square() * self.valid(targets)
+        wanted = (targets.nan_to_num() - self.mean) / self.std
+        return (outputs[:, 0] - wanted).square() * self.valid(targets)
 
     def average(self, outputs: Tensor) -> Tensor:
         return outputs.mean(1)
