@@ -23,6 +23,7 @@ from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.initial import load_initial
 from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import make_optimizer, restore_optimizer
+from classy_vision.train.plan import plan
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.units import standardize, to_units
@@ -122,6 +123,8 @@ def _run_epochs(
     logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
     if job.records.note:
         engine.display.line(job.records.note)
+    for line in plan(job, model, accelerator.device, accelerator.num_processes):
+        engine.display.line(line)
     with engine.display.running(), logger as log:
         for epoch in range(len(history), job.settings.schedule.epochs):
             history.append(engine.run_epoch(epoch))
