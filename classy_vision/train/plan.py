@@ -1,4 +1,4 @@
-"""What is about to be trained, in a few lines: wrong data and a forgotten option show before hours are spent."""
+"""What is about to be trained, in a few lines, so that a mistake shows before hours are spent."""
 
 from __future__ import annotations
 
