@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import operators as operators  # torchmetrics imports torchvision where it finds it
+from benchmarks import operators as operators  # before anything imports torchvision
 from benchmarks.models import DTYPES, LEFT_OUT
 from benchmarks.tables import about, header, row
 from benchmarks.timing import clocked, medians

@@ -66,7 +66,7 @@ def training_package() -> Any:
         raise ConfigError(
             f"this command needs {error.name}: pip install 'classy-vision-models[train]'"
         ) from None
-    except RuntimeError as error:  # torchmetrics imports torchvision where there is one
+    except RuntimeError as error:  # of a package that imports torchvision where there is one
         raise ConfigError(
             f"cannot import what training needs: {error}. If that names torchvision, it is not the "
             f"one for torch {version('torch')}: reinstall or remove it"

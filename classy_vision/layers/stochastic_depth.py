@@ -33,5 +33,18 @@ class StochasticDepth(nn.Module):
 
 
 def depth_rates(rate: float, depth: int) -> list[float]:
-    """The rate of each of ``depth`` blocks: 0 for the first, rising linearly towards ``rate``."""
+    """The rate of each of ``depth`` blocks: 0 for the first, rising linearly to ``rate`` for the last.
+
+    As timm has it for ResNets, RegNets and vision transformers. A single block, which is the last,
+    has ``rate``.
+    """
+    return [rate * index / (depth - 1) for index in range(depth)] if depth > 1 else [rate] * depth
+
+
+def efficientnet_rates(rate: float, depth: int) -> list[float]:
+    """The rate of each of ``depth`` blocks: ``rate`` times the part of the blocks that come before it.
+
+    As the original, timm and torchvision have it for EfficientNets, so the last block has a little
+    less than ``rate``.
+    """
     return [rate * index / depth for index in range(depth)]

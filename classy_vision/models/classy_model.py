@@ -222,6 +222,16 @@ def _attach(model: ClassyModel, configs: Iterable[Mapping[str, Any]]) -> None:
         model.set_heads(heads)
 
 
+TOKENS_AND_POSITIONS = frozenset(
+    (
+        *("class_token", "cls_token", "dist_token", "distillation_token", "mask_token"),
+        *("reg_token", "register_tokens", "pos_embed", "pos_embedding", "position_embedding"),
+        *("position_embeddings", "positions", "relative_position_bias_table", "layer_scale"),
+    )
+)
+"""Names of parameters that weight decay spares in modules of others: torchvision, timm, transformers."""
+
+
 class ModelAdapter(ClassyModel):
     """A module whose forward is its own, made into a trunk: see ``ClassyModel.from_model``.
 
@@ -281,6 +291,18 @@ class ModelAdapter(ClassyModel):
         yield from features.items()
         if end is not None and until == END:
             yield END, channels_first(end) if END in self._channels_last else end
+
+    def no_weight_decay(self) -> set[str]:
+        """What the module, or any part of it, names by a method of the same name, as timm's do; and
+        tokens and positions that go by the usual names."""
+        found = {
+            name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS_AND_POSITIONS
+        }
+        for path, part in self.model.named_modules():
+            named = getattr(part, "no_weight_decay", None)
+            if callable(named):
+                found |= {f"{path}.{name}" if path else name for name in named()}
+        return {f"model.{name}" for name in found}
 
     def extract_features(self, x: Tensor) -> Tensor:
         """What the module's own ``extract_features`` gives, or the end of the trunk."""

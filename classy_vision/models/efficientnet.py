@@ -21,7 +21,7 @@ from classy_vision.layers.conv_norm_act import Bricks
 from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
-from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
+from classy_vision.layers.stochastic_depth import StochasticDepth, efficientnet_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.removed import names_gone
 from classy_vision.models.trunk import END, ModelConfig
@@ -98,7 +98,8 @@ class EfficientNetConfig(ModelConfig):
         bn_epsilon, bn_momentum: of all batch norms.
         width_divisor: channels are multiples of it.
         min_width: the least number of channels; ``width_divisor`` where it is None.
-        stochastic_depth: called ``drop_connect_rate`` in the original.
+        stochastic_depth: called ``drop_connect_rate`` in the original. Block i of n has this rate
+            times i / n, as in the original, timm and torchvision, so the last one has a little less.
         use_se: squeeze-and-excitation.
         padding: "symmetric", or "same" as TensorFlow pads, for weights trained with it.
     """
@@ -206,7 +207,7 @@ class EfficientNet(ClassyModel):
         self.stem = brick(c.in_channels, before, 3, 2)
         self.blocks = nn.ModuleDict()
         depths = [c.depth(stage.repeats) for stage in BLOCK_PARAMS]
-        drops = iter(depth_rates(c.stochastic_depth, sum(depths)))
+        drops = iter(efficientnet_rates(c.stochastic_depth, sum(depths)))
         for s, (stage, depth) in enumerate(zip(BLOCK_PARAMS, depths)):
             for i in range(depth):
                 width, stride = c.width(stage.filters), stage.stride if i == 0 else 1

@@ -22,8 +22,9 @@ class ModelConfig(Config):
 
     Attributes:
         in_channels: channels of the input.
-        stochastic_depth: rate at which the last residual branch is dropped in training; the
-            others' rises linearly towards it.
+        stochastic_depth: rate at which the last residual branch is dropped in training. The rates
+            of the others rise linearly to it, from 0 for the first, as in timm; those of
+            EfficientNet are its own.
         gradient_checkpointing: recompute blocks in the backward pass instead of keeping their
             activations.
     """
@@ -151,6 +152,14 @@ class Trunk(nn.Module):
         if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return recompute(block, x)
         return block(x)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay would only pull to zero: learned tokens and positions.
+
+        Norms, biases and other vectors, such as LayerScale's, need no mention: no optimizer of
+        ``classy_vision.train`` decays them.
+        """
+        return set()
 
     # Blocks
 

@@ -179,6 +179,9 @@ class VisionTransformer(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         return (self.config.in_channels, *self.config.image_shape)
 
+    def no_weight_decay(self) -> set[str]:
+        return {f"stem.{name}" for name in ("positions", *self.stem.prefix_tokens())}
+
     def check_input(self, x: Tensor) -> None:
         super().check_input(x)
         patch = self.config.patch_size

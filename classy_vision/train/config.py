@@ -22,6 +22,7 @@ from classy_vision.config import (
     unknown,
 )
 from classy_vision.train.data_config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.weights.adapt import Channels, ClassToken, Patches
 
 
 class TaskConfig(Config):
@@ -32,7 +33,10 @@ class TaskConfig(Config):
         kind: cross-entropy over classes, any number of labels at once, or a number (MSE).
         classes: their names in order; those of the training split where they are left out.
         weight: of this loss in the sum of all.
-        label_smoothing: for classification.
+        label_smoothing: for classification, in training; losses of what was held out are without it.
+        mean, std: for regression, by which numbers are standardised to be learned; those of the
+            training split where they are left out. The trained model gives numbers as they are in
+            the table.
     """
 
     target: str | None = None
@@ -40,6 +44,8 @@ class TaskConfig(Config):
     classes: tuple[str, ...] | None = None
     weight: PositiveFloat = 1.0
     label_smoothing: Probability = 0.0
+    mean: float | None = None
+    std: PositiveFloat | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -50,6 +56,9 @@ class TaskConfig(Config):
     def _check_kind(self) -> Self:
         if self.label_smoothing and self.kind != "classification":
             raise ValueError(f"label_smoothing is for classification, not for {self.kind}")
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None and self.kind != "regression":
+                raise ValueError(f"{name} is for regression, not for {self.kind}")
         if self.classes is not None:
             if self.kind == "regression":
                 raise ValueError("regression has no classes")
@@ -67,7 +76,7 @@ class ScheduleConfig(Config):
         optimizer: "sgd" has a Nesterov momentum of 0.9.
         learning_rate: its peak; it rises linearly over ``warmup_epochs`` and falls along a
             cosine to 0.
-        weight_decay: of weights; norms and biases have none.
+        weight_decay: of weights; norms, biases, LayerScale, learned tokens and positions have none.
         clip_grad_norm: the largest norm of all gradients together.
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors
@@ -76,7 +85,7 @@ class ScheduleConfig(Config):
         compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
         freeze_trunk: train the heads only.
         workers: processes per device that read files; by default one per processor, at most 4.
-        seed: of weights, order and augmentation.
+        seed: of weights, order and augmentation; ``data.split_seed`` is that of the split.
     """
 
     epochs: PositiveInt = 30
@@ -105,6 +114,26 @@ class ScheduleConfig(Config):
         return self
 
 
+class WeightsConfig(Config):
+    """The weights that training starts from, with what ``load_weights`` can be told.
+
+    Attributes:
+        source: a file, checkpoint or run folder, published weights, or a repository of the hub.
+        skip_heads: "unfit" keeps every head that the file has by the same id and shape; true makes
+            all heads anew, and a list those of these ids.
+        layout, head, channels, patches, class_token, prefix: as for ``load_weights``.
+    """
+
+    source: str
+    skip_heads: bool | tuple[str, ...] | Literal["unfit"] = "unfit"
+    layout: str | None = None
+    head: str | None = None
+    channels: Channels | None = None
+    patches: Patches | None = None
+    class_token: ClassToken | None = None
+    prefix: str = ""
+
+
 class TrainConfig(Config):
     """A training job.
 
@@ -113,9 +142,11 @@ class TrainConfig(Config):
         data: one of ``SOURCES``, by its ``source``.
         tasks: by head id; classification of the head's column where none are given.
         schedule: how the model is trained.
-        weights: what the trunk starts from: a file, checkpoint or run folder, published weights
-            ("timm/resnet50.a1_in1k"), or "hf-hub:owner/repository". The mean and std that
-            published ones expect are the defaults of ``data``.
+        weights: what the model starts from: a file, checkpoint or run folder, published weights
+            ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
+            ``source``. Heads that it has by the same id and shape go on from there, the others
+            are new. ``weights`` in ``model`` is the same. The mean and std that published ones
+            expect are the defaults of ``data``.
         tensorboard: also write TensorBoard logs.
     """
 
@@ -123,7 +154,7 @@ class TrainConfig(Config):
     data: Annotated[DigitsConfig | FolderConfig | TableConfig, Field(discriminator="source")]
     tasks: dict[str, TaskConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
-    weights: str | None = None
+    weights: str | WeightsConfig | None = None
     tensorboard: bool = False
 
     @classmethod
@@ -138,6 +169,8 @@ class TrainConfig(Config):
             given["data"] = _parse_data(given["data"])
         if "schedule" in given:
             given["schedule"] = ScheduleConfig.parse(_section("schedule", given["schedule"]), "schedule")
+        if isinstance(given.get("weights"), Mapping):
+            given["weights"] = WeightsConfig.parse(given["weights"], "weights")
         if "tasks" in given:
             given["tasks"] = {
                 str(head): TaskConfig.parse(_section(f"tasks.{head}", task or {}), f"tasks.{head}")
@@ -175,6 +208,27 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     for override in overrides:
         _override(data, override)
     return TrainConfig.parse(data, str(path))
+
+
+def load_run_settings(path: Path) -> TrainConfig:
+    """Reads the config in a run folder, which says everything.
+
+    What it does not say is as it was in the version that wrote it: ``schedule.seed`` drew the split,
+    and numbers were learned as they are.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something impossible.
+    """
+    given = read_config(path)
+    data, seed = given.get("data"), (given.get("schedule") or {}).get("seed", 0)
+    if isinstance(data, dict) and data.get("source") in ("folder", "table") and "split_seed" not in data:
+        data["split_seed"] = seed
+        if data["source"] == "table":
+            data["stratify"] = False
+    for task in (given.get("tasks") or {}).values():
+        if isinstance(task, dict) and task.get("kind") == "regression" and "std" not in task:
+            task |= {"mean": 0.0, "std": 1.0}
+    return TrainConfig.parse(given, str(path))
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_RATE = 1000
 """Frames per second; a file that says more has a clock rather than a rate."""
 
@@ -122,11 +123,14 @@ class FolderConfig(DataConfig):
     Attributes:
         root: the folder.
         val_fraction: part of each class that is held out where there is no ``val`` folder.
+        split_seed: draws which files these are. It is not ``schedule.seed``, so that runs with
+            different seeds are measured on the same files, and none of them has seen those.
     """
 
     source: Literal["folder"]
     root: str
     val_fraction: Probability = Field(default=0.2, gt=0)
+    split_seed: Seed = 0
 
 
 class TableConfig(DataConfig):
@@ -136,12 +140,18 @@ class TableConfig(DataConfig):
         file: the table.
         images: where relative paths start; the table's own folder where it is left out.
         val_fraction: part of the rows that is held out where there is no ``split`` column.
+        split_seed: draws which rows these are. It is not ``schedule.seed``, so that runs with
+            different seeds are measured on the same rows, and none of them has seen those.
+        stratify: hold out the same part of the rows of each class, of each label, and of each
+            range of numbers, of the columns that are learned.
     """
 
     source: Literal["table"]
     file: str
     images: str | None = None
     val_fraction: Probability = Field(default=0.2, gt=0)
+    split_seed: Seed = 0
+    stratify: bool = True
 
 
 SOURCES: dict[str, type[DataConfig]] = {

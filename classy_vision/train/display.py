@@ -16,6 +16,8 @@ from classy_vision.train.tasks import Task
 PERCENT = frozenset(("accuracy", "mAP", "f1"))
 REFRESH = 0.5
 """Seconds between looks at the losses: each makes the CPU wait for the GPU."""
+TICKS, WAIT = 4, 2.0
+"""Steps and seconds after which it is said how long training will take."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,42 @@ def columns(tasks: Mapping[str, Task], unit: str) -> list[Column]:
 
 
 @dataclass
+class Clock:
+    """Says how long training will take, as soon as that can be told.
+
+    Args:
+        steps: of an epoch.
+        epochs: that are left, with this one.
+    """
+
+    steps: int
+    epochs: int
+    _ticks: int = 0
+    _start: float = field(default_factory=lambda: time.monotonic())
+
+    def tick(self) -> str | None:
+        """After each step; the first ones, which are slower, do not count where there are more."""
+        self._ticks += 1
+        now = time.monotonic()
+        if self._ticks == 1 < self.steps:
+            self._start = now
+            return None
+        if self._ticks < self.steps and (self._ticks < TICKS or now - self._start < WAIT):
+            return None
+        counted = max(1, self._ticks - 1)
+        seconds = (now - self._start) / counted * self.steps
+        return f"training takes about {duration(seconds)} per epoch, {duration(seconds * self.epochs)} in all"
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as people say it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+@dataclass
 class Display:
     """Prints the run of one process; the others are given a quiet console.
 
@@ -67,6 +105,8 @@ class Display:
     unit: str = "image"
     _progress: Progress = field(init=False)
     _looked: float = 0.0
+    _clock: Clock | None = None
+    _estimated: bool = False
 
     def __post_init__(self) -> None:
         self._columns = columns(self.tasks, self.unit)
@@ -93,10 +133,14 @@ class Display:
 
     def start(self, epoch: int, steps: int) -> TaskID:
         """Begins the bar of an epoch, counted from 0."""
+        self._clock = Clock(steps, self.epochs - epoch)
         return self._progress.add_task(f"epoch {epoch + 1}/{self.epochs}", total=steps, note="")
 
     def step(self, bar: TaskID, losses: Callable[[], Iterable[float]], per_second: float) -> None:
-        """Moves the bar on; now and then it asks for the losses."""
+        """Moves the bar on; now and then it asks for the losses, and once it says how long it will take."""
+        if self._clock is not None and not self._estimated and (said := self._clock.tick()):
+            self._estimated = True
+            self.line(said)
         if self._progress.disable:
             return
         self._progress.advance(bar)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import dataclass, field
 from random import Random
 
@@ -14,12 +13,12 @@ from accelerate.utils import gather_object
 from rich.progress import TaskID
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics import MetricCollection
 
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.train.batches import Batch, GlobalBatches, Sample
 from classy_vision.train.display import Display
 from classy_vision.train.job import Job, trunk_parts
+from classy_vision.train.metrics import Metric
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
 from classy_vision.train.views import run_views
@@ -138,14 +137,14 @@ class Engine:
         return sums, counts
 
     def losses(
-        self, model: nn.Module, batch: Batch, metrics: dict[str, MetricCollection] | None = None
+        self, model: nn.Module, batch: Batch, metrics: dict[str, dict[str, Metric]] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Runs a batch: sums of losses and numbers of labels by head, (heads,) each.
 
         Args:
             model: to run.
             batch: of images or clips.
-            metrics: by head; they are told of the labels that are there.
+            metrics: by head and name, in evaluation; they are told of the labels that are there.
         """
         views = batch.images.to(self.accelerator.device, non_blocking=True)
         with self.accelerator.autocast():
@@ -154,10 +153,13 @@ class Engine:
         for head, output in outputs.items():
             task, targets = self.job.tasks[head], self._targets(head, batch)
             valid = task.valid(targets)
-            sums.append(task.losses(output, targets).sum())
+            losses = task.training_losses if metrics is None else task.losses
+            sums.append(losses(output, targets).sum())
             counts.append(valid.sum())
-            if metrics is not None and len(there := targets[valid]):
-                metrics[head].update(*task.comparable(output[valid], there))
+            if metrics is not None and valid.any():
+                comparable = task.comparable(task.in_units(output[valid]), targets[valid])
+                for metric in metrics[head].values():
+                    metric.update(*comparable)
         return torch.stack(sums), torch.stack(counts)
 
     # Evaluation
@@ -166,20 +168,25 @@ class Engine:
     def evaluate(self) -> Row:
         """Losses and metrics of the held-out split."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        device = self.accelerator.device
-        metrics = {
-            head: MetricCollection({**task.metrics()}, compute_groups=False).to(device)
-            for head, task in self.job.tasks.items()
-        }
+        metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
         meter = self._meter()
         for batch in self.val_batches:
             meter.add(*self.losses(model, batch, metrics))
         row = {f"val/{head}/loss": loss for head, loss in zip(self.job.tasks, meter.means())}
-        with warnings.catch_warnings():  # this process may have seen no label where others did
-            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-            for head, collection in metrics.items():
-                row |= {f"val/{head}/{name}": float(x) for name, x in collection.compute().items()}
+        for head, named in metrics.items():
+            row |= {f"val/{head}/{name}": metric.compute(self._gather) for name, metric in named.items()}
         return row
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, of which each may have another number."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        device, world = self.accelerator.device, self.accelerator.num_processes
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=device)).tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = self.accelerator.gather(padded.to(device)).chunk(world)
+        return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
     # Parts
 

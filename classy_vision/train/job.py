@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
-from classy_vision.train.initial import whole_path, with_network
+from classy_vision.train.data_config import TableConfig
+from classy_vision.train.initial import with_network
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
+from classy_vision.train.split import Strata, strata_of
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
 from classy_vision.train.views import by_head
 
@@ -63,9 +66,10 @@ def prepare(settings: TrainConfig) -> Job:
     """
     settings = with_network(_with_whole_paths(settings))
     check_packages(settings)
-    records = load_records(settings.data, settings.schedule.seed)
     heads = _heads(settings.model)
-    tasks = {head: _task(head, config, records) for head, config in _task_configs(settings, heads).items()}
+    configs = _task_configs(settings, heads)
+    records = load_records(settings.data, lambda columns: _strata(settings, configs, columns))
+    tasks = {head: _task(head, config, records) for head, config in configs.items()}
     model = _complete_model(settings.model, heads, tasks, records)
     settings = settings.model_copy(
         update={
@@ -74,10 +78,20 @@ def prepare(settings: TrainConfig) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
-    check_model(settings, tasks)
+    network = check_model(settings, tasks)
     _check_schedule(settings, records)
     targets = {head: _targets(task, records) for head, task in tasks.items()}
+    for head in (head for entries in network.get_heads().values() for head in entries if _is_affine(head)):
+        name = str(head.unique_id)
+        tasks[name] = tasks[name].standardized(targets[name][records.rows(held_out=False)])
+    settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets)
+
+
+def _is_affine(head: ClassyHead) -> bool:
+    """Whether its last layer can take the mean and standard deviation of what it says."""
+    layers = head.output_layers()
+    return bool(layers) and all(layer.bias is not None for layer in layers)
 
 
 def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:
@@ -144,9 +158,7 @@ def _with_whole_paths(settings: TrainConfig) -> TrainConfig:
     """``settings`` with whole paths, so that the run can be resumed from anywhere."""
     paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
     data = settings.data.model_copy(update={name: _whole(path) for name, path in paths.items() if path})
-    return settings.model_copy(
-        update={"data": data, "weights": settings.weights and whole_path(settings.weights)}
-    )
+    return settings.model_copy(update={"data": data})
 
 
 def _whole(path: str) -> str:
@@ -184,13 +196,27 @@ def _task_configs(settings: TrainConfig, heads: Mapping[str, Any]) -> dict[str, 
     return {head: settings.tasks[head] for head in heads}
 
 
-def _task(head: str, config: TaskConfig, records: Records) -> Task:
-    """The task with its column and classes found."""
-    columns = records.columns
+def _target(head: str, config: TaskConfig, columns: Mapping[str, Any]) -> str:
+    """The column of a head."""
     target = config.target or (next(iter(columns)) if len(columns) == 1 else head)
     if target not in columns:
         raise unknown("column", target, columns, f"tasks.{head}.target")
-    kind = KINDS[config.kind]
+    return target
+
+
+def _strata(
+    settings: TrainConfig, configs: Mapping[str, TaskConfig], columns: Mapping[str, Sequence[Any]]
+) -> Strata:
+    """What the split of a table balances: all that is learned."""
+    assert isinstance(settings.data, TableConfig)
+    kinds = {_target(head, config, columns): KINDS[config.kind] for head, config in configs.items()}
+    return strata_of(columns, kinds, settings.data.val_fraction)
+
+
+def _task(head: str, config: TaskConfig, records: Records) -> Task:
+    """The task with its column and classes found."""
+    columns = records.columns
+    target, kind = _target(head, config, columns), KINDS[config.kind]
     for held_out, split in ((False, "training"), (True, "validation")):
         labelled = [row for row in records.rows(held_out) if columns[target][row] is not None]
         needed = 2 if held_out and kind is Regression else 1  # r2 is of a spread

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from classy_vision.models import ClassyModel
 from classy_vision.train.config import ScheduleConfig
 
 # name: class and its options
@@ -18,12 +19,54 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]
 }
 
 
-def make_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
-    """The optimizer of the parameters that learn; vectors (norms, biases) do not decay."""
-    learning = [p for p in model.parameters() if p.requires_grad]
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def make_optimizer(model: ClassyModel, schedule: ScheduleConfig) -> torch.optim.Optimizer:
+    """The optimizer of the parameters that learn, in two groups: those that decay, and the others.
+
+    Norms, biases, other vectors and what ``model.no_weight_decay`` names do not decay.
+    """
+    spared = {f"{path}.{name}" for path, part in model.named_modules() for name in _spared_by(part)}
+    spared |= model.no_weight_decay()
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return _optimizer(
+        [p for name, p in learning if name not in spared and p.dim() > 1],
+        [p for name, p in learning if name in spared or p.dim() <= 1],
+        schedule,
+    )
+
+
+def restore_optimizer(
+    model: ClassyModel, schedule: ScheduleConfig, state: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """The optimizer of a checkpoint.
+
+    Where tokens and positions decayed, as they did in earlier versions, they still do.
+    """
+    optimizer = make_optimizer(model, schedule)
+    sizes = [len(group["params"]) for group in state["param_groups"]]
+    if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+        learning = [p for p in model.parameters() if p.requires_grad]
+        matrices, vectors = [p for p in learning if p.dim() > 1], [p for p in learning if p.dim() <= 1]
+        optimizer = _optimizer(matrices, vectors, schedule)
+    optimizer.load_state_dict(state)
+    return optimizer
+
+
+def _spared_by(part: nn.Module) -> list[str]:
+    """Names of the parameters of a module itself that do not decay, whatever their shape."""
+    return [
+        name for name, _ in part.named_parameters(recurse=False) if isinstance(part, NORMS) or name == "bias"
+    ]
+
+
+def _optimizer(
+    decaying: list[nn.Parameter], others: list[nn.Parameter], schedule: ScheduleConfig
+) -> torch.optim.Optimizer:
     groups = [
-        {"params": [p for p in learning if p.dim() > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     cls, options = OPTIMIZERS[schedule.optimizer]
     # Fused: one pass over each parameter instead of one per operation.

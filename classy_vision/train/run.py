@@ -14,16 +14,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.models import ClassyModel, build_model, load_weights
+from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display
 from classy_vision.train.engine import Engine
 from classy_vision.train.figures import draw_curves, draw_predictions
+from classy_vision.train.initial import load_initial
 from classy_vision.train.job import Job, prepare, trunk_parts
-from classy_vision.train.optimizer import make_optimizer
+from classy_vision.train.optimizer import make_optimizer, restore_optimizer
+from classy_vision.train.plan import plan
 from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
 from classy_vision.train.sync_norm import sync_batch_norm
+from classy_vision.train.units import standardize, to_units
 from classy_vision.train.views import run_views
 
 SHOWN = 24
@@ -120,6 +123,8 @@ def _run_epochs(
     logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
     if job.records.note:
         engine.display.line(job.records.note)
+    for line in plan(job, model, accelerator.device, accelerator.num_processes):
+        engine.display.line(line)
     with engine.display.running(), logger as log:
         for epoch in range(len(history), job.settings.schedule.epochs):
             history.append(engine.run_epoch(epoch))
@@ -141,7 +146,8 @@ def _initial_model(job: Job) -> ClassyModel:
     torch.manual_seed(job.settings.schedule.seed)
     model = build_model(job.settings.model)
     if job.settings.weights is not None:
-        load_weights(model, job.settings.weights, skip_heads=True)
+        model.loaded = load_initial(model, job.settings.weights, job.tasks)
+        standardize(model, job.tasks, {*job.tasks} - {*model.loaded.kept})
     _freeze(job, model)
     return model
 
@@ -180,11 +186,12 @@ def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[
         sync_batch_norm(model, device)
     model.to(device)
     _make_quick(model, job)
-    optimizer = make_optimizer(model, job.settings.schedule)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer = restore_optimizer(model, job.settings.schedule, state["optimizer"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
+    else:
+        optimizer = make_optimizer(model, job.settings.schedule)
     pin = device.type == "cuda"
     return Engine(
         job,
@@ -227,8 +234,9 @@ def _tensorboard(path: Path, done: int) -> Iterator[Callable[[Row], None]]:
         yield log
 
 
-def _finish(job: Job, folder: RunFolder, model: nn.Module, history: list[Row], device: torch.device) -> None:
+def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    to_units(model, job.tasks)
     folder.write_history(history)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from classy_vision.config import ConfigError, OperationError, first_line, system_error
-from classy_vision.train.config import TrainConfig, dump_settings, load_settings
+from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
 from classy_vision.weights.files import WEIGHTS, read_tensors, replacing, write_tensors
 
 CONFIG = "config.yaml"
@@ -106,7 +106,7 @@ class RunFolder:
         """
         if not (self.path / CONFIG).is_file():
             raise ConfigError(f"{str(self.path)!r} is no run folder: it has no {CONFIG}")
-        return load_settings(self.path / CONFIG)
+        return load_run_settings(self.path / CONFIG)
 
     @property
     def is_run(self) -> bool:

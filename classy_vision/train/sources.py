@@ -16,6 +16,7 @@ from pyarrow import ArrowException
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.data_config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.train.split import Strata, hold_out
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), False),
@@ -58,24 +59,28 @@ class Records:
         return str(image) if isinstance(image, Path) else f"image {row}"
 
 
-def load_records(data: DataConfig, seed: int) -> Records:
+StrataOf = Callable[[Mapping[str, Sequence[Any]]], Strata]
+"""What a split has to balance, of the columns of a table."""
+
+
+def load_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
     """The records of a source.
 
     Args:
         data: which, and where it lies.
-        seed: of the split, where the source does not have one.
+        strata: what the split of a table has to balance, where it does not have one.
 
     Raises:
         ConfigError: something is missing, empty or malformed; the message names it.
     """
-    records = _LOADERS[type(data)](data, seed)
+    records = _LOADERS[type(data)](data, strata)
     for held_out, name in ((False, "training"), (True, "validation")):
         if not records.rows(held_out):
             raise ConfigError(f"no {data.unit} is in the {name} split of {len(records.images)}")
     return records
 
 
-def load_digits_records(data: DigitsConfig, seed: int) -> Records:
+def load_digits_records(data: DigitsConfig, strata: StrataOf | None = None) -> Records:
     """1,797 scanned digits: which one, and whether its outline closes a loop (0, 6, 8, 9)."""
     # Two seconds of imports that nothing else needs.
     from sklearn.datasets import load_digits
@@ -95,7 +100,7 @@ def load_digits_records(data: DigitsConfig, seed: int) -> Records:
 # -- files by class
 
 
-def load_folder_records(data: FolderConfig, seed: int) -> Records:
+def load_folder_records(data: FolderConfig, strata: StrataOf | None = None) -> Records:
     """A folder per class; the column is ``label``."""
     root = Path(data.root)
     if not root.is_dir():
@@ -106,7 +111,7 @@ def load_folder_records(data: FolderConfig, seed: int) -> Records:
         note = f"{splits.pop('test')} is left out: another folder is held out"
     if not splits:
         found = _files_by_class(root, data)
-        held = _hold_out([label for label, _ in found], data.val_fraction, seed)
+        held = _hold_out([label for label, _ in found], data.val_fraction, data.split_seed)
     elif len({SPLITS[name] for name in splits}) == 2:
         found, held = [], []
         for name in sorted(splits, key=SPLITS.__getitem__):
@@ -171,7 +176,7 @@ def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
 # -- a table
 
 
-def load_table_records(data: TableConfig, seed: int) -> Records:
+def load_table_records(data: TableConfig, strata: StrataOf | None = None) -> Records:
     """A row per image or video."""
     path = Path(data.file)
     if not path.is_file():
@@ -194,7 +199,12 @@ def load_table_records(data: TableConfig, seed: int) -> Records:
     _check_exist(images, path, data.unit)
     _check_kind(images, data)
     split = columns.pop("split", None)
-    held = _read_split(split, path) if split else _hold_out([0] * len(images), data.val_fraction, seed)
+    if split:
+        held = _read_split(split, path)
+    elif data.stratify and strata is not None:
+        held = hold_out(strata(columns), data.val_fraction, data.split_seed)
+    else:
+        held = _hold_out([0] * len(images), data.val_fraction, data.split_seed)
     return Records(images, columns, held)
 
 
@@ -244,7 +254,7 @@ _READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-_LOADERS: dict[type[DataConfig], Callable[[Any, int], Records]] = {
+_LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None], Records]] = {
     DigitsConfig: load_digits_records,
     FolderConfig: load_folder_records,
     TableConfig: load_table_records,

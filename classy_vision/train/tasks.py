@@ -12,16 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MultilabelAveragePrecision,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.config import TaskConfig
+from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, MeanAveragePrecision, Metric
 
 DASH = "-"
 Score = tuple[str, float | None]
@@ -68,6 +62,10 @@ class Task(ABC):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(n, k) and targets to (n,); 0 where the label is missing."""
 
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises: ``losses``, unless it regularises them."""
+        return self.losses(outputs, targets)
+
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
         """What is measured, of labels that are there."""
@@ -80,6 +78,14 @@ class Task(ABC):
         "Non-local Neural Networks", 2018, section 5.1), and it is made of logits, as the losses
         and metrics take them.
         """
+
+    def standardized(self, targets: Tensor) -> Task:
+        """The task with what standardises its numbers, of the targets of the training split."""
+        return self
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Outputs of a model in training as a trained one gives them."""
+        return outputs
 
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
@@ -124,6 +130,9 @@ class Classification(Task):
         return targets != self.missing
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets, reduction="none")
+
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing
         return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
@@ -131,7 +140,7 @@ class Classification(Task):
         return outputs.log_softmax(2).logsumexp(1) - math.log(outputs.shape[1])
 
     def metrics(self) -> dict[str, Metric]:
-        return {"accuracy": MulticlassAccuracy(self.outputs, average="micro", validate_args=False)}
+        return {"accuracy": Accuracy()}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return _ranked(output.softmax(0), self.classes, top)
@@ -166,15 +175,8 @@ class Multilabel(Task):
     def average(self, outputs: Tensor) -> Tensor:
         return logsigmoid(outputs).logsumexp(1) - logsigmoid(-outputs).logsumexp(1)
 
-    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs.sigmoid(), targets.long()
-
     def metrics(self) -> dict[str, Metric]:
-        k = self.outputs
-        return {
-            "mAP": MultilabelAveragePrecision(k, thresholds=200, validate_args=False),
-            "f1": MultilabelF1Score(k, validate_args=False),
-        }
+        return {"mAP": MeanAveragePrecision(self.outputs), "f1": F1(self.outputs)}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return _ranked(output.sigmoid(), self.classes, top)
@@ -189,9 +191,31 @@ class Multilabel(Task):
 
 
 class Regression(Task):
-    """A number; mean squared error."""
+    """A number; mean squared error of what is standardised, so that 1 is as good as the mean.
+
+    Attributes:
+        mean, std: of the numbers that training standardises.
+    """
 
     has_classes = False
+
+    @property
+    def mean(self) -> float:
+        return self.config.mean or 0.0
+
+    @property
+    def std(self) -> float:
+        return self.config.std or 1.0
+
+    def standardized(self, targets: Tensor) -> Task:
+        known = targets[self.valid(targets)].double()
+        mean, std = float(known.mean()), float(known.std(correction=0))
+        found = {"mean": mean, "std": std or 1.0}
+        given = {name: value for name in found if (value := getattr(self.config, name)) is not None}
+        return Regression(self.name, self.config.model_copy(update={**found, **given}))
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        return outputs * self.std + self.mean
 
     @property
     def outputs(self) -> int:
@@ -213,7 +237,8 @@ class Regression(Task):
         return number
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs[:, 0] - targets.nan_to_num()).square() * self.valid(targets)
+        wanted = (targets.nan_to_num() - self.mean) / self.std
+        return (outputs[:, 0] - wanted).square() * self.valid(targets)
 
     def average(self, outputs: Tensor) -> Tensor:
         return outputs.mean(1)
@@ -222,7 +247,7 @@ class Regression(Task):
         return outputs[:, 0], targets
 
     def metrics(self) -> dict[str, Metric]:
-        return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {"mae": MeanAbsoluteError(), "r2": R2()}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
         return [(self.say(output), None)]

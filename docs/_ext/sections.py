@@ -69,7 +69,8 @@ def _train() -> str:
     schema = definitions()["train"]
     texts = descriptions(TrainConfig)
     keys = {key: {**entry, "description": texts[key]} for key, entry in schema["properties"].items()}
-    return fields({**schema, "properties": keys}, {"model": MAPPING, "ScheduleConfig": MAPPING})
+    elsewhere = dict.fromkeys(("model", "ScheduleConfig", "WeightsConfig"), MAPPING)
+    return fields({**schema, "properties": keys}, elsewhere)
 
 
 def _data() -> str:
@@ -145,6 +146,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "tasks": _section("TaskConfig"),
     "schedule": _section("ScheduleConfig"),
     "clip": _section("ClipConfig"),
+    "weights": _section("WeightsConfig"),
     "gone attributes": lambda: _gone(ATTRIBUTES),
     "gone names": lambda: _gone(NAMES),
     "commands": _commands,

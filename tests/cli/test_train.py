@@ -64,8 +64,11 @@ def test_a_run_folder_holds_the_model_and_how_it_went(run: Path) -> None:
             levels = image.convert("L").getextrema()
             assert levels[0] < 100 < 250 < levels[1]  # something is drawn
     lines = (run / "stdout").read_text().splitlines()
-    assert lines[0].split() == ["digit", "loop"]
-    assert [line.split()[0] for line in lines[1:5]] == ["epoch", "1", "2", "3"]
+    assert lines[0].startswith("1,437 images to train on, 360 held out; ")
+    assert [line.split()[0] for line in lines[1:4]] == ["anynet:", "head", "head"]
+    assert lines[4].split() == ["digit", "loop"]
+    assert lines[6].startswith("training takes about ")
+    assert [line.split()[0] for line in (lines[5], *lines[7:10])] == ["epoch", "1", "2", "3"]
     assert not (run / "checkpoint.pt").exists()
 
 

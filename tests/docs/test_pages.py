@@ -20,7 +20,7 @@ from classy_vision.models import MODELS, ClassyModel, register_model
 from classy_vision.models.removed import ATTRIBUTES, NAMES
 from classy_vision.models.trunk import ModelConfig
 from classy_vision.train import run_folder
-from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig
+from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.data_config import SOURCES, ClipConfig
 from docs._ext import pages
 from docs._ext.families import EXAMPLES, families
@@ -117,7 +117,9 @@ def test_a_family_that_is_added_has_a_page() -> None:
 # -- configs, heads, commands, what is gone
 
 
-@pytest.mark.parametrize("config", [TrainConfig, TaskConfig, ScheduleConfig, ClipConfig, *SOURCES.values()])
+@pytest.mark.parametrize(
+    "config", [TrainConfig, WeightsConfig, TaskConfig, ScheduleConfig, ClipConfig, *SOURCES.values()]
+)
 def test_all_keys_of_a_training_config_are_there(config: type[Any]) -> None:
     shown = re.findall(r"^\| `(\w+)`", page_text("configs.md"), re.MULTILINE)
     assert set(config.model_fields) - {"source"} <= set(shown)

@@ -17,7 +17,7 @@ from classy_vision.config import parse_yaml
 from classy_vision.models import build_model
 from classy_vision.train import TrainConfig, job
 from classy_vision.train.data_config import DataConfig
-from classy_vision.train.sources import Records, load_records
+from classy_vision.train.sources import Records, StrataOf, load_records
 from docs._ext import pages
 from tests.docs.shell import ROOT, furnish, run_shell
 from tests.docs.snippets import Block, blocks, run_python
@@ -57,9 +57,9 @@ def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             del sys.modules[name]
 
 
-def few_records(data: DataConfig, seed: int) -> Records:
+def few_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
     """The records of a source, or where there are many of them, every twentieth."""
-    found = load_records(data, seed)
+    found = load_records(data, strata)
     if len(found.images) < 1000:
         return found
     columns = {name: cells[::20] for name, cells in found.columns.items()}

@@ -9,7 +9,7 @@ from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import Bricks
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
-from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
+from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates, efficientnet_rates
 
 
 def test_stochastic_depth_drops_samples_and_keeps_the_expectation() -> None:
@@ -23,8 +23,11 @@ def test_stochastic_depth_drops_samples_and_keeps_the_expectation() -> None:
     assert layer.eval()(x) is x
 
 
-def test_depth_rates_rise_linearly() -> None:
-    assert depth_rates(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
+def test_depth_rates_rise_linearly_to_the_last() -> None:
+    assert depth_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert depth_rates(0.3, 1) == [0.3]
+    assert depth_rates(0.3, 0) == []
+    assert efficientnet_rates(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
 
 
 def test_squeeze_and_excitation() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from classy_vision.models import build_model
+from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.config import ScheduleConfig
-from classy_vision.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer
+from classy_vision.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, restore_optimizer
+from tests.models.small import FAMILIES
+from tests.models.test_vision_transformer import EVERYTHING
 from tests.train.command import SMALL_TRUNK, head
 
 
@@ -19,6 +23,67 @@ def test_norms_and_biases_do_not_decay(name: str) -> None:
     for key, parameter in model.named_parameters():
         vector = "norm" in key or key.endswith("bias")
         assert decay.get(id(parameter)) == (None if key.startswith("stem") else 0 if vector else 0.3)
+
+
+def decays(model: ClassyModel) -> dict[str, bool]:
+    optimizer = make_optimizer(model, ScheduleConfig(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] > 0 for group in optimizer.param_groups for p in group["params"]}
+    return {name: decay[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "everything"])
+def test_in_every_family_convolutions_and_products_decay_and_nothing_else(family: str) -> None:
+    base = FAMILIES["vision_transformer"][0] | EVERYTHING if family == "everything" else FAMILIES[family][0]
+    model = build_model({**base, "heads": []})
+    parts = dict(model.named_modules())
+    for name, decaying in decays(model).items():
+        owner, _, last = name.rpartition(".")
+        kinds = (nn.Conv2d, nn.Conv3d, nn.Linear)
+        product = isinstance(parts[owner], kinds) or last == "in_proj_weight"
+        assert decaying == (product and last.endswith("weight")), name
+
+
+class Wrapped(nn.Module):
+    """A transformer of somebody else's: one name is usual, one its own."""
+
+    def __init__(self, spared: set[str] | None = None) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.queries = nn.Parameter(torch.zeros(1, 2, 4))
+        self.proj = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm([2, 2])
+        if spared is not None:
+            self.no_weight_decay = lambda: spared
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(x.flatten(1)) + self.cls_token[0] + self.queries.mean(1)
+        return self.norm(x.reshape(-1, 2, 2)).flatten(1)
+
+
+def test_a_wrapped_module_says_what_does_not_decay() -> None:
+    def decaying(module: nn.Module) -> set[str]:
+        model = ClassyModel.from_model(module, input_shape=(1, 2, 2))
+        return {name for name, does in decays(model).items() if does}
+
+    assert decaying(Wrapped()) == {"model.queries", "model.proj.weight"}
+    assert decaying(Wrapped({"queries"})) == {"model.proj.weight"}
+    assert decaying(nn.Sequential(Wrapped({"queries"}))) == {"model.0.proj.weight"}
+
+
+def test_a_checkpoint_in_which_tokens_decayed_is_gone_on_with() -> None:
+    model, schedule = build_model({**FAMILIES["vision_transformer"][0], "num_classes": 2}), ScheduleConfig()
+    parameters = list(model.parameters())
+    groups = [[p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]]
+    before = torch.optim.AdamW([{"params": group} for group in groups], fused=True)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    before.step()
+    for optimizer in (before, make_optimizer(model, schedule)):
+        again = restore_optimizer(model, schedule, optimizer.state_dict())
+        assert again.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+    again = restore_optimizer(model, schedule, before.state_dict())
+    assert torch.equal(
+        again.state[model.stem.positions]["exp_avg"], before.state[model.stem.positions]["exp_avg"]
+    )
 
 
 def test_the_rate_rises_and_falls() -> None:

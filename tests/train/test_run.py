@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
-from classy_vision.train import TrainConfig, load_settings, resume, train
+from classy_vision.train import TrainConfig, engine, load_settings, resume, train
 from classy_vision.train.engine import Engine
 from classy_vision.train.job import prepare
 from classy_vision.train.run_folder import RunFolder
@@ -59,6 +59,22 @@ def test_three_kinds_of_tasks_with_missing_labels(table: Path, tmp_path: Path) -
     first = json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"][0]
     for name in ("colour", "tags", "light"):
         assert final[f"train/{name}/loss"] < first[f"train/{name}/loss"]
+
+
+def test_the_loss_of_what_was_held_out_has_no_smoothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A perfect answer costs nothing."""
+    config = settings(table, schedule={"epochs": 1})
+    tasks = {**config.tasks, "colour": config.tasks["colour"].model_copy(update={"label_smoothing": 0.1})}
+
+    def perfect(model: Any, views: torch.Tensor, tasks: Any) -> dict[str, torch.Tensor]:
+        colour = 20 * torch.nn.functional.one_hot(views.mean((1, 3, 4)).argmax(1), 3)[:, [2, 1, 0]]
+        return {**run_views(model, views, tasks), "colour": colour.float()}
+
+    run_views = engine.run_views
+    monkeypatch.setattr(engine, "run_views", perfect)
+    final = train(config.model_copy(update={"tasks": tasks}), table.parent / "run")
+    assert final["train/colour/loss"] > 1
+    assert final["val/colour/loss"] < 0.01
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ def picture(path: Path) -> None:
 
 
 def folder(root: Path, **options: Any) -> Records:
-    return load_records(FolderConfig(source="folder", root=str(root), **options), seed=0)
+    return load_records(FolderConfig(source="folder", root=str(root), **options))
 
 
-def table(path: Path, seed: int = 0, **options: Any) -> Records:
-    return load_records(TableConfig(source="table", file=str(path), **options), seed)
+def table(path: Path, **options: Any) -> Records:
+    return load_records(TableConfig(source="table", file=str(path), **options))
 
 
 def csv_table(root: Path, text: str, images: int = 4) -> Path:
@@ -36,12 +36,12 @@ def csv_table(root: Path, text: str, images: int = 4) -> Path:
 
 
 def test_digits() -> None:
-    records = load_records(DigitsConfig(source="digits"), seed=1)
+    records = load_records(DigitsConfig(source="digits"))
     assert len(records.images) == 1797
     assert len(records.rows(held_out=True)) == 360
     loops = dict(zip(records.columns["digit"], records.columns["loop"]))
     assert [digit for digit, loop in sorted(loops.items()) if loop == "closed"] == ["0", "6", "8", "9"]
-    again = load_records(DigitsConfig(source="digits"), seed=2)
+    again = load_records(DigitsConfig(source="digits"))
     assert again.held_out == records.held_out
 
 
@@ -142,7 +142,7 @@ def test_a_csv_with_splits_and_missing_cells(tmp_path: Path) -> None:
 
 def test_a_table_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
     path = csv_table(tmp_path, "path,x\n" + "".join(f"{n}.png,{n}\n" for n in range(4)))
-    splits = {tuple(table(path, seed, val_fraction=0.5).held_out) for seed in range(20)}
+    splits = {tuple(table(path, split_seed=seed, val_fraction=0.5).held_out) for seed in range(20)}
     assert len(splits) > 1
     assert {sum(split) for split in splits} == {2}
 
