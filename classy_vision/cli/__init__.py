@@ -44,7 +44,7 @@ def main() -> None:
         app()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:  # of what it prints to
         print(f"error: cannot print: {error.strerror}", file=sys.stderr)
         os._exit(1)  # the interpreter would try to print the rest
