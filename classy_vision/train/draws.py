@@ -21,9 +21,15 @@ from torch.overrides import TorchFunctionMode
 Draw = Callable[..., Any]
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seeds torch's generators, on all devices, for one training step."""
-    torch.manual_seed(Random(f"{seed} {epoch} {step}").getrandbits(63))
+def seed_step(seed: int, epoch: int, step: int, rank: int | None = None) -> None:
+    """Seeds torch's generators, on all devices, for one training step.
+
+    Args:
+        seed: of the run.
+        epoch, step: which.
+        rank: of the process, where each has random numbers of its own.
+    """
+    torch.manual_seed(Random(f"{seed} {epoch} {step} {rank}").getrandbits(63))
 
 
 class GlobalDraws(TorchFunctionMode):
