@@ -14,8 +14,8 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 Draw = Callable[..., Any]

@@ -66,7 +66,9 @@ class LossMeter:
         sums, counts = gathered["sums"], gathered["counts"]
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if len(sums) != world:
-            sums, counts = (torch.cat([x.sum(0)[None], x.new_zeros(world - 1, x.shape[1])]) for x in (sums, counts))
+            sums, counts = (
+                torch.cat([x.sum(0)[None], x.new_zeros(world - 1, x.shape[1])]) for x in (sums, counts)
+            )
         self.sums.copy_(sums[rank])
         self.counts.copy_(counts[rank])
 
@@ -262,8 +264,8 @@ class Engine:
         names = [self.job.records.name(row) for row in sorted(gather_object(rows.tolist()))]
         few = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         return RunError(
-            f"the loss of head {heads[0]!r} is not a finite number in epoch {epoch + 1}, step {step} (of {few}): "
-            f"try a lower schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
+            f"the loss of head {heads[0]!r} is not a finite number in epoch {epoch + 1}, step {step} "
+            f"(of {few}): try a lower schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
         )
 
     def losses(

@@ -55,15 +55,20 @@ class Job:
         return digest.hexdigest()
 
 
-def prepare(settings: TrainConfig) -> Job:
+def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     """Reads the labels and checks everything that can be checked before work is done.
+
+    Args:
+        settings: the job.
+        records: of its data, where they are known.
 
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
     settings = with_network(_with_whole_paths(settings))
     check_packages(settings)
-    records = load_records(settings.data, settings.schedule.seed)
+    if records is None:
+        records = load_records(settings.data, settings.schedule.seed)
     heads = _heads(settings.model)
     tasks = {head: _task(head, config, records) for head, config in _task_configs(settings, heads).items()}
     model = _complete_model(settings.model, heads, tasks, records)

@@ -21,12 +21,14 @@ from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
+from classy_vision.train.data_config import FolderConfig
 from classy_vision.train.display import Display
 from classy_vision.train.engine import Engine, StoppedError
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import learning_rate, make_optimizer
-from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunError, RunFolder
+from classy_vision.train.run_folder import CURVES, LISTING, PREDICTIONS, TENSORBOARD, Row, RunError, RunFolder
+from classy_vision.train.sources import Records, read_listing, write_listing
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.views import run_views
 
@@ -63,6 +65,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         model = _initial_model(job)  # wrong weights are found before a run is replaced
         if accelerator.is_main_process:
             folder.create(job.settings, force)
+            _write_listing(job, folder)
         accelerator.wait_for_everyone()
         try:
             return _run(job, folder, accelerator, model, None)
@@ -88,16 +91,20 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
     folder, overrides = RunFolder(Path(output)), tuple(overrides)
     for override in overrides:
         if override.partition("=")[0] not in CHANGEABLE:
-            raise ConfigError(f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}")
+            raise ConfigError(
+                f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}"
+            )
     planned, settings = folder.settings(), folder.settings(overrides)
     with _locked(folder):
         _check_unfinished(folder, settings)
         state, damage = folder.read_checkpoint()
         _check_epochs(folder, settings, state)
-        job = prepare(settings)
+        job = prepare(settings, _listed(folder, settings))
         accelerator = _accelerator(job)
         if state is not None and state["data"] != job.fingerprint():
-            raise ConfigError(f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped")
+            raise ConfigError(
+                f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
+            )
         model = _initial_model(job) if state is None else _stopped_model(job, state)
         notes = [_gone_back(damage, state)] if damage and state else []
         if folder.finished or planned.schedule.epochs != settings.schedule.epochs:
@@ -110,6 +117,22 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
             if folder.finished or planned != settings:
                 folder.reopen(job.settings)
         return _run(job, folder, accelerator, model, state, notes)
+
+
+def _write_listing(job: Job, folder: RunFolder) -> None:
+    """Files may vanish from a folder where unreadable ones are skipped: the run keeps their rows."""
+    data = job.settings.data
+    if isinstance(data, FolderConfig) and data.on_bad_image == "skip":
+        folder.write(LISTING, write_listing(job.records, data))
+
+
+def _listed(folder: RunFolder, settings: TrainConfig) -> Records | None:
+    path = folder.path / LISTING
+    return (
+        read_listing(path, settings.data)
+        if isinstance(settings.data, FolderConfig) and path.is_file()
+        else None
+    )
 
 
 def _is_first() -> bool:
@@ -132,8 +155,8 @@ def _check_unfinished(folder: RunFolder, settings: TrainConfig) -> None:
         )
     if not folder.has_checkpoint:
         raise ConfigError(
-            f"{where!r} is finished after {done} epochs and has no checkpoint to go on from, as runs of earlier "
-            f"versions; another run can begin with its weights: --set weights={where}"
+            f"{where!r} is finished after {done} epochs and has no checkpoint to go on from, as runs of "
+            f"earlier versions; another run can begin with its weights: --set weights={where}"
         )
 
 
@@ -160,8 +183,8 @@ def _longer(job: Job, state: dict[str, Any] | None) -> str:
     steps = len(job.records.rows(held_out=False)) // schedule.batch_size
     first = done * steps + (state["progress"]["step"] if state and state["progress"] else 0)
     return (
-        f"training goes on after {done} epochs to {schedule.epochs}: from here on the learning rate is that of a run "
-        f"of {schedule.epochs} epochs, which is {learning_rate(schedule, first, steps):.1e} now"
+        f"training goes on after {done} epochs to {schedule.epochs}: from here on the learning rate is that "
+        f"of a run of {schedule.epochs} epochs, which is {learning_rate(schedule, first, steps):.1e} now"
     )
 
 

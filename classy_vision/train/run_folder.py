@@ -27,12 +27,13 @@ CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 LOCK = ".lock"
+LISTING = "files.csv"
 METRICS = "metrics.json"
 TABLE = "metrics.csv"
 CURVES = "curves.png"
 PREDICTIONS = "predictions.png"
 TENSORBOARD = "tensorboard"
-OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS)
+OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
 """Of a checkpoint; those of today have "progress" and "digest" as well."""

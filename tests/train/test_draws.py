@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.layers.stochastic_depth import StochasticDepth
 from classy_vision.layers.tokens import some_patches

@@ -204,8 +204,8 @@ def test_a_run_of_videos_says_so(clips: Path) -> None:
 def test_a_stopped_run_of_videos_goes_on_to_the_same_weights(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Engine, epoch: int) -> Any:
-        return run_epoch(self, epoch) if epoch == 0 else pytest.fail("stopped")
+    def stop(self: Engine, epoch: int, *progress: Any) -> Any:
+        return run_epoch(self, epoch, *progress) if epoch == 0 else pytest.fail("stopped")
 
     run_epoch = Engine.run_epoch
     with monkeypatch.context() as patch:
