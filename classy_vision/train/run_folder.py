@@ -222,10 +222,10 @@ class RunFolder:
             if (self.path / name).is_file():
                 try:
                     return read_state(self.path / name), wrong
-                except ConfigError as error:
-                    wrong = wrong or str(error)
+                except ConfigError:
+                    wrong = wrong or f"{str(self.path / name)!r} is damaged"
         if wrong:
-            raise ConfigError(f"{wrong}. No other is there: delete it to start the run over")
+            raise ConfigError(f"{wrong}, and no other is whole: delete the run folder to start the run over")
         return None, ""
 
     def go_back(self) -> None:
@@ -263,7 +263,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if state.keys() != PARTS | {"progress"}:
         raise ConfigError(f"{str(path)!r} is no checkpoint of a run")
     if said != digest(state):
-        raise ConfigError(f"{str(path)!r} is damaged: its contents are not those that were written")
+        raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
     return state
 
 

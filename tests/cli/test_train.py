@@ -66,7 +66,7 @@ def test_a_run_folder_holds_the_model_and_how_it_went(run: Path) -> None:
     lines = (run / "stdout").read_text().splitlines()
     assert lines[0].split() == ["digit", "loop"]
     assert [line.split()[0] for line in lines[1:5]] == ["epoch", "1", "2", "3"]
-    assert not (run / "checkpoint.pt").exists()
+    assert not (run / "checkpoint.previous.pt").exists()
 
 
 @pytest.mark.slow
