@@ -74,7 +74,7 @@ class GlobalDraws(TorchFunctionMode):
 
     def mine(self, whole: Tensor) -> Tensor:
         """This process's rows of ``whole``."""
-        folded = whole.unflatten(0, (self.total, -1))
+        folded = whole.reshape(self.total, len(whole) // self.total, *whole.shape[1:])
         return folded[self.places.to(whole.device)].flatten(0, 1)
 
 
@@ -82,7 +82,7 @@ def _dropout(
     draws: GlobalDraws, func: Draw, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     if not training or not p or not draws.has_rows(x.shape):
-        return func(x, p, training, inplace)  # type: ignore[no-any-return]
+        return func(x, p, training, inplace)
     mask = draws.mine(func(draws.whole(x.detach()).fill_(1), p, True))
     return x.mul_(mask) if inplace else x * mask
 
@@ -100,7 +100,7 @@ def _attention(
 ) -> Tensor:
     """With dropout it is written out: torch's kernels draw what they drop inside."""
     if not dropout_p or not draws.has_rows(query.shape) or is_causal or options.get("enable_gqa"):
-        return func(query, key, value, attn_mask, dropout_p, is_causal, **options)  # type: ignore[no-any-return]
+        return func(query, key, value, attn_mask, dropout_p, is_causal, **options)
     scale = options.get("scale") or query.shape[-1] ** -0.5
     scores = (query * scale) @ key.transpose(-2, -1)
     if attn_mask is not None:
@@ -112,14 +112,14 @@ def _attention(
 
 def _fill(draws: GlobalDraws, func: Draw, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if not draws.has_rows(x.shape) or any(isinstance(arg, Tensor) for arg in (*args, *kwargs.values())):
-        return func(x, *args, **kwargs)  # type: ignore[no-any-return]
+        return func(x, *args, **kwargs)
     return x.copy_(draws.mine(func(draws.whole(x), *args, **kwargs)))
 
 
 def _create(draws: GlobalDraws, func: Draw, *size: Any, **kwargs: Any) -> Tensor:
     shape = size[0] if size and not isinstance(size[0], int) else size or kwargs.pop("size")
     if not draws.has_rows(shape):
-        return func(shape, **kwargs)  # type: ignore[no-any-return]
+        return func(shape, **kwargs)
     return draws.mine(func(shape[0] // len(draws.places) * draws.total, *shape[1:], **kwargs))
 
 

@@ -95,7 +95,7 @@ class Watch:
         event = None
         if flags.is_cuda:
             flags = flags.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         before, self._seen = self._seen, (step, rows, flags, event)
         return ([_looked_at(before)] if before else []) + ([] if event else self.last())
