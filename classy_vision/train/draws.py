@@ -37,7 +37,8 @@ class GlobalDraws(TorchFunctionMode):
 
     It sees ``dropout``, ``scaled_dot_product_attention``, ``rand`` and ``randn``, and tensors that are
     filled with ``bernoulli_``, ``uniform_`` or ``normal_``, if their first axis is the rows, or the
-    rows and whatever was folded into them behind. Compiled code is not seen.
+    rows and whatever was folded into them behind. Compiled code is not seen, nor are functions that
+    ``torch.utils.checkpoint`` runs again; ``layers.recompute`` enters it there.
 
     Args:
         places: (n,), of this process's rows in the global batch.

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from classy_vision.layers.recompute import recompute
 from classy_vision.layers.stochastic_depth import StochasticDepth
 from classy_vision.layers.tokens import some_patches
 from classy_vision.train.draws import GlobalDraws, seed_step
@@ -49,6 +50,19 @@ def test_every_row_is_given_what_it_is_in_the_global_batch(name: str, places: li
         assert torch.equal(torch.rand(1), after)  # what is drawn next is the same, too
     seed_step(1, 2, 4)
     assert not torch.equal(draw(x), whole)
+
+
+def test_what_is_recomputed_is_drawn_as_before() -> None:
+    block = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Dropout(0.5), nn.Linear(8, 8))
+    gradients = []
+    for parts in ([[0, 1, 2, 3, 4, 5]], [[0, 2, 4], [1, 3, 5]]):
+        x = IMAGES.clone().requires_grad_()
+        for rows in map(torch.tensor, parts):
+            seed_step(1, 2, 3)
+            with GlobalDraws(rows, len(x)):
+                recompute(block, x[rows]).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_what_has_no_rows_is_left_alone() -> None:
