@@ -20,12 +20,17 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled graph mutates its buffers once by itself
         return checkpoint(block, x, use_reentrant=False)
 
-    modes = _get_current_function_mode_stack()
+    modes = _modes()
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _AsBefore(block, modes)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+def _modes() -> list[TorchFunctionMode]:
+    modes: list[TorchFunctionMode] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return modes
 
 
 class _AsBefore(AbstractContextManager[None]):
@@ -40,7 +45,7 @@ class _AsBefore(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.kept = [buffer.clone() for buffer in self.buffers]
         self.entered = ExitStack()
-        there = _get_current_function_mode_stack()
+        there = _modes()
         for mode in self.modes:
             if mode not in there:
                 self.entered.enter_context(mode)
