@@ -53,6 +53,9 @@ class Choice(str, Enum):
 class ConfigError(ValueError):
     """A configuration, name or argument that cannot be used; the message says what can."""
 
+    exit_code = 2
+    """Of a command that ends with it."""
+
 
 class UnknownNameError(ConfigError, KeyError):
     """A name that nothing is known by: a model, preset, head, block or key."""

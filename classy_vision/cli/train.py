@@ -23,27 +23,31 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run folder after its last whole epoch."),
+        typer.Option(metavar="RUN", help="Go on with this run folder where it was stopped."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. schedule.epochs=3."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value, e.g. schedule.epochs=3; with --resume, that trains a run for longer.",
+        ),
     ] = None,
 ) -> None:
     """Train a model with its heads, and leave a run folder.
 
     Runs on one device as it is, and on several under torchrun or accelerate launch.
     """
-    if resume is not None and (config or output or overrides or force):
-        raise ConfigError("--resume takes everything from the run folder: give it alone")
+    if resume is not None and (config or output or force):
+        raise ConfigError("--resume takes everything from the run folder: give it alone, or with --set")
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
     package = training_package()
     folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
     try:
         if resume is not None:
-            package.resume(folder)
+            package.resume(folder, overrides or ())
         else:
             package.train(package.load_settings(config, overrides or ()), folder, force)
     except KeyboardInterrupt:

@@ -108,9 +108,11 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
     """Scores in points on the held-out split, by head."""
     metrics = {head: task.metrics()[SCORES[task.config.kind]] for head, task in job.tasks.items()}
     for batch in make_loader(job, held_out=True, rank=0, world=1, pin_memory=False):
+        if not len(batch.rows):
+            continue
         for head, output in run_views(run, batch.images, job.tasks).items():
             task, targets = job.tasks[head], job.targets[head][batch.rows]
-            valid = task.valid(targets) & ~batch.bad
+            valid = task.valid(targets)
             if valid.any():
                 metrics[head].update(*task.comparable(output[valid], targets[valid]))
     return {head: 100 * float(metric.compute()) for head, metric in metrics.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 
@@ -19,22 +20,37 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled graph mutates its buffers once by itself
         return checkpoint(block, x, use_reentrant=False)
 
+    modes = _modes()
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _KeptStatistics(block)
+        return nullcontext(), _AsBefore(block, modes)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
-class _KeptStatistics(AbstractContextManager[None]):
-    """Puts back the buffers of batch norms; entered once per backward pass."""
+def _modes() -> list[TorchFunctionMode]:
+    modes: list[TorchFunctionMode] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return modes
 
-    def __init__(self, block: nn.Module) -> None:
+
+class _AsBefore(AbstractContextManager[None]):
+    """Puts back the buffers of batch norms, and enters the modes of the forward pass, which torch leaves
+    for the backward pass; entered once per backward pass."""
+
+    def __init__(self, block: nn.Module, modes: list[TorchFunctionMode]) -> None:
+        self.modes = modes
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
         self.buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
     def __enter__(self) -> None:
         self.kept = [buffer.clone() for buffer in self.buffers]
+        self.entered = ExitStack()
+        there = _modes()
+        for mode in self.modes:
+            if mode not in there:
+                self.entered.enter_context(mode)
 
     def __exit__(self, *_: object) -> None:
+        self.entered.close()
         for buffer, value in zip(self.buffers, self.kept):
             buffer.data.copy_(value)  # .data: the backward pass has saved the buffer's version

@@ -6,7 +6,10 @@ Each global batch is dealt out to the processes.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
@@ -26,20 +29,19 @@ Sample = tuple[int, Tensor, str]
 
 
 class Batch(NamedTuple):
-    """Images or clips of one process.
+    """Images or clips of one process, without those that cannot be read.
 
     Attributes:
         rows: (n,), of the records.
-        images: (n, v, c, h, w) or (n, v, c, t, h, w); zeros where a file is unreadable. There is
-            one view in training and of images.
+        places: (n,), among what this process was to read.
+        images: (n, v, c, h, w) or (n, v, c, t, h, w). There is one view in training and of images.
         errors: a message per unreadable file.
-        bad: (n,) of bool: which they are.
     """
 
     rows: Tensor
+    places: Tensor
     images: Tensor
     errors: list[str]
-    bad: Tensor
 
 
 class GlobalBatches(Sampler[list[Key]]):
@@ -51,6 +53,10 @@ class GlobalBatches(Sampler[list[Key]]):
         rank, world: which process of how many.
         seed: of the order; None keeps it, and keeps the last batch where it is smaller. With a
             seed that batch is dropped: the rows in it differ from epoch to epoch.
+
+    Attributes:
+        epoch: which the order is of.
+        start: batches to leave out at the beginning.
     """
 
     def __init__(self, rows: Sequence[int], batch_size: int, rank: int, world: int, seed: int | None) -> None:
@@ -60,6 +66,7 @@ class GlobalBatches(Sampler[list[Key]]):
         self.world = world
         self.seed = seed
         self.epoch = 0
+        self.start = 0
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.rows), self.batch_size)
@@ -67,7 +74,7 @@ class GlobalBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = self._order()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = order[start : start + self.batch_size]
             if mine := batch[self.rank :: self.world]:
                 yield [(self.epoch, row) for row in mine]
@@ -99,10 +106,11 @@ class Samples(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch."""
+    """Samples to a batch; unreadable ones are only named."""
     rows, views, errors = zip(*samples)
-    bad = torch.tensor([bool(error) for error in errors])
-    return Batch(torch.tensor(rows), torch.stack(views), [error for error in errors if error], bad)
+    places = torch.tensor([i for i, error in enumerate(errors) if not error], dtype=torch.long)
+    images = torch.stack([views[i] for i in places]) if len(places) else views[0][None][:0]
+    return Batch(torch.tensor(rows)[places], places, images, [error for error in errors if error])
 
 
 def make_loader(job: Job, held_out: bool, rank: int, world: int, pin_memory: bool) -> DataLoader[Sample]:
@@ -123,7 +131,18 @@ def make_loader(job: Job, held_out: bool, rank: int, world: int, pin_memory: boo
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the default one draws from torch's, which is the model's
     )
+
+
+def _start_worker(_: int) -> None:
+    """Ties a process that reads to the one that trains: a signal to all of them is for that one to answer,
+    and however it ends, none outlives it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        die_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
 
 
 def _processors() -> int:

@@ -210,8 +210,8 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     return TrainConfig.parse(data, str(path))
 
 
-def load_run_settings(path: Path) -> TrainConfig:
-    """Reads the config in a run folder, which says everything.
+def load_run_settings(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Reads the config in a run folder, which says everything; ``overrides`` are those of ``load_settings``.
 
     What it does not say is as it was in the version that wrote it: ``schedule.seed`` drew the split,
     and numbers were learned as they are.
@@ -228,6 +228,8 @@ def load_run_settings(path: Path) -> TrainConfig:
     for task in (given.get("tasks") or {}).values():
         if isinstance(task, dict) and task.get("kind") == "regression" and "std" not in task:
             task |= {"mean": 0.0, "std": 1.0}
+    for override in overrides:
+        _override(given, override)
     return TrainConfig.parse(given, str(path))
 
 

@@ -56,8 +56,7 @@ class DataConfig(Config):
         augment: "flip" mirrors half of the training images; "crop" also takes random parts. All
             frames of a clip are treated alike. Mirroring turns left into right, also for motion.
         crop_area: the smallest and largest part of an image's area that "crop" takes.
-        on_bad_image: "error" stops at an unreadable image or video; "skip" goes on without its
-            labels.
+        on_bad_image: "error" stops at an unreadable image or video; "skip" leaves it out of its batch.
         clip: the files are videos, and this says which of their frames the model sees.
     """
 

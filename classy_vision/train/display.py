@@ -131,10 +131,11 @@ class Display:
         with self._progress:
             yield
 
-    def start(self, epoch: int, steps: int) -> TaskID:
-        """Begins the bar of an epoch, counted from 0."""
+    def start(self, epoch: int, steps: int, done: int = 0) -> TaskID:
+        """Begins the bar of an epoch, counted from 0, of which some steps may be done."""
         self._clock = Clock(steps, self.epochs - epoch)
-        return self._progress.add_task(f"epoch {epoch + 1}/{self.epochs}", total=steps, note="")
+        text = f"epoch {epoch + 1}/{self.epochs}"
+        return self._progress.add_task(text, total=steps, completed=done, note="")
 
     def step(self, bar: TaskID, losses: Callable[[], Iterable[float]], per_second: float) -> None:
         """Moves the bar on; now and then it asks for the losses, and once it says how long it will take."""

@@ -58,8 +58,12 @@ class Job:
         return digest.hexdigest()
 
 
-def prepare(settings: TrainConfig) -> Job:
+def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     """Reads the labels and checks everything that can be checked before work is done.
+
+    Args:
+        settings: the job.
+        records: of its data, where they are known.
 
     Raises:
         ConfigError: what does not fit, with the values on both sides.
@@ -68,7 +72,8 @@ def prepare(settings: TrainConfig) -> Job:
     check_packages(settings)
     heads = _heads(settings.model)
     configs = _task_configs(settings, heads)
-    records = load_records(settings.data, lambda columns: _strata(settings, configs, columns))
+    if records is None:
+        records = load_records(settings.data, lambda columns: _strata(settings, configs, columns))
     tasks = {head: _task(head, config, records) for head, config in configs.items()}
     model = _complete_model(settings.model, heads, tasks, records)
     settings = settings.model_copy(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +17,30 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, OperationError
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
+from classy_vision.train.data_config import FolderConfig
 from classy_vision.train.display import Display
-from classy_vision.train.engine import Engine
+from classy_vision.train.engine import Engine, StoppedError
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.initial import load_initial
 from classy_vision.train.job import Job, prepare, trunk_parts
-from classy_vision.train.optimizer import make_optimizer, restore_optimizer
+from classy_vision.train.optimizer import learning_rate, make_optimizer, restore_optimizer
 from classy_vision.train.plan import plan
-from classy_vision.train.run_folder import CURVES, PREDICTIONS, TENSORBOARD, Row, RunFolder
+from classy_vision.train.run_folder import CURVES, LISTING, PREDICTIONS, TENSORBOARD, Row, RunFolder
+from classy_vision.train.sources import Records, read_listing, write_listing
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.units import standardize, to_units
 from classy_vision.train.views import run_views
 
 SHOWN = 24
 """Images or videos in predictions.png."""
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a process that SIGTERM ended."""
+CHANGEABLE = ("schedule.epochs", "schedule.workers")
+"""What may be changed when a run is resumed."""
 
 
 def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row:
@@ -46,47 +56,139 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
 
     Raises:
         ConfigError: something does not fit, cannot be read or cannot be written.
+        OperationError: the loss is not finite, or a process that reads files was killed.
+        SystemExit: the process was asked to end by SIGTERM; what was done until then is saved.
     """
-    job = prepare(settings)
     folder = RunFolder(Path(output))
-    accelerator = _accelerator(job)
-    model = _initial_model(job)  # wrong weights are found before a run is replaced
-    if accelerator.is_main_process:
-        folder.create(job.settings, force)
-    accelerator.wait_for_everyone()
-    try:
-        return _run(job, folder, accelerator, model, None)
-    except ConfigError:
+    with _locked(folder):
+        if _is_first():
+            folder.check_free(force)
+        job = prepare(settings)
+        accelerator = _accelerator(job)
+        model = _initial_model(job)  # wrong weights are found before a run is replaced
         if accelerator.is_main_process:
-            folder.discard()
-        raise
+            folder.create(job.settings, force)
+            _write_listing(job, folder)
+        accelerator.wait_for_everyone()
+        try:
+            return _run(job, folder, accelerator, model, None)
+        except ConfigError:
+            if accelerator.is_main_process:
+                folder.discard()
+            raise
 
 
-def resume(output: str | Path) -> Row:
-    """Goes on with a run after its last whole epoch, to the numbers it would have had.
+def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
+    """Goes on with a run where it was stopped, to the numbers it would have had.
+
+    Args:
+        output: the run folder.
+        overrides: "schedule.epochs=30" trains a run for longer than was planned, also a finished one;
+            "schedule.workers=2" changes no numbers.
 
     Raises:
-        ConfigError: this is no run folder, the run is finished, or its data have changed.
+        ConfigError: this is no run folder, the run is finished, its data have changed, or something
+            else is to be changed.
+        OperationError, SystemExit: as for ``train``.
     """
-    folder = RunFolder(Path(output))
-    settings = folder.settings()
-    if folder.finished:
-        raise ConfigError(f"{str(output)!r} is finished: all {settings.schedule.epochs} epochs are done")
-    job = prepare(settings)
-    accelerator = _accelerator(job)
-    if accelerator.is_main_process:
-        folder.sweep()
-    state = folder.read_checkpoint()
-    if state is None:
-        return _run(job, folder, accelerator, _initial_model(job), None)
-    if state["data"] != job.fingerprint():
+    folder, overrides = RunFolder(Path(output)), tuple(overrides)
+    for override in overrides:
+        if override.partition("=")[0] not in CHANGEABLE:
+            raise ConfigError(
+                f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}"
+            )
+    planned, settings = folder.settings(), folder.settings(overrides)
+    with _locked(folder):
+        _check_unfinished(folder, settings)
+        state, damage = folder.read_checkpoint()
+        _check_epochs(folder, settings, state)
+        job = prepare(settings, _listed(folder, settings))
+        accelerator = _accelerator(job)
+        if state is not None and state["data"] != job.fingerprint():
+            raise ConfigError(
+                f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
+            )
+        model = _initial_model(job) if state is None else _stopped_model(job, state)
+        notes = [_gone_back(damage, state)] if damage and state else []
+        if folder.finished or planned.schedule.epochs != settings.schedule.epochs:
+            notes.append(_longer(job, state))
+        accelerator.wait_for_everyone()  # until all have read what is changed now
+        if accelerator.is_main_process:
+            folder.sweep()
+            if damage:
+                folder.go_back()
+            if folder.finished or planned != settings:
+                folder.reopen(job.settings)
+        return _run(job, folder, accelerator, model, state, notes)
+
+
+def _write_listing(job: Job, folder: RunFolder) -> None:
+    """Files may vanish from a folder where unreadable ones are skipped: the run keeps their rows."""
+    data = job.settings.data
+    if isinstance(data, FolderConfig) and data.on_bad_image == "skip":
+        folder.write(LISTING, write_listing(job.records, data))
+
+
+def _listed(folder: RunFolder, settings: TrainConfig) -> Records | None:
+    path = folder.path / LISTING
+    return (
+        read_listing(path, settings.data)
+        if isinstance(settings.data, FolderConfig) and path.is_file()
+        else None
+    )
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, before the processes know each other."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _locked(folder: RunFolder) -> AbstractContextManager[None]:
+    return folder.locked() if _is_first() else nullcontext()
+
+
+def _check_unfinished(folder: RunFolder, settings: TrainConfig) -> None:
+    if not folder.finished:
+        return
+    done, where = folder.epochs_done(), str(folder.path)
+    if done == settings.schedule.epochs:
         raise ConfigError(
-            f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
+            f"{where!r} is finished: all {done} epochs are done; to train it for longer: "
+            f"classy train --resume {where} --set schedule.epochs={2 * done}"
         )
-    model = build_model(job.settings.model)
-    _freeze(job, model)
-    model.load_state_dict(state["model"])
-    return _run(job, folder, accelerator, model, state)
+    if not folder.has_checkpoint:
+        raise ConfigError(
+            f"{where!r} is finished after {done} epochs and has no checkpoint to go on from, as runs of "
+            f"earlier versions; another run can begin with its weights: --set weights={where}"
+        )
+
+
+def _check_epochs(folder: RunFolder, settings: TrainConfig, state: dict[str, Any] | None) -> None:
+    epochs = settings.schedule.epochs
+    done = len(state["history"]) if state else 0
+    begun = done + bool(state and state["progress"])
+    if epochs < begun:
+        raise ConfigError(
+            f"schedule.epochs = {epochs}, but epoch {begun} of {str(folder.path)!r} is "
+            f"{'done' if begun == done else 'begun'}: give at least {begun}"
+        )
+
+
+def _gone_back(damage: str, state: dict[str, Any]) -> str:
+    done = len(state["history"])
+    step = f" and {state['progress']['step']} steps" if state["progress"] else ""
+    return f"{damage}. The checkpoint before it is whole: going on after {done} epochs{step}"
+
+
+def _longer(job: Job, state: dict[str, Any] | None) -> str:
+    """What becomes of the learning rate, which depends on the number of epochs."""
+    schedule, done = job.settings.schedule, len(state["history"]) if state else 0
+    steps = len(job.records.rows(held_out=False)) // schedule.batch_size
+    first = done * steps + (state["progress"]["step"] if state and state["progress"] else 0)
+    return (
+        f"training goes on after {done} epochs to {schedule.epochs}: from here on the learning rate is that "
+        f"of a run of {schedule.epochs} epochs, which is {learning_rate(schedule, first, steps):.1e} now"
+    )
 
 
 def _accelerator(job: Job) -> Accelerator:
@@ -105,38 +207,91 @@ def _accelerator(job: Job) -> Accelerator:
 
 
 def _run(
-    job: Job, folder: RunFolder, accelerator: Accelerator, model: ClassyModel, state: dict[str, Any] | None
+    job: Job,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    model: ClassyModel,
+    state: dict[str, Any] | None,
+    notes: Iterable[str] = (),
 ) -> Row:
-    row = _run_epochs(job, folder, accelerator, model, state)
+    engine = _engine(job, model, accelerator, state)
+    for note in (job.records.note, *notes):
+        if note:
+            engine.display.line(note)
+    try:
+        with _killed_workers(job, folder):
+            row = _run_epochs(job, folder, engine, model, state)
+    finally:
+        engine.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held
     accelerator.end_training()
+    if row is None:
+        raise SystemExit(TERMINATED)
     return row
 
 
 def _run_epochs(
-    job: Job, folder: RunFolder, accelerator: Accelerator, model: ClassyModel, state: dict[str, Any] | None
-) -> Row:
-    engine = _engine(job, model, accelerator, state)
+    job: Job, folder: RunFolder, engine: Engine, model: ClassyModel, state: dict[str, Any] | None
+) -> Row | None:
+    """The last epoch's row; None where the run was asked to end, and can be gone on with."""
+    first = engine.accelerator.is_main_process
     history: list[Row] = list(state["history"]) if state else []
-    wanted = job.settings.tensorboard and accelerator.is_main_process
+    progress = state["progress"] if state else None
+    wanted = job.settings.tensorboard and first
     logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
-    if job.records.note:
-        engine.display.line(job.records.note)
-    for line in plan(job, model, accelerator.device, accelerator.num_processes):
+    for line in plan(job, model, engine.accelerator.device, engine.accelerator.num_processes):
         engine.display.line(line)
-    with engine.display.running(), logger as log:
+    with _terminating() as engine.is_stopping, engine.display.running(), logger as log:
         for epoch in range(len(history), job.settings.schedule.epochs):
-            history.append(engine.run_epoch(epoch))
-            if accelerator.is_main_process:
-                folder.write_checkpoint(_state(engine, model, history))
+            try:
+                history.append(engine.run_epoch(epoch, progress))
+            except StoppedError as stopped:
+                if first:
+                    folder.write_checkpoint(_state(engine, model, history, stopped.progress))
+                engine.display.line(f"stopped; go on with: classy train --resume {folder.path}")
+                return None
+            progress = None
+            if first:
+                folder.write_checkpoint(_state(engine, model, history, None))
                 folder.write_history(history)
             if log:
                 log(history[-1])
-    if accelerator.is_main_process:
-        _finish(job, folder, model, history, accelerator.device)
+    if first:
+        _finish(job, folder, model, history, engine.accelerator.device)
         engine.display.line(f"the run is in {folder.path}")
     return history[-1]
+
+
+@contextmanager
+def _terminating() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGTERM came, which ends nothing by itself meanwhile."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # others are not told of signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _killed_workers(job: Job, folder: RunFolder) -> Iterator[None]:
+    """Turns what torch says of a reading process that was killed into one message."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        said = re.search(r"killed by signal: (\w[\w ]*)", f"{error} {error.__cause__ or error.__context__}")
+        how = f" ({said[1].strip()})" if said else ""
+        more = f". Go on with: classy train --resume {folder.path}" if folder.has_checkpoint else ""
+        raise OperationError(
+            f"a process that reads {job.settings.data.unit}s was killed{how}: memory may have run out, which "
+            f"fewer schedule.workers need less of{more}"
+        ) from None
 
 
 # -- the model
@@ -149,6 +304,13 @@ def _initial_model(job: Job) -> ClassyModel:
         model.loaded = load_initial(model, job.settings.weights, job.tasks)
         standardize(model, job.tasks, {*job.tasks} - {*model.loaded.kept})
     _freeze(job, model)
+    return model
+
+
+def _stopped_model(job: Job, state: dict[str, Any]) -> ClassyModel:
+    model = build_model(job.settings.model)
+    _freeze(job, model)
+    model.load_state_dict(state["model"])
     return model
 
 
@@ -204,7 +366,9 @@ def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[
     )
 
 
-def _state(engine: Engine, model: nn.Module, history: list[Row]) -> dict[str, Any]:
+def _state(
+    engine: Engine, model: nn.Module, history: list[Row], progress: dict[str, Any] | None
+) -> dict[str, Any]:
     scaler = engine.accelerator.scaler
     return {
         "model": model.state_dict(),
@@ -212,6 +376,7 @@ def _state(engine: Engine, model: nn.Module, history: list[Row]) -> dict[str, An
         "scaler": scaler.state_dict() if scaler is not None else None,
         "history": history,
         "data": engine.job.fingerprint(),
+        "progress": progress,
     }
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, OperationError, first_line, system_error
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
@@ -22,11 +25,18 @@ from classy_vision.weights.files import WEIGHTS, read_tensors, replacing, write_
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+LOCK = ".lock"
+LISTING = "files.csv"
 METRICS = "metrics.json"
 TABLE = "metrics.csv"
 CURVES = "curves.png"
 PREDICTIONS = "predictions.png"
 TENSORBOARD = "tensorboard"
+OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
+"""Files of a run beside its config."""
+PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
+"""Of a checkpoint; those of today have "progress" and "digest" as well."""
 
 Row = dict[str, float]
 """What was measured in an epoch, e.g. "val/species/accuracy"."""
@@ -43,7 +53,7 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             told = system_error(error, what)
         more = ""
-        if (path.parent / CHECKPOINT).is_file():
+        if RunFolder(path.parent).has_checkpoint:
             more = (
                 f". What was written before is whole; with that mended, go on with: "
                 f"classy train --resume {path.parent}"
@@ -57,6 +67,36 @@ class RunFolder:
 
     path: Path
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other commands out of the folder, which is made; the lock ends with its process.
+
+        A folder in which nothing came to be is removed again.
+
+        Raises:
+            ConfigError: another command is at work here, or the folder cannot be written.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        lock = FileLock(self.path / LOCK, timeout=0)
+        with writing(self.path / LOCK):
+            if self.path.exists() and not self.path.is_dir():
+                raise self._foreign()
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise ConfigError(
+                    f"another command is at work in {str(self.path)!r}: wait for it, or choose another --output"
+                ) from None
+        try:
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)  # while it is held: who waits for it looks again
+            lock.release()
+            with suppress(OSError):  # something is there
+                for path in made:
+                    path.rmdir()
+
     def create(self, settings: TrainConfig, force: bool) -> None:
         """Makes the folder, with the settings in it.
 
@@ -67,46 +107,59 @@ class RunFolder:
         Raises:
             ConfigError: there is something already, or the folder cannot be written.
         """
-        taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-        if taken and not self.is_run:
-            raise ConfigError(f"{str(self.path)!r} exists and is no run folder: choose another --output")
-        if taken and not force:
-            raise ConfigError(
-                f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
-                f"{self.path}, or replace it by --force"
-            )
+        self.check_free(force)
         try:
             with writing(self.path / CONFIG):
                 self.path.mkdir(parents=True, exist_ok=True)
-                for name in (CHECKPOINT, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS):
-                    (self.path / name).unlink(missing_ok=True)
-                shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-                self.sweep()
+                self._remove(OWN)
             self.write(CONFIG, dump_settings(settings).encode())
         except BaseException:
             self.discard()
             raise
 
+    def check_free(self, force: bool) -> None:
+        """Raises where a run cannot be made.
+
+        Raises:
+            ConfigError: there is something already.
+        """
+        taken = self.path.exists() and (
+            not self.path.is_dir() or any(path.name != LOCK for path in self.path.iterdir())
+        )
+        if taken and not self.is_run:
+            raise self._foreign()
+        if taken and not force:
+            raise ConfigError(
+                f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
+                f"{self.path}, or replace it by --force"
+            )
+
     def discard(self) -> None:
         """Removes a run that has no whole epoch to go on from, and nothing of anyone else's."""
-        if (self.path / CHECKPOINT).is_file() or (self.path / WEIGHTS).is_file():
-            return
-        for name in (CONFIG, METRICS, TABLE, CURVES, PREDICTIONS):
+        if not any((self.path / name).is_file() for name in (CHECKPOINT, PREVIOUS, WEIGHTS)):
+            self._remove((CONFIG, *OWN))
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
         self.sweep()
-        with suppress(OSError):  # other files are there
-            self.path.rmdir()
 
-    def settings(self) -> TrainConfig:
+    def _foreign(self) -> ConfigError:
+        return ConfigError(f"{str(self.path)!r} exists and is no run folder: choose another --output")
+
+    def settings(self, overrides: Iterable[str] = ()) -> TrainConfig:
         """The settings of the run.
 
+        Args:
+            overrides: as for ``load_settings``.
+
         Raises:
-            ConfigError: this is no run folder.
+            ConfigError: this is no run folder, or an override cannot be.
         """
         if not (self.path / CONFIG).is_file():
             raise ConfigError(f"{str(self.path)!r} is no run folder: it has no {CONFIG}")
-        return load_run_settings(self.path / CONFIG)
+        return load_run_settings(self.path / CONFIG, overrides)
 
     @property
     def is_run(self) -> bool:
@@ -115,8 +168,29 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return (self.path / WEIGHTS).is_file() and not (self.path / CHECKPOINT).is_file()
+        """Whether it was trained to its end; ``resume`` can train it for longer."""
+        return (self.path / WEIGHTS).is_file()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any((self.path / name).is_file() for name in (CHECKPOINT, PREVIOUS))
+
+    def epochs_done(self) -> int:
+        """Of which there are metrics."""
+        try:
+            return len(json.loads((self.path / METRICS).read_text(encoding="utf-8"))["epochs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def reopen(self, settings: TrainConfig) -> None:
+        """Makes a run one that is to be trained further, as ``settings`` say.
+
+        The weights go; they are in the checkpoint.
+        """
+        self.write(CONFIG, dump_settings(settings).encode())
+        with writing(self.path / WEIGHTS):
+            (self.path / WEIGHTS).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes files that a killed process had not finished."""
@@ -129,22 +203,37 @@ class RunFolder:
             beside.write_bytes(data)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Writes what is needed to go on after an epoch."""
+        """Writes what is needed to go on; the checkpoint before stays beside it."""
         path = self.path / CHECKPOINT
-        with writing(path), replacing(path) as beside, beside.open("wb") as file:
-            torch.save(
-                dict(state), file
-            )  # to an open file: Python says why it cannot be written, torch does not
+        with writing(path), replacing(path) as beside:
+            with beside.open("wb") as file:  # an open file: Python says why it cannot be written, torch does not
+                torch.save({**state, "digest": digest(state)}, file)
+            if path.is_file():
+                os.replace(path, self.path / PREVIOUS)
 
-    def read_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint; None where no epoch was finished."""
-        path = self.path / CHECKPOINT
-        if not path.is_file():
-            return None
-        state = read_tensors(path)
-        if not {"model", "optimizer", "history", "data"} <= state.keys():
-            raise ConfigError(f"{str(path)!r} is no checkpoint of a run; delete it to start the run over")
-        return state
+    def read_checkpoint(self) -> tuple[dict[str, Any] | None, str]:
+        """The last checkpoint that is whole, and what is wrong with the last one otherwise.
+
+        There is none where no epoch was finished.
+
+        Raises:
+            ConfigError: no checkpoint is whole.
+        """
+        wrong = ""
+        for name in (CHECKPOINT, PREVIOUS):
+            if (self.path / name).is_file():
+                try:
+                    return read_state(self.path / name), wrong
+                except ConfigError:
+                    wrong = wrong or f"{str(self.path / name)!r} is damaged"
+        if wrong:
+            raise ConfigError(f"{wrong}, and no other is whole: delete the run folder to start the run over")
+        return None, ""
+
+    def go_back(self) -> None:
+        """Puts the checkpoint before in the place of the last one, which is damaged."""
+        with writing(self.path / CHECKPOINT):
+            os.replace(self.path / PREVIOUS, self.path / CHECKPOINT)
 
     def write_history(self, history: Sequence[Row]) -> None:
         """Writes the metrics of all epochs as JSON and CSV."""
@@ -157,7 +246,48 @@ class RunFolder:
         self.write(TABLE, table.getvalue().encode())
 
     def finish(self, model: nn.Module) -> None:
-        """Writes the weights, and removes the checkpoint that they replace."""
+        """Writes the weights. The last checkpoint stays, for training that goes on."""
         with writing(self.path / WEIGHTS):
             write_tensors(self.path / WEIGHTS, model.state_dict(), {"format": "pt"})
-            (self.path / CHECKPOINT).unlink(missing_ok=True)
+            (self.path / PREVIOUS).unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint, held against its digest; those that were written without one are believed.
+
+    Raises:
+        ConfigError: it is damaged, or no checkpoint.
+    """
+    state = read_tensors(path)
+    said = state.pop("digest", None)
+    if said is None and state.keys() == PARTS:
+        return {**state, "progress": None}
+    if state.keys() != PARTS | {"progress"}:
+        raise ConfigError(f"{str(path)!r} is no checkpoint of a run")
+    if said != digest(state):
+        raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
+    return state
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """Of all that is in a checkpoint: names, numbers, types and shapes."""
+    sha = sha256()
+    _feed(sha.update, state)
+    return sha.hexdigest()
+
+
+def _feed(update: Callable[[Any], None], value: Any) -> None:
+    if isinstance(value, Tensor):
+        update(f"{value.dtype} {tuple(value.shape)}".encode())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        update(f"mapping {len(value)}".encode())
+        for key, part in value.items():
+            update(repr(key).encode())
+            _feed(update, part)
+    elif isinstance(value, (list, tuple)):
+        update(f"sequence {len(value)}".encode())
+        for part in value:
+            _feed(update, part)
+    else:
+        update(repr(value).encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +175,34 @@ def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
     return held
 
 
+def write_listing(records: Records, data: FolderConfig) -> bytes:
+    """The files of a folder and their splits as a table, for ``read_listing``."""
+    table = io.StringIO(newline="")
+    rows = [
+        [os.path.relpath(records.name(row), data.root), label, "val" if held else "train"]
+        for row, (label, held) in enumerate(zip(records.columns["label"], records.held_out))
+    ]
+    csv.writer(table).writerows([["path", "label", "split"], *rows])
+    return table.getvalue().encode(errors="surrogateescape")
+
+
+def read_listing(path: Path, data: FolderConfig) -> Records:
+    """The records of a folder as they were when the listing was written, whatever is there now.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file))
+        images = [Path(data.root, row["path"]) for row in rows]
+        return Records(
+            images, {"label": [row["label"] for row in rows]}, [row["split"] == "val" for row in rows]
+        )
+    except (OSError, csv.Error, KeyError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+
+
 # -- a table
 
 
@@ -196,7 +226,7 @@ def load_table_records(data: TableConfig, strata: StrataOf | None = None) -> Rec
         if not isinstance(cell, str):
             raise ConfigError(f"{path}, row {row}: there is no path")
     images = [root / cell for cell in paths]
-    _check_exist(images, path, data.unit)
+    _check_exist(images, path, data)
     _check_kind(images, data)
     split = columns.pop("split", None)
     if split:
@@ -208,11 +238,12 @@ def load_table_records(data: TableConfig, strata: StrataOf | None = None) -> Rec
     return Records(images, columns, held)
 
 
-def _check_exist(images: Sequence[Path], table: Path, unit: str) -> None:
+def _check_exist(images: Sequence[Path], table: Path, data: DataConfig) -> None:
+    """Raises where files are missing; those that may be skipped, only where all are."""
     missing = [image for image in images if not image.is_file()]
-    if missing:
+    if len(missing) > (0 if data.on_bad_image == "error" else len(images) - 1):
         raise ConfigError(
-            f"{table} names {len(missing)} of {len(images)} {unit}s that do not exist, the first is "
+            f"{table} names {len(missing)} of {len(images)} {data.unit}s that do not exist, the first is "
             f"{str(missing[0])!r}; data.images says where relative paths start"
         )
 

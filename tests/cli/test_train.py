@@ -69,7 +69,7 @@ def test_a_run_folder_holds_the_model_and_how_it_went(run: Path) -> None:
     assert lines[4].split() == ["digit", "loop"]
     assert lines[6].startswith("training takes about ")
     assert [line.split()[0] for line in (lines[5], *lines[7:10])] == ["epoch", "1", "2", "3"]
-    assert not (run / "checkpoint.pt").exists()
+    assert not (run / "checkpoint.previous.pt").exists()
 
 
 @pytest.mark.slow

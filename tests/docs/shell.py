@@ -98,8 +98,10 @@ def _matches(word: str) -> list[str]:
 def _shortened(arguments: list[str]) -> list[str]:
     if arguments[0] == "sample":
         return [*arguments, "-n", "2"]
-    if arguments[0] != "train" or "--resume" in arguments:
+    if arguments[0] != "train":
         return arguments
+    if "--resume" in arguments:  # after the one epoch that it was shortened to
+        return [re.sub(r"^schedule\.epochs=\d+$", "schedule.epochs=2", word) for word in arguments]
     source = Path(arguments[1]).read_text()
     changes = SHORT if "source: digits" in source else CLIPS if "clip:" in source else SMALL
     return [*arguments, *(word for change in changes for word in ("--set", change))]

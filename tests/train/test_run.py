@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
+from classy_vision.models import AnyNet
 from classy_vision.train import TrainConfig, engine, load_settings, resume, train
 from classy_vision.train.engine import Engine
 from classy_vision.train.job import prepare
@@ -158,6 +159,65 @@ def test_an_unreadable_image_is_named_or_skipped(
     assert f"skipped 1 unreadable images, the first is {tmp_path / '5.png'}" in capsys.readouterr().out
 
 
+def test_batch_norms_see_readable_images_alone(table: Path, tmp_path: Path) -> None:
+    """Blank images in the place of unreadable ones would halve the variances."""
+    for n in range(24):
+        if n % 2:
+            (tmp_path / f"{n}.png").write_text("no image")
+    config = settings(table, data={"on_bad_image": "skip"}, schedule={"epochs": 1, "learning_rate": 1e-12})
+    seen = []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if module.training and not inputs[0].is_meta:
+            seen.append(inputs[0].detach().clone())
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: look(module, inputs) if isinstance(module, AnyNet) else None
+    )
+    try:
+        train(config, tmp_path / "run")
+    finally:
+        handle.remove()
+    assert 0 < sum(map(len, seen)) <= 9  # of 18 images to train on
+    assert all(len(images) >= 2 and images.flatten(1).any(1).all() for images in seen)
+
+
+def test_a_step_without_readable_images_is_left_out(table: Path, tmp_path: Path) -> None:
+    for n in range(24):
+        if n % 4 and n > 3:
+            (tmp_path / f"{n}.png").write_text("no image")
+    config = settings(table, data={"on_bad_image": "skip"}, schedule={"batch_size": 2})
+    final = train(config, tmp_path / "run")
+    assert all(value == value for value in final.values())
+
+
+def test_a_file_that_vanished_is_skipped_when_a_run_is_resumed(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    root = tmp_path / "images"
+    for n in range(24):
+        (root / ("ab"[n % 2])).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / f"{n}.png", root / "ab"[n % 2])
+    folder = {"source": "folder", "root": str(root), "on_bad_image": "skip"}
+    jobs = {
+        "table": settings(table, data={"on_bad_image": "skip"}),
+        "folder": TrainConfig.parse(job(folder, head("label"))),
+    }
+    gone = {"table": tmp_path / "6.png", "folder": root / "a" / "6.png"}
+    for name, config in jobs.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "run_epoch", lambda *_: pytest.fail("stopped"))
+            with pytest.raises(pytest.fail.Exception, match="stopped"):
+                train(config, tmp_path / name)
+        before = prepare(config).records.held_out
+        gone[name].unlink()
+        resume(tmp_path / name)
+        assert (
+            f"skipped 1 unreadable images, the first is {gone[name]}: no such file" in capsys.readouterr().out
+        )
+        assert name == "table" or len(before) == 24
+
+
 def test_a_loss_that_is_no_number_is_explained(table: Path, tmp_path: Path) -> None:
     schedule = {"optimizer": "sgd", "learning_rate": 1e30}
     with pytest.raises(ConfigError, match="try a lower schedule.learning_rate"):
@@ -232,8 +292,8 @@ def test_a_run_of_videos_says_so(clips: Path) -> None:
 def test_a_stopped_run_of_videos_goes_on_to_the_same_weights(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Engine, epoch: int) -> Any:
-        return run_epoch(self, epoch) if epoch == 0 else pytest.fail("stopped")
+    def stop(self: Engine, epoch: int, *progress: Any) -> Any:
+        return run_epoch(self, epoch, *progress) if epoch == 0 else pytest.fail("stopped")
 
     run_epoch = Engine.run_epoch
     with monkeypatch.context() as patch:
