@@ -119,12 +119,12 @@ def test_a_table_holds_images_or_videos(tmp_path: Path) -> None:
     assert len(table(path, clip=ClipConfig(frames=8)).images) == 2
 
 
-def test_a_third_split_is_left_out_aloud(tmp_path: Path) -> None:
+def test_a_test_folder_is_left_out_aloud(tmp_path: Path) -> None:
     for path in ("train/cat/1.png", "val/cat/2.png", "test/3.png"):
         picture(tmp_path / path)
     records = folder(tmp_path)
     assert [Path(str(path)).name for path in records.images] == ["1.png", "2.png"]
-    assert records.note == f"{tmp_path / 'test'} is left out: another folder is held out"
+    assert records.note == f"{tmp_path / 'test'} is kept for testing"
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_csv_with_splits_and_missing_cells(tmp_path: Path) -> None:
     text = "\ufeffpath,split,kind\n0.png,train,a\n1.png,VAL,\n\n2.png,train,NA\n"
     records = table(csv_table(tmp_path, text))
     assert list(records.held_out) == [False, True, False]
-    assert records.columns == {"kind": ["a", None, "NA"]}
+    assert records.columns == {"kind": ["a", None, None]}
     assert records.images[0] == tmp_path / "0.png"
 
 
