@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from classy_vision.config import ConfigError
+from classy_vision.train.data_config import DataConfig
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode by channels."""
@@ -153,19 +154,20 @@ def open_image(
             return _with_channels(image, channels, value_range)
 
 
-def check_images(images: Sequence[Path | Image.Image], channels: int, value_range: ValueRange) -> None:
+def check_images(images: Sequence[Path | Image.Image], channels: int, data: DataConfig) -> None:
     """Looks at a few images before any work is done; unreadable ones are for whoever reads them.
 
     Raises:
         ConfigError: they do not have the model's channels, or they would all be nearly black.
     """
-    files = [image for image in images if isinstance(image, Path)][:: max(1, len(images) // LOOKED_AT)]
-    dark = []
-    for file in files[:LOOKED_AT]:
+    looked_at = images[:: max(1, len(images) // LOOKED_AT)][:LOOKED_AT]
+    files = [image for image in looked_at if isinstance(image, Path)]
+    dark: list[int | None] = []
+    for file in files:
         try:
-            dark.append(_largest_of_16_bits(file) if value_range is None else None)
-            if len(dark) == 1:
-                open_image(file, channels, value_range=value_range)
+            if not dark:
+                open_image(file, channels, value_range=data.value_range, max_pixels=data.max_pixels)
+            dark.append(_largest_of_16_bits(file) if data.value_range is None else None)
         except WrongChannelsError:
             raise
         except ImageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
-from classy_vision.train.initial import whole_path, with_network
+from classy_vision.train.images import check_images
+from classy_vision.train.initial import what_is_published, whole_path, with_network
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
@@ -61,9 +62,10 @@ def prepare(settings: TrainConfig) -> Job:
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
-    settings = with_network(_with_whole_paths(settings))
+    given, settings = settings, with_network(_with_whole_paths(settings))
     check_packages(settings)
     records = load_records(settings.data, settings.schedule.seed)
+    records = replace(records, note="; ".join(filter(None, [records.note, what_is_published(given, settings)])))
     heads = _heads(settings.model)
     tasks = {head: _task(head, config, records) for head, config in _task_configs(settings, heads).items()}
     model = _complete_model(settings.model, heads, tasks, records)
@@ -74,6 +76,8 @@ def prepare(settings: TrainConfig) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
+    if not settings.data.clip:
+        check_images(records.images, model["in_channels"], settings.data)
     check_model(settings, tasks)
     _check_schedule(settings, records)
     targets = {head: _targets(task, records) for head, task in tasks.items()}

@@ -120,7 +120,7 @@ def load_test_records(data: DataConfig, seed: int) -> Records:
 class _Found:
     """All rows of a source, each with its split."""
 
-    images: Sequence[Path | Image.Image]
+    images: Sequence[str | Path | Image.Image]
     columns: Mapping[str, Sequence[Any]]
     splits: Sequence[str]
     channels: int = 3
@@ -134,7 +134,27 @@ class _Found:
         if len(rows) < len(self.splits):
             columns = Columns({name: partial(_take, columns, name, rows) for name in columns})
         images = [self.images[row] for row in rows]
-        return Records(images, columns, held_out, self.channels, self.note)
+        return Records(Files(images), columns, held_out, self.channels, self.note)
+
+
+class Files(Sequence[Any]):
+    """Files, or images in memory, by row; a file's path is made when it is asked for.
+
+    Args:
+        names: the files' names, or images.
+    """
+
+    def __init__(self, names: Sequence[Any]) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Files(self._names[row])
+        name = self._names[row]
+        return Path(name) if isinstance(name, str) else name
 
 
 def _take(columns: Mapping[str, Sequence[Any]], name: str, rows: Sequence[int]) -> list[Any]:
@@ -249,12 +269,12 @@ def _set_aside(
     return splits
 
 
-def _channels(images: Sequence[Path], data: DataConfig) -> int:
+def _channels(images: Sequence[str | Path], data: DataConfig) -> int:
     """Those of the first image, where it is not simply in grey or in colour."""
     if data.clip or not images:
         return 3
     try:
-        return channels_of(images[0]) or 3
+        return channels_of(Path(images[0])) or 3
     except ImageError:  # for whoever reads it
         return 3
 
@@ -302,10 +322,11 @@ def _check_level(root: Path, folders: Sequence[Path]) -> None:
         )
 
 
-def _check_kind(paths: Iterable[Path], data: DataConfig) -> None:
+def _check_kind(paths: Iterable[str | Path], data: DataConfig) -> None:
     """Raises where images are among videos, or the other way round; suffixes decide."""
     others = {"video": "image", "image": "video"}[data.unit]
-    wrong = next((path for path in paths if path.suffix.lower() in SUFFIXES[others]), None)
+    suffixes = tuple(SUFFIXES[others])
+    wrong = next((path for path in paths if str(path).lower().endswith(suffixes)), None)
     if wrong is not None:
         mend = {
             "video": "leave data.clip out to train on images",
@@ -347,8 +368,8 @@ def _load_table(data: TableConfig, seed: int, test: bool) -> _Found:
     _check_names(table.column_names, path)
     if "path" not in table.column_names:
         raise unknown("column", "path", table.column_names, f"{path} needs a column 'path'")
-    columns = {name: partial(_cells, table.column(name), name, path) for name in table.column_names}
-    images = _image_paths(columns.pop("path")(), data)
+    columns = {name: partial(_cells, table.column(name), name, path, data) for name in table.column_names}
+    images = _image_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
     split = columns.pop("split", None)
     if split is None and isinstance(data.test, str):
         raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
@@ -362,20 +383,20 @@ def _load_table(data: TableConfig, seed: int, test: bool) -> _Found:
     return _Found(images, Columns(columns), splits, _channels(wanted, data))
 
 
-def _image_paths(cells: Sequence[Any], data: TableConfig) -> list[Path]:
-    root = Path(data.images) if data.images else Path(data.file).parent
+def _image_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
+    root = data.images or os.path.dirname(data.file)
     for row, cell in enumerate(cells, 1):
         if not isinstance(cell, str):
             raise ConfigError(f"{data.file}, row {row}: there is no path")
-    return [root / cell for cell in cells]
+    return [os.path.join(root, cell) for cell in cells]
 
 
-def _check_exist(images: Sequence[Path], table: Path, unit: str) -> None:
+def _check_exist(images: Sequence[str], table: Path, unit: str) -> None:
     missing = [image for image in images if not os.path.isfile(image)]
     if missing:
         raise ConfigError(
             f"{table} names {len(missing)} of {len(images)} {unit}s that do not exist, the first is "
-            f"{shorten(str(missing[0]))!r}; data.images says where relative paths start"
+            f"{shorten(missing[0])!r}; data.images says where relative paths start"
         )
 
 
@@ -405,7 +426,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _read_csv(path: Path, data: TableConfig) -> pyarrow.Table:
-    """A table of texts; what stands for a missing cell is null."""
+    """A table of texts."""
     if not path.stat().st_size:
         return pyarrow.table({})
     wrong: list[csv.InvalidRow] = []
@@ -425,19 +446,14 @@ def _read_csv(path: Path, data: TableConfig) -> pyarrow.Table:
         raise ConfigError(
             f"{path}, line {row.number}: {row.actual_columns} cells under {row.expected_columns} headings"
         )
-    missing = pyarrow.array(["", *(MISSING if data.missing is None else data.missing)], pyarrow.string())
-    columns = [_without_missing(column, missing) for column in table.columns]
-    return pyarrow.table(columns, [name.strip() for name in table.column_names])
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
-def _without_missing(column: pyarrow.ChunkedArray, missing: pyarrow.Array) -> pyarrow.ChunkedArray:
-    cells = compute.utf8_trim_whitespace(column)
-    return compute.if_else(compute.is_in(cells, missing), None, cells)
-
-
-def _cells(column: pyarrow.ChunkedArray, name: str, path: Path) -> list[Any]:
+def _cells(column: pyarrow.ChunkedArray, name: str, path: Path, data: TableConfig) -> list[Any]:
     """The cells of a column; times and dates as text, since Python's do not hold all of them."""
     try:
+        if path.suffix.lower() == ".csv":
+            column = _without_missing(column, data)
         if pyarrow.types.is_temporal(column.type):
             column = column.cast(pyarrow.string())
         return [None if cell != cell else cell for cell in column.to_pylist()]
@@ -445,6 +461,12 @@ def _cells(column: pyarrow.ChunkedArray, name: str, path: Path) -> list[Any]:
         raise ConfigError(
             f"{path}: column {name!r} of type {column.type} cannot be read: {first_line(error)}"
         ) from None
+
+
+def _without_missing(column: pyarrow.ChunkedArray, data: TableConfig) -> pyarrow.ChunkedArray:
+    words = ["", *(MISSING if data.missing is None else data.missing)]
+    cells = compute.utf8_trim_whitespace(column)
+    return compute.if_else(compute.is_in(cells, pyarrow.array(words, pyarrow.string())), None, cells)
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
