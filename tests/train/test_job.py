@@ -98,7 +98,7 @@ def test_a_model_that_does_not_take_the_images(table: Path) -> None:
     config = settings(table, head("colour"))
     vanilla = {**config.model, "stem_type": "simple_stem_in", "strides": [2, 2]}
     assert prepare(config.model_copy(update={"model": vanilla}))
-    with pytest.raises(ConfigError, match="in_channels = 4: images have 1 channel"):
+    with pytest.raises(ConfigError, match="0.png: the image has 3 channels, but the model takes 4"):
         prepare(config.model_copy(update={"model": {**config.model, "in_channels": 4}}))
 
 
