@@ -405,7 +405,7 @@ def shorten(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
-def _read_splits(cells: Iterable[Any], data: TableConfig) -> list[str]:
+def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
     splits = []
     for row, cell in enumerate(cells, 1):
         split = TEST if cell is not None and cell == data.test else SPLITS.get(str(cell).lower())
@@ -413,7 +413,7 @@ def _read_splits(cells: Iterable[Any], data: TableConfig) -> list[str]:
             raise unknown("split", cell, SPLITS, f"{data.file}, row {row}")
         splits.append(split)
     if isinstance(data.test, str):
-        if TEST not in splits:
+        if TEST not in splits or (data.test not in cells and data.test.lower() not in SPLITS):
             raise unknown("split", data.test, dict.fromkeys(map(str, cells)), f"data.test: {data.file}")
     elif VALIDATION not in splits:
         return [VALIDATION if split == TEST else split for split in splits]
