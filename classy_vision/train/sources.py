@@ -456,6 +456,8 @@ def _cells(column: pyarrow.ChunkedArray, name: str, path: Path, data: TableConfi
             column = _without_missing(column, data)
         if pyarrow.types.is_temporal(column.type):
             column = column.cast(pyarrow.string())
+            if compute.any(compute.starts_with(column, "<value out of range")).as_py():
+                raise ValueError("a date beyond the year 32767")
         return [None if cell != cell else cell for cell in column.to_pylist()]
     except (ValueError, OverflowError, NotImplementedError, pyarrow.ArrowException) as error:
         raise ConfigError(

@@ -89,7 +89,9 @@ def test_paths_that_start_at_the_current_folder_still_work(
 ) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "birds.csv").touch()
-    path = write(tmp_path / "configs" / "job.json", {**digits_job(), "data": {"source": "table", "file": "birds.csv"}})
+    path = write(
+        tmp_path / "configs" / "job.json", {**digits_job(), "data": {"source": "table", "file": "birds.csv"}}
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.warns(FutureWarning, match=r"data\.file: 'birds.csv' was found .*: write '\.\./birds\.csv'"):
         assert load_settings(path).data.file == "birds.csv"  # type: ignore[union-attr]
