@@ -451,17 +451,18 @@ def _read_csv(path: Path, data: TableConfig) -> pyarrow.Table:
 
 def _cells(column: pyarrow.ChunkedArray, name: str, path: Path, data: TableConfig) -> list[Any]:
     """The cells of a column; times and dates as text, since Python's do not hold all of them."""
+    kind = column.type
     try:
         if path.suffix.lower() == ".csv":
             column = _without_missing(column, data)
-        if pyarrow.types.is_temporal(column.type):
+        if pyarrow.types.is_temporal(kind):
             column = column.cast(pyarrow.string())
             if compute.any(compute.starts_with(column, "<value out of range")).as_py():
                 raise ValueError("a date beyond the year 32767")
         return [None if cell != cell else cell for cell in column.to_pylist()]
     except (ValueError, OverflowError, NotImplementedError, pyarrow.ArrowException) as error:
         raise ConfigError(
-            f"{path}: column {name!r} of type {column.type} cannot be read: {first_line(error)}"
+            f"{path}: column {name!r} of type {kind} cannot be read: {first_line(error)}"
         ) from None
 
 
