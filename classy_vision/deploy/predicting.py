@@ -120,7 +120,9 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
 
 def preprocessing(data: DataConfig) -> dict[str, Any]:
     """What an artefact says of how images become its input."""
+    more = {name: getattr(data, name) for name in ("eval_transform", "decode", "max_pixels", "value_range")}
     seen = DataConfig(
+        **{name: value for name, value in more.items() if value != DataConfig.model_fields[name].default},
         image_size=data.side(training=False),
         resize=data.resize,
         interpolation=data.interpolation,

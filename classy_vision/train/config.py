@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -145,8 +147,8 @@ class TrainConfig(Config):
         weights: what the model starts from: a file, checkpoint or run folder, published weights
             ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
             ``source``. Heads that it has by the same id and shape go on from there, the others
-            are new. ``weights`` in ``model`` is the same. The mean and std that published ones
-            expect are the defaults of ``data``.
+            are new. ``weights`` in ``model`` is the same. The size, resizing, interpolation, mean
+            and std that published ones expect are the defaults of ``data``.
         tensorboard: also write TensorBoard logs.
     """
 
@@ -198,13 +200,15 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     """Reads a job from a YAML or JSON file.
 
     Args:
-        path: the file.
-        overrides: "dotted.key=value", the value in YAML; an index counts in a list.
+        path: the file. Relative paths in it start at its folder.
+        overrides: "dotted.key=value", the value in YAML; an index counts in a list. Relative paths in
+            these start at the current folder.
 
     Raises:
         ConfigError: the file or an override cannot be read, or says something impossible.
     """
     data = read_config(path)
+    _start_paths_at(data, Path(path).parent)
     for override in overrides:
         _override(data, override)
     return TrainConfig.parse(data, str(path))
@@ -231,6 +235,40 @@ def load_run_settings(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
     for override in overrides:
         _override(given, override)
     return TrainConfig.parse(given, str(path))
+
+
+PATHS = (
+    *(("data", "root"), ("data", "file"), ("data", "images")),
+    *(("weights",), ("weights", "source"), ("model", "weights"), ("model", "weights", "source")),
+)
+"""Where a job names files and folders; of weights, also what is published."""
+
+
+def _start_paths_at(data: dict[str, Any], folder: Path) -> None:
+    """Makes relative paths in a config file start at ``folder``.
+
+    Those that are only found from the current folder still work, with a warning: they used to start there.
+    """
+    for *sections, name in PATHS:
+        section: Any = data
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        given = section.get(name) if isinstance(section, dict) else None
+        if not isinstance(given, str) or not given or os.path.isabs(os.path.expanduser(given)):
+            continue
+        beside = os.path.join(folder, given)
+        here = os.path.exists(given) and not os.path.exists(beside)
+        if here:
+            key = ".".join((*sections, name))
+            warnings.warn(
+                f"{key}: {given!r} was found in the current folder, but paths in a config start at the "
+                f"config's folder ({str(folder)!r}): write {os.path.relpath(given, folder)!r}, or give it by "
+                f"--set {key}={given}",
+                FutureWarning,  # which, other than DeprecationWarning, people see
+                stacklevel=3,
+            )
+        elif "weights" not in (*sections, name) or os.path.exists(beside):
+            section[name] = beside
 
 
 def _override(data: dict[str, Any], override: str) -> None:

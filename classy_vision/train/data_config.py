@@ -13,6 +13,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_RATE = 1000
 """Frames per second; a file that says more has a clock rather than a rate."""
 
+# How a test split is told: by name, or as a part.
+TestSplit = Annotated[float, Field(gt=0, lt=1)] | Annotated[str, Field(min_length=1)] | None
+
 
 class ClipConfig(Config):
     """Which frames of a video make a clip.
@@ -50,9 +53,19 @@ class DataConfig(Config):
         resize: shorter side before the centre crop; the side of the square where it is left out. A
             pair is the height and the width to which images are squeezed first.
         interpolation: between pixels, "bilinear" or "bicubic".
-        mean, std: per channel, of values from 0 to 1. Where they are left out, 0.5 for grey,
-            ImageNet's for images in colour, and 0.45 and 0.225 for clips in colour, as most
-            weights trained on Kinetics have it (torchvision's and VMZ's have their own).
+        mean, std: per channel, of values from 0 to 1. Where they are left out, ImageNet's for images
+            in colour, 0.45 and 0.225 for clips in colour, as most weights trained on Kinetics have
+            it (torchvision's and VMZ's have their own), and 0.5 for every other number of channels.
+        eval_transform: how the centre crop is made. "exact" takes the part that ``resize`` leaves, with
+            fractions of pixels, and resamples once. "torchvision" resizes to whole pixels and then crops,
+            to the pixel what torchvision and timm do in evaluation; published weights of images have it.
+        decode: "reduced" lets JPEG's decoder shrink large photographs while at least twice the
+            pixels remain that are needed; "full" decodes all of them. By default "reduced", and "full" with
+            ``eval_transform: torchvision``.
+        max_pixels: of an image file; a larger one counts as unreadable, before it is decoded.
+        value_range: the pixel values that become 0 and 1, such as [0, 4095] for 12 bits in files of
+            16; what is beyond is cut off. "auto" takes the smallest and the largest value of each image.
+            Values are then kept as numbers, where images otherwise have 8 bits per channel.
         augment: "flip" mirrors half of the training images; "crop" also takes random parts. All
             frames of a clip are treated alike. Mirroring turns left into right, also for motion.
         crop_area: the smallest and largest part of an image's area that "crop" takes.
@@ -64,6 +77,10 @@ class DataConfig(Config):
     eval_size: PositiveInt | None = None
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    eval_transform: Literal["exact", "torchvision"] = "exact"
+    decode: Literal["reduced", "full"] | None = None
+    max_pixels: PositiveInt = 2**26
+    value_range: Literal["auto"] | tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     augment: Literal["none", "flip", "crop"] = "none"
@@ -81,10 +98,23 @@ class DataConfig(Config):
             raise ValueError(f"crop_area = {list(self.crop_area)}: give [smallest, largest], at most 1")
         return self
 
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range = {list(self.value_range)}: give [what becomes 0, what becomes 1]")
+        if self.value_range is not None and self.clip:
+            raise ValueError("value_range is for images; the frames of videos have 8 bits")
+        return self
+
     @property
     def unit(self) -> str:
         """What a sample is: "image" or "video"."""
         return "video" if self.clip else "image"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a decoder may shrink images."""
+        return (self.decode or ("reduced" if self.eval_transform == "exact" else "full")) == "reduced"
 
     @property
     def views(self) -> int:
@@ -117,10 +147,11 @@ class DigitsConfig(DataConfig):
 class FolderConfig(DataConfig):
     """Files by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
 
-    ``test`` is held out where there is no ``val``, and left out where there is one.
-
     Attributes:
         root: the folder.
+        test: what is set aside for ``classy evaluate``, and never read in training: the name of a
+            folder beside ``train``, or a fraction of each class. Where it is left out that is the folder
+            ``test``; if there is no ``val`` beside it, it is the validation split instead.
         val_fraction: part of each class that is held out where there is no ``val`` folder.
         split_seed: draws which files these are. It is not ``schedule.seed``, so that runs with
             different seeds are measured on the same files, and none of them has seen those.
@@ -128,6 +159,7 @@ class FolderConfig(DataConfig):
 
     source: Literal["folder"]
     root: str
+    test: TestSplit = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
 
@@ -138,6 +170,11 @@ class TableConfig(DataConfig):
     Attributes:
         file: the table.
         images: where relative paths start; the table's own folder where it is left out.
+        test: what is set aside for ``classy evaluate``, and never read in training: the rows that have
+            this value in the ``split`` column, or a fraction of the rows. Where it is left out those are the
+            rows of the split ``test``; if there are none of ``val``, they are the validation split instead.
+        missing: cells of a CSV that stand for a missing label, beside empty ones; where they are left
+            out those of pandas, such as NA, N/A, NaN, nan, NULL, null and None.
         val_fraction: part of the rows that is held out where there is no ``split`` column.
         split_seed: draws which rows these are. It is not ``schedule.seed``, so that runs with
             different seeds are measured on the same rows, and none of them has seen those.
@@ -148,6 +185,8 @@ class TableConfig(DataConfig):
     source: Literal["table"]
     file: str
     images: str | None = None
+    test: TestSplit = None
+    missing: tuple[str, ...] | None = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
     stratify: bool = True

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.models import MODELS, ClassyModel, load_weights
 from classy_vision.models.published import with_published
 from classy_vision.train.config import TrainConfig, WeightsConfig
+from classy_vision.train.data_config import DataConfig
+from classy_vision.train.preprocessing import from_published
 from classy_vision.train.tasks import Task
-from classy_vision.weights.catalogue import is_published, published
+from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.report import Report
 from classy_vision.weights.sources import find_file
 
+AnyData = TypeVar("AnyData", bound=DataConfig)
+
 
 def with_network(settings: TrainConfig) -> TrainConfig:
-    """``settings`` with what published weights need: options of the network, and their statistics.
+    """``settings`` with what published weights need: options of the network, and their preprocessing.
 
     Raises:
         ConfigError: no such weights, or they are another network's.
@@ -44,11 +48,31 @@ def with_network(settings: TrainConfig) -> TrainConfig:
         find_file(source)  # before any work is done
         whole = whole_path(source)
         weights = weights.model_copy(update={"source": whole}) if isinstance(weights, WeightsConfig) else whole
-        if is_published(source) and data.mean is None and data.std is None:
-            theirs = published(source).preprocessing
-            if len(theirs.mean) == model.get("in_channels", len(theirs.mean)):
-                data = data.model_copy(update={"mean": theirs.mean, "std": theirs.std})
+        if is_published(source):
+            data = _with_preprocessing(data, published(source).preprocessing, model.get("in_channels"))
     return settings.model_copy(update={"model": model, "weights": weights, "data": data})
+
+
+def _with_preprocessing(data: AnyData, theirs: Preprocessing, channels: int | None) -> AnyData:
+    """``data`` with what the weights expect, where it does not say something else."""
+    taken = from_published(theirs, data)
+    if channels not in (None, len(theirs.mean)):
+        taken = {name: value for name, value in taken.items() if name not in ("mean", "std")}
+    given = {name: getattr(data, name) for name in data.model_fields_set}
+    return type(data).parse({**given, **taken}, "data")
+
+
+def what_is_published(given: TrainConfig, settings: TrainConfig) -> str:
+    """What ``with_network`` took from published weights for the data, in words."""
+    before, after = given.data, settings.data
+    names = ("image_size", "resize", "interpolation", "eval_transform", "mean", "std")
+    taken = [
+        f"{name} = {list(value) if isinstance(value, tuple) else value}"
+        for name in names
+        if (value := getattr(after, name)) != getattr(before, name)
+    ]
+    source = getattr(settings.weights, "source", settings.weights)
+    return f"preprocessing of {source}: {', '.join(taken)}" if taken else ""
 
 
 def whole_path(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,8 @@ from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
 from classy_vision.train.data_config import TableConfig
-from classy_vision.train.initial import with_network
+from classy_vision.train.images import check_images
+from classy_vision.train.initial import what_is_published, with_network
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.split import Strata, strata_of
@@ -68,12 +69,13 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
-    settings = with_network(_with_whole_paths(settings))
+    given, settings = settings, with_network(_with_whole_paths(settings))
     check_packages(settings)
     heads = _heads(settings.model)
     configs = _task_configs(settings, heads)
     if records is None:
         records = load_records(settings.data, lambda columns: _strata(settings, configs, columns))
+    records = replace(records, note="; ".join(filter(None, [records.note, what_is_published(given, settings)])))
     tasks = {head: _task(head, config, records) for head, config in configs.items()}
     model = _complete_model(settings.model, heads, tasks, records)
     settings = settings.model_copy(
@@ -83,6 +85,8 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
+    if not settings.data.clip:
+        check_images(records.images, model["in_channels"], settings.data)
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
     targets = {head: _targets(task, records) for head, task in tasks.items()}

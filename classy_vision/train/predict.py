@@ -18,7 +18,7 @@ from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import ClipConfig, DataConfig
 from classy_vision.train.images import ImageError
 from classy_vision.train.job import check_packages
-from classy_vision.train.preprocessing import with_statistics
+from classy_vision.train.preprocessing import from_published, with_statistics
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.samples import read_views
 from classy_vision.train.sources import SUFFIXES
@@ -200,10 +200,13 @@ def expected_data(model: ClassyModel, entry: Published | None = None) -> DataCon
         raise ConfigError(f"{type(model).__name__} takes {model.input_shape[0]} values, not images")
     channels, *clip, _, side = model.input_shape
     seen: dict[str, Any] = {"image_size": side}
-    if entry is not None:
-        seen = dict(vars(entry.preprocessing))
     if clip:
         seen["clip"] = CLIP if entry is not None else ClipConfig(frames=clip[0])
+    if entry is not None:
+        seen = {
+            "clip": seen.get("clip"),
+            **from_published(entry.preprocessing, DataConfig(clip=seen.get("clip"))),
+        }
     return with_statistics(DataConfig(**seen), channels)
 
 

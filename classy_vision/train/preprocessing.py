@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.train.data_config import DataConfig
-from classy_vision.train.images import MODES
+from classy_vision.train.images import MODES, Picture, Planes, open_image
+from classy_vision.weights.catalogue import Preprocessing as Published
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -31,11 +34,12 @@ def with_statistics(data: DataConfig, channels: int) -> DataConfig:
     """``data`` with a mean and std for ``channels``.
 
     Raises:
-        ConfigError: images do not have that many channels, or the given ones do not fit.
+        ConfigError: videos do not have that many channels, or the given ones do not fit.
     """
-    if channels not in MODES:
-        raise ConfigError(f"model.in_channels = {channels}: {data.unit}s have 1 channel (grey) or 3 (colour)")
-    mean, std = (CLIP_STATISTICS if data.clip else STATISTICS)[channels]
+    if data.clip and channels not in MODES:
+        raise ConfigError(f"model.in_channels = {channels}: videos have 1 channel (grey) or 3 (colour)")
+    usual = ((0.5,) * channels, (0.5,) * channels)
+    mean, std = (CLIP_STATISTICS if data.clip else STATISTICS).get(channels, usual)
     data = data.model_copy(update={"mean": data.mean or mean, "std": data.std or std})
     for name in ("mean", "std"):
         if len(getattr(data, name)) != channels:
@@ -44,6 +48,32 @@ def with_statistics(data: DataConfig, channels: int) -> DataConfig:
                 f"{channels} channels is needed"
             )
     return data
+
+
+def from_published(seen: Published, data: DataConfig) -> dict[str, Any]:
+    """What published weights expect of ``data``, for what the config leaves open.
+
+    Where the config has a size of its own, the part of the image that is seen remains theirs. Images
+    are cropped as torchvision and timm do it; clips are not, since torchvision resizes those as tensors.
+    """
+    given = {name for name in data.model_fields_set if getattr(data, name) is not None}
+    side = data.side(training=False) if given & {"image_size", "eval_size"} else seen.image_size
+    expected: dict[str, Any] = {
+        "image_size": seen.image_size,
+        "resize": _scaled(seen.resize, side, seen.image_size),
+        "interpolation": seen.interpolation,
+        "eval_transform": "exact" if data.clip else "torchvision",
+        "mean": seen.mean,
+        "std": seen.std,
+    }
+    return {name: value for name, value in expected.items() if name not in given}
+
+
+def _scaled(resize: int | tuple[int, int], side: int, usual: int) -> int | tuple[int, int]:
+    """``resize`` for another ``side`` than the ``usual``, rounded down as in timm."""
+    if isinstance(resize, int):
+        return resize * side // usual
+    return resize[0] * side // usual, resize[1] * side // usual
 
 
 @dataclass(frozen=True)
@@ -55,17 +85,42 @@ class View:
         side: of the square that it becomes, in pixels.
         mirrored: left and right change places.
         resample: how pixels are interpolated.
+        resized: width and height that the whole image gets first; the box is then a part of that, in
+            whole pixels.
     """
 
     box: Box
     side: int
     mirrored: bool = False
     resample: Image.Resampling = Image.Resampling.BILINEAR
+    resized: tuple[int, int] | None = None
 
-    def of(self, image: Image.Image) -> Image.Image:
+    def of(self, image: Picture) -> Picture:
         """The square that ``image`` becomes."""
-        part = image.resize((self.side, self.side), self.resample, box=self.box)
+        return image.each(self._of) if isinstance(image, Planes) else self._of(image)
+
+    def _of(self, image: Image.Image) -> Image.Image:
+        if self.resized is None:
+            part = image.resize((self.side, self.side), self.resample, box=self.box)
+        else:
+            left, top, right, bottom = map(int, self.box)
+            part = image.resize(self.resized, self.resample).crop((left, top, right, bottom))
         return ImageOps.mirror(part) if self.mirrored else part
+
+    def reduction(self, size: tuple[int, int]) -> float:
+        """How many times the needed pixels an image of ``size`` has along a side."""
+        if self.resized is not None:
+            return min(size[0] / self.resized[0], size[1] / self.resized[1])
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top) / self.side
+
+    def within(self, size: tuple[int, int], reduced: tuple[int, int]) -> View:
+        """The same view of an image of ``size`` that was decoded as ``reduced``."""
+        if size == reduced or self.resized is not None:
+            return self
+        x, y = reduced[0] / size[0], reduced[1] / size[1]
+        left, top, right, bottom = self.box
+        return replace(self, box=(left * x, top * y, min(right * x, reduced[0]), min(bottom * y, reduced[1])))
 
 
 @dataclass(frozen=True)
@@ -78,7 +133,38 @@ class Preprocessing:
 
     data: DataConfig
 
-    def __call__(self, image: Image.Image, rng: Random | None = None) -> Tensor:
+    def read(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> list[Picture]:
+        """The views of an image, of which no more is decoded than they need.
+
+        Args:
+            source: a file, or an image in memory.
+            channels: of the model.
+            rng: draws the augmentation; None gives the centre crop.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        views: list[View] = []
+        whole: tuple[int, int] | None = None
+
+        def reduction(size: tuple[int, int]) -> float:
+            nonlocal whole
+            whole = size
+            views.extend(self.views(size, rng))
+            return min(view.reduction(size) for view in views)
+
+        image = open_image(
+            source,
+            channels,
+            value_range=self.data.value_range,
+            max_pixels=self.data.max_pixels,
+            reduction=reduction if self.data.reduces else None,
+        )
+        if whole is None:
+            return [view.of(image) for view in self.views(image.size, rng)]
+        return [view.within(whole, image.size).of(image) for view in views]
+
+    def __call__(self, image: Picture, rng: Random | None = None) -> Tensor:
         """The tensor (c, side, side) of ``image``.
 
         Args:
@@ -87,7 +173,7 @@ class Preprocessing:
         """
         return self.normalize(self.crop(image, rng))
 
-    def crop(self, image: Image.Image, rng: Random | None = None) -> Image.Image:
+    def crop(self, image: Picture, rng: Random | None = None) -> Picture:
         """The part of ``image`` that the model sees, in its size."""
         views = self.views(image.size, rng)
         return views[len(views) // 2].of(image)
@@ -103,11 +189,21 @@ class Preprocessing:
         resample = RESAMPLING[self.data.interpolation]
         if rng is None:
             places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
-            return [View(self._part(size, side, place), side, resample=resample) for place in places]
-        box = self._part(size, side, 0.5)
+            return [self._view(size, side, place, resample) for place in places]
         if self.data.augment == "crop":
-            box = random_box(size, self.data.crop_area, rng)
-        return [View(box, side, self.data.augment != "none" and rng.random() < 0.5, resample)]
+            view = View(random_box(size, self.data.crop_area, rng), side, resample=resample)
+        else:
+            view = self._view(size, side, 0.5, resample)
+        return [replace(view, mirrored=self.data.augment != "none" and rng.random() < 0.5)]
+
+    def _view(self, size: tuple[int, int], side: int, place: float, resample: Image.Resampling) -> View:
+        if self.data.eval_transform == "exact":
+            return View(self._part(size, side, place), side, resample=resample)
+        width, height = resized_size(size, self.data.resize or side)
+        left, top = width - side, height - side
+        left = round(left * (place if width >= height else 0.5))
+        top = round(top * (place if height > width else 0.5))
+        return View((left, top, left + side, top + side), side, False, resample, (width, height))
 
     def _part(self, size: tuple[int, int], side: int, place: float) -> Box:
         """What becomes the square: of the image as it is, or of the squeezed one."""
@@ -118,12 +214,30 @@ class Preprocessing:
         left, top, right, bottom = square((resize[1], resize[0]), side / min(resize), place)
         return left * x, top * y, right * x, bottom * y
 
-    def normalize(self, image: Image.Image) -> Tensor:
+    def normalize(self, image: Picture) -> Tensor:
         """Values from 0 to 1, less the mean, over the standard deviation."""
         mean, std = torch.tensor(self.data.mean), torch.tensor(self.data.std)
-        pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1)
-        x = pixels.permute(2, 0, 1).float() / 255
+        if isinstance(image, Planes):
+            x = torch.from_numpy(image.numpy()).permute(2, 0, 1)
+        else:
+            pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1)
+            x = pixels.permute(2, 0, 1).float() / 255
         return (x - mean[:, None, None]) / std[:, None, None]
+
+
+def resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+    """The width and height to which torchvision resizes an image of ``size``.
+
+    Args:
+        size: width and height.
+        resize: the shorter side, or the height and the width.
+    """
+    if not isinstance(resize, int):
+        return resize[1], resize[0]
+    width, height = size
+    if width <= height:
+        return resize, int(resize * height / width)
+    return int(resize * width / height), resize
 
 
 def centre_box(size: tuple[int, int], part: float) -> Box:

@@ -206,7 +206,9 @@ class RunFolder:
         """Writes what is needed to go on; the checkpoint before stays beside it."""
         path = self.path / CHECKPOINT
         with writing(path), replacing(path) as beside:
-            with beside.open("wb") as file:  # an open file: Python says why it cannot be written, torch does not
+            with beside.open(
+                "wb"
+            ) as file:  # an open file: Python says why it cannot be written, torch does not
                 torch.save({**state, "digest": digest(state)}, file)
             if path.is_file():
                 os.replace(path, self.path / PREVIOUS)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from classy_vision.train.data_config import MAX_RATE, ClipConfig, DataConfig
-from classy_vision.train.images import open_image
+from classy_vision.train.images import Picture, Planes, open_image
 from classy_vision.train.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def read_views(
         ImageError: the file cannot be read.
     """
     if data.clip is None:
-        return Preprocessing(data)(open_image(source, channels), rng)[None]
+        see = Preprocessing(data)
+        return torch.stack([see.normalize(view) for view in see.read(source, channels, rng)])
     from classy_vision.train.videos import read_video  # an extra, which images do not need
 
     places = [rng.random()] if rng else even_places(data.clip.clips)
@@ -63,17 +64,22 @@ def read_stills(source: Path | Image.Image, data: DataConfig, channels: int) -> 
     """
     see = Preprocessing(data)
     if data.clip is None:
-        return [see.crop(open_image(source, channels))]
+        return [_shown(view) for view in see.read(source, channels)]
     from classy_vision.train.videos import read_video
 
     def read(video: Video) -> list[Image.Image]:
         assert data.clip is not None
         times = clip_times(data.clip, video.duration, clip_rate(data.clip, video), place=0.5)
         shown = sorted({0, len(times) // 2, len(times) - 1})
-        return [see.crop(open_image(frame, channels)) for frame in video.frames(times[i] for i in shown)]
+        frames = video.frames(times[i] for i in shown)
+        return [_shown(see.crop(open_image(frame, channels))) for frame in frames]
 
     assert isinstance(source, Path)
     return read_video(source, read)
+
+
+def _shown(view: Picture) -> Image.Image:
+    return view.show() if isinstance(view, Planes) else view
 
 
 # -- clips

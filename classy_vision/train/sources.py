@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-import csv
+import csv as texts
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
+import pyarrow
 from PIL import Image
-from pyarrow import ArrowException
+from pyarrow import compute, csv, parquet
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.train.data_config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.train.images import ImageError, channels_of
 from classy_vision.train.split import Strata, hold_out
 
+TRAINING, VALIDATION, TEST = "training", "validation", "test"
 SPLITS = {
-    **dict.fromkeys(("train", "training"), False),
-    **dict.fromkeys(("val", "valid", "validation", "test"), True),
+    **dict.fromkeys(("train", "training"), TRAINING),
+    **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
+    "test": TEST,
 }
-"""Names of splits, and whether they are held out."""
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Names of splits, and which they are."""
+IMAGES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 VIDEOS = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
     *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
+
+MISSING = (
+    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+    *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+"""Cells of a CSV that are missing labels, as in pandas."""
+LOOKED_AT = 1000
+"""Entries of a folder by which it is judged."""
+BLOCK = 2**26
+"""Bytes of a CSV that are parsed at once; a row must fit."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,8 @@ class Records:
         images: files, of images or videos, or images in memory.
         columns: cells by column; None where a label is missing.
         held_out: which rows are not trained on.
-        channels: 1 where the images are grey by nature, else 3.
+        channels: 1 where the images are grey by nature, those of arrays and of TIFF files with
+            many channels, else 3.
         note: what a user should know of how they were found.
     """
 
@@ -66,7 +86,7 @@ StrataOf = Callable[[Mapping[str, Sequence[Any]]], Strata]
 
 
 def load_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
-    """The records of a source.
+    """The records of a source to train on and to validate with.
 
     Args:
         data: which, and where it lies.
@@ -75,14 +95,103 @@ def load_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
     Raises:
         ConfigError: something is missing, empty or malformed; the message names it.
     """
-    records = _LOADERS[type(data)](data, strata)
-    for held_out, name in ((False, "training"), (True, "validation")):
+    found = _LOADERS[type(data)](data, strata, False)
+    records = found.part(TRAINING, VALIDATION)
+    for held_out, name in ((False, TRAINING), (True, VALIDATION)):
         if not records.rows(held_out):
             raise ConfigError(f"no {data.unit} is in the {name} split of {len(records.images)}")
     return records
 
 
-def load_digits_records(data: DigitsConfig, strata: StrataOf | None = None) -> Records:
+def load_test_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
+    """The records of a source's test split, which training does not read; all of them are held out.
+
+    Args:
+        data: which, and where it lies.
+        strata: as for ``load_records``, which draws the same rows with them.
+
+    Raises:
+        ConfigError: there is no test split, or something in it is missing or malformed.
+    """
+    records = _LOADERS[type(data)](data, strata, True).part(TEST)
+    if not records.images:
+        raise ConfigError(
+            "the data have no test split: data.test sets one aside, by the name of a folder or of a "
+            "split in the table, or as a fraction"
+        )
+    return records
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All rows of a source, each with its split."""
+
+    images: Sequence[str | Path | Image.Image]
+    columns: Mapping[str, Sequence[Any]]
+    splits: Sequence[str]
+    channels: int = 3
+    note: str = ""
+
+    def part(self, *splits: str) -> Records:
+        """The records of some splits."""
+        rows = [row for row, split in enumerate(self.splits) if split in splits]
+        held_out = [self.splits[row] != TRAINING for row in rows]
+        columns = self.columns
+        if len(rows) < len(self.splits):
+            columns = Columns({name: partial(_take, columns, name, rows) for name in columns})
+        images = [self.images[row] for row in rows]
+        return Records(Files(images), columns, held_out, self.channels, self.note)
+
+
+class Files(Sequence[Any]):
+    """Files, or images in memory, by row; a file's path is made when it is asked for.
+
+    Args:
+        names: the files' names, or images.
+    """
+
+    def __init__(self, names: Sequence[Any]) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Files(self._names[row])
+        name = self._names[row]
+        return Path(name) if isinstance(name, str) else name
+
+
+def _take(columns: Mapping[str, Sequence[Any]], name: str, rows: Sequence[int]) -> list[Any]:
+    cells = columns[name]
+    return [cells[row] for row in rows]
+
+
+class Columns(Mapping[str, list[Any]]):
+    """Cells by column, which are read from a table where they are asked for.
+
+    Args:
+        readers: by column.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], list[Any]]]) -> None:
+        self._readers = readers
+        self._read: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._read:
+            self._read[name] = self._readers[name]()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+def _load_digits(data: DigitsConfig, strata: StrataOf | None, test: bool) -> _Found:
     """1,797 scanned digits: which one, and whether its outline closes a loop (0, 6, 8, 9)."""
     # Two seconds of imports that nothing else needs.
     from sklearn.datasets import load_digits
@@ -91,42 +200,92 @@ def load_digits_records(data: DigitsConfig, strata: StrataOf | None = None) -> R
     pixels, digits = load_digits(return_X_y=True)
     scans = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     held = train_test_split(range(len(digits)), test_size=0.2, stratify=digits, random_state=0)[1]
-    held_out = np.isin(np.arange(len(digits)), held).tolist()
+    splits = np.where(np.isin(np.arange(len(digits)), held), VALIDATION, TRAINING).tolist()
     columns = {
         "digit": [str(digit) for digit in digits],
         "loop": ["closed" if digit in (0, 6, 8, 9) else "open" for digit in digits],
     }
-    return Records([Image.fromarray(scan) for scan in scans], columns, held_out, channels=1)
+    return _Found([Image.fromarray(scan) for scan in scans], columns, splits, channels=1)
 
 
 # -- files by class
 
 
-def load_folder_records(data: FolderConfig, strata: StrataOf | None = None) -> Records:
+def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Found:
     """A folder per class; the column is ``label``."""
     root = Path(data.root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ConfigError(f"data.root: no such folder: {data.root!r}")
-    splits = {path.name.lower(): path for path in _folders(root) if path.name.lower() in SPLITS}
+    folders = _split_folders(root, data)
     note = ""
-    if "test" in splits and len({SPLITS[name] for name in splits.keys() - {"test"}}) == 2:
-        note = f"{splits.pop('test')} is left out: another folder is held out"
-    if not splits:
-        found = _files_by_class(root, data)
-        held = _hold_out([label for label, _ in found], data.val_fraction, data.split_seed)
-    elif len({SPLITS[name] for name in splits}) == 2:
-        found, held = [], []
-        for name in sorted(splits, key=SPLITS.__getitem__):
-            part = _files_by_class(splits[name], data)
+    if test:
+        folders = {split: paths for split, paths in folders.items() if split == TEST} or folders
+    elif TRAINING in folders:
+        note = "; ".join(f"{path} is kept for testing" for path in folders.pop(TEST, []))
+    found: list[tuple[str, Path]] = []
+    splits: list[str] = []
+    for split in (TRAINING, VALIDATION, TEST):
+        for path in folders.get(split, []):
+            part = _files_by_class(path, data)
             found += part
-            held += [SPLITS[name]] * len(part)
-    else:
-        there = next(iter(splits.values())).name
+            splits += [split] * len(part)
+    labels = [label for label, _ in found]
+    splits = _set_aside(
+        splits, data, lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed)
+    )
+    channels = _channels([path for _, path in found], data)
+    return _Found([path for _, path in found], {"label": labels}, splits, channels, note)
+
+
+def _split_folders(root: Path, data: FolderConfig) -> dict[str, list[Path]]:
+    """The folders of each split; the root is that of training where there are none."""
+    folders = _folders(root)
+    found: dict[str, list[Path]] = {}
+    for path in folders:
+        split = TEST if path.name == data.test else SPLITS.get(path.name.lower())
+        if split is not None:
+            found.setdefault(split, []).append(path)
+    if isinstance(data.test, str):
+        if not any(path.name == data.test for path in folders):
+            raise unknown("folder", data.test, [path.name for path in folders], f"data.test: {root}")
+    elif VALIDATION not in found and TEST in found:
+        found[VALIDATION] = found.pop(TEST)
+    if not found:
+        return {TRAINING: [root]}
+    if TRAINING not in found or (VALIDATION not in found and data.test is None):
+        there = next(iter(found.values()))[0].name
         raise ConfigError(
             f"{root} has a folder {there!r} but no other split: it needs 'train' and 'val', or "
             f"the folders of the classes and nothing else"
         )
-    return Records([path for _, path in found], {"label": [label for label, _ in found]}, held, note=note)
+    return found
+
+
+Draw = Callable[[Sequence[int], float], Sequence[bool]]
+"""Which of some rows are held out, if a fraction of them is."""
+
+
+def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Draw) -> list[str]:
+    """Draws from the training split what the source leaves open: a fraction to test, one to validate."""
+    splits = list(splits)
+    wanted = [(TEST, data.test)] if isinstance(data.test, float) else []
+    if VALIDATION not in splits and TRAINING in splits:
+        wanted.append((VALIDATION, data.val_fraction))
+    for split, fraction in wanted:
+        rows = [row for row, name in enumerate(splits) if name == TRAINING]
+        for row in (row for row, out in zip(rows, draw(rows, fraction)) if out):
+            splits[row] = split
+    return splits
+
+
+def _channels(images: Sequence[str | Path], data: DataConfig) -> int:
+    """Those of the first image, where it is not simply in grey or in colour."""
+    if data.clip or not images:
+        return 3
+    try:
+        return channels_of(Path(images[0])) or 3
+    except ImageError:  # for whoever reads it
+        return 3
 
 
 def _folders(root: Path) -> list[Path]:
@@ -136,6 +295,7 @@ def _folders(root: Path) -> list[Path]:
 def _files_by_class(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     folders = _folders(root)
+    _check_level(root, folders)
     known = frozenset().union(*SUFFIXES.values())
     for folder in folders:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
@@ -148,10 +308,34 @@ def _files_by_class(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
     return found
 
 
-def _check_kind(paths: Iterable[Path], data: DataConfig) -> None:
+def _check_level(root: Path, folders: Sequence[Path]) -> None:
+    """Raises where ``root`` looks like the folder above the one that was meant."""
+    inner: list[set[str]] = []
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            seen = [e for e in islice(entries, LOOKED_AT) if not e.name.startswith(".")]
+        names = {entry.name for entry in seen if entry.is_dir()}
+        splits = sorted(name for name in names if name.lower() in SPLITS)
+        if any(SPLITS[name.lower()] == TRAINING for name in splits):
+            raise ConfigError(
+                f"{folder} has folders of splits in it ({', '.join(splits)}), but it would be the folder "
+                f"of a class: data.root is probably {str(folder)!r}"
+            )
+        inner.append(names if len(names) == len(seen) else set())
+    if inner and all(inner) and (len(inner) == 1 or set.intersection(*inner)):
+        levels = ", ".join(folder.name for folder in folders[:4])
+        classes = ", ".join(sorted(inner[0])[:4])
+        raise ConfigError(
+            f"{root}: its folders ({levels}) would be the classes, but there are only folders in them "
+            f"({classes}). If those are the classes, data.root is probably {str(folders[0])!r}"
+        )
+
+
+def _check_kind(paths: Iterable[str | Path], data: DataConfig) -> None:
     """Raises where images are among videos, or the other way round; suffixes decide."""
     others = {"video": "image", "image": "video"}[data.unit]
-    wrong = next((path for path in paths if path.suffix.lower() in SUFFIXES[others]), None)
+    suffixes = tuple(SUFFIXES[others])
+    wrong = next((path for path in paths if str(path).lower().endswith(suffixes)), None)
     if wrong is not None:
         mend = {
             "video": "leave data.clip out to train on images",
@@ -182,7 +366,7 @@ def write_listing(records: Records, data: FolderConfig) -> bytes:
         [os.path.relpath(records.name(row), data.root), label, "val" if held else "train"]
         for row, (label, held) in enumerate(zip(records.columns["label"], records.held_out))
     ]
-    csv.writer(table).writerows([["path", "label", "split"], *rows])
+    texts.writer(table).writerows([["path", "label", "split"], *rows])
     return table.getvalue().encode(errors="surrogateescape")
 
 
@@ -194,99 +378,159 @@ def read_listing(path: Path, data: FolderConfig) -> Records:
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(texts.DictReader(file))
         images = [Path(data.root, row["path"]) for row in rows]
-        return Records(
-            images, {"label": [row["label"] for row in rows]}, [row["split"] == "val" for row in rows]
-        )
-    except (OSError, csv.Error, KeyError) as error:
+        held_out = [row["split"] == "val" for row in rows]
+        columns = {"label": [row["label"] for row in rows]}
+    except (OSError, texts.Error, KeyError) as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+    there = [image for image in images if image.is_file()]
+    return Records(images, columns, held_out, _channels(there, data))
 
 
 # -- a table
 
 
-def load_table_records(data: TableConfig, strata: StrataOf | None = None) -> Records:
+def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Found:
     """A row per image or video."""
     path = Path(data.file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"data.file: no such file: {data.file!r}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"data.file: {data.file!r} is of no known format ({', '.join(_READERS)})")
     try:
-        columns = reader(path)
-    except (OSError, UnicodeDecodeError, csv.Error, ArrowException) as error:
-        raise ConfigError(f"data.file: cannot read {data.file!r}: {error}") from None
-    if "path" not in columns:
-        raise unknown("column", "path", columns, f"{path} needs a column 'path'")
-    root = Path(data.images) if data.images else path.parent
-    paths = columns.pop("path")
-    for row, cell in enumerate(paths, 1):
-        if not isinstance(cell, str):
-            raise ConfigError(f"{path}, row {row}: there is no path")
-    images = [root / cell for cell in paths]
-    _check_exist(images, path, data)
-    _check_kind(images, data)
+        table = reader(path, data)
+    except (OSError, UnicodeDecodeError, MemoryError, texts.Error, pyarrow.ArrowException) as error:
+        raise ConfigError(f"data.file: cannot read {data.file!r}: {first_line(error)}") from None
+    _check_names(table.column_names, path)
+    if "path" not in table.column_names:
+        raise unknown("column", "path", table.column_names, f"{path} needs a column 'path'")
+    columns = {name: partial(_cells, table.column(name), name, path, data) for name in table.column_names}
+    images = _image_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
     split = columns.pop("split", None)
-    if split:
-        held = _read_split(split, path)
-    elif data.stratify and strata is not None:
-        held = hold_out(strata(columns), data.val_fraction, data.split_seed)
-    else:
-        held = _hold_out([0] * len(images), data.val_fraction, data.split_seed)
-    return Records(images, columns, held)
+    if split is None and isinstance(data.test, str):
+        raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
+    splits = _read_splits(split(), data) if split else [TRAINING] * len(images)
+    if split is None or data.test is not None:
+        splits = _set_aside(splits, data, _draw(Columns(columns), data, strata))
+    rows = [row for row, name in enumerate(splits) if (name == TEST) == test]
+    wanted = [images[row] for row in rows]
+    _check_exist(wanted, path, data)
+    _check_kind(wanted, data)
+    return _Found(images, Columns(columns), splits, _channels(wanted, data))
 
 
-def _check_exist(images: Sequence[Path], table: Path, data: DataConfig) -> None:
+def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: StrataOf | None) -> Draw:
+    """Rows by chance, or the same part of each stratum."""
+    if not data.stratify or strata is None:
+        return lambda rows, fraction: _hold_out([0] * len(rows), fraction, data.split_seed)
+    balanced = strata(columns)
+    return lambda rows, fraction: hold_out([balanced[row] for row in rows], fraction, data.split_seed)
+
+
+def _image_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
+    root = data.images or os.path.dirname(data.file)
+    for row, cell in enumerate(cells, 1):
+        if not isinstance(cell, str):
+            raise ConfigError(f"{data.file}, row {row}: there is no path")
+    return [os.path.join(root, cell) for cell in cells]
+
+
+def _check_exist(images: Sequence[str], table: Path, data: DataConfig) -> None:
     """Raises where files are missing; those that may be skipped, only where all are."""
-    missing = [image for image in images if not image.is_file()]
+    missing = [image for image in images if not os.path.isfile(image)]
     if len(missing) > (0 if data.on_bad_image == "error" else len(images) - 1):
         raise ConfigError(
             f"{table} names {len(missing)} of {len(images)} {data.unit}s that do not exist, the first is "
-            f"{str(missing[0])!r}; data.images says where relative paths start"
+            f"{shorten(missing[0])!r}; data.images says where relative paths start"
         )
 
 
-def _read_split(cells: Iterable[Any], table: Path) -> list[bool]:
-    held = []
+def shorten(text: str, most: int = 200) -> str:
+    """``text`` with its middle left out, where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
+
+
+def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
+    splits = []
     for row, cell in enumerate(cells, 1):
-        if str(cell).lower() not in SPLITS:
-            raise unknown("split", cell, SPLITS, f"{table}, row {row}")
-        held.append(SPLITS[str(cell).lower()])
-    return held
+        split = TEST if cell is not None and cell == data.test else SPLITS.get(str(cell).lower())
+        if split is None:
+            raise unknown("split", cell, SPLITS, f"{data.file}, row {row}")
+        splits.append(split)
+    if isinstance(data.test, str):
+        if TEST not in splits or (data.test not in cells and data.test.lower() not in SPLITS):
+            raise unknown("split", data.test, dict.fromkeys(map(str, cells)), f"data.test: {data.file}")
+    elif VALIDATION not in splits:
+        return [VALIDATION if split == TEST else split for split in splits]
+    return splits
 
 
-def _read_csv(path: Path) -> dict[str, list[Any]]:
+def _header(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    for number, row in enumerate(rows, 2):
-        if row and len(row) != len(header):
-            raise ConfigError(f"{path}, line {number}: {len(row)} cells under {len(header)} headings")
-    rows = [row for row in rows if row]
-    _check_names([name.strip() for name in header], path)
-    return {name.strip(): [row[i].strip() or None for row in rows] for i, name in enumerate(header)}
+        return next((row for row in texts.reader(file) if row), [])
 
 
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    table = pyarrow.parquet.read_table(path)
-    _check_names(table.column_names, path)
-    columns: dict[str, list[Any]] = table.to_pydict()
-    return {name: [None if cell != cell else cell for cell in cells] for name, cells in columns.items()}
+def _read_csv(path: Path, data: TableConfig) -> pyarrow.Table:
+    """A table of texts."""
+    if not path.stat().st_size:
+        return pyarrow.table({})
+    wrong: list[csv.InvalidRow] = []
+
+    def note(row: csv.InvalidRow) -> str:
+        wrong.append(row)
+        return "skip"
+
+    table = csv.read_csv(
+        path,
+        csv.ReadOptions(use_threads=False, block_size=BLOCK),
+        csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+        csv.ConvertOptions(column_types=dict.fromkeys(_header(path), pyarrow.string())),
+    )
+    if wrong:
+        row = wrong[0]
+        raise ConfigError(
+            f"{path}, line {row.number}: {row.actual_columns} cells under {row.expected_columns} headings"
+        )
+    return table.rename_columns([name.strip() for name in table.column_names])
+
+
+def _cells(column: pyarrow.ChunkedArray, name: str, path: Path, data: TableConfig) -> list[Any]:
+    """The cells of a column; times and dates as text, since Python's do not hold all of them."""
+    kind = column.type
+    try:
+        if path.suffix.lower() == ".csv":
+            column = _without_missing(column, data)
+        if pyarrow.types.is_temporal(kind):
+            column = column.cast(pyarrow.string())
+            if compute.any(compute.starts_with(column, "<value out of range")).as_py():
+                raise ValueError("a date beyond the year 32767")
+        return [None if cell != cell else cell for cell in column.to_pylist()]
+    except (ValueError, OverflowError, NotImplementedError, pyarrow.ArrowException) as error:
+        raise ConfigError(
+            f"{path}: column {name!r} of type {kind} cannot be read: {first_line(error)}"
+        ) from None
+
+
+def _without_missing(column: pyarrow.ChunkedArray, data: TableConfig) -> pyarrow.ChunkedArray:
+    words = ["", *(MISSING if data.missing is None else data.missing)]
+    cells = compute.utf8_trim_whitespace(column)
+    return compute.if_else(compute.is_in(cells, pyarrow.array(words, pyarrow.string())), None, cells)
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(f"{path}: two columns are called {twice!r}")
 
 
-_READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+_READERS: dict[str, Callable[[Path, TableConfig], pyarrow.Table]] = {
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": lambda path, data: parquet.read_table(path),
 }
-_LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None], Records]] = {
-    DigitsConfig: load_digits_records,
-    FolderConfig: load_folder_records,
-    TableConfig: load_table_records,
+_LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None, bool], _Found]] = {
+    DigitsConfig: _load_digits,
+    FolderConfig: _load_folder,
+    TableConfig: _load_table,
 }

@@ -6,6 +6,7 @@ Axes: n samples, k outputs.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ from classy_vision.train.config import TaskConfig
 from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, MeanAveragePrecision, Metric
 
 DASH = "-"
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
+"""What ``int`` reads for certain: str.isdigit also takes "²", and int refuses thousands of digits."""
 Score = tuple[str, float | None]
 """A label and its probability; a number has none."""
 
@@ -230,7 +233,7 @@ class Regression(Task):
             return self.missing
         try:
             number = float(cell)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise ConfigError(f"{cell!r} is no finite number")
@@ -276,7 +279,7 @@ def as_label(cell: Any) -> str:
 def find_classes(kind: type[Task], cells: Iterable[Any]) -> tuple[str, ...]:
     """The names in ``cells``, sorted as numbers where all are."""
     found = {label for cell in cells if cell is not None for label in kind.labels(cell)}
-    numeric = all(label.lstrip("-").isdigit() for label in found)
+    numeric = all(WHOLE_NUMBER.fullmatch(label) for label in found)
     return tuple(sorted(found, key=int) if numeric else sorted(found))
 
 

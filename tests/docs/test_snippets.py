@@ -31,6 +31,7 @@ REAL = {
     "costs.md",
     "optimize.md",
     "getting-started.md",
+    "images.md",
     "training.md",
     "video.md",
     "weights.md",

@@ -20,6 +20,8 @@ from tests.train.command import digits_job, write
         ("data", {"source": "digits", "image_sise": 8}, "did you mean 'image_size'"),
         ("data", {"source": "digits", "image_size": 8, "resize": 4}, "resize = 4 is below image_size = 8"),
         ("data", {"source": "digits", "crop_area": [0.5, 2.0]}, "crop_area"),
+        ("data", {"source": "digits", "value_range": [5, 5]}, "what becomes 0, what becomes 1"),
+        ("data", {"source": "folder", "root": "x", "test": 1.5}, "test"),
         ("schedule", {"epoch": 3}, "schedule: unknown key 'epoch'; did you mean 'epochs'"),
         ("schedule", {"learning_rate": "fast"}, "learning_rate = 'fast'"),
         ("schedule", {"epochs": 2, "warmup_epochs": 2}, "leaves none of 2 epochs"),
@@ -62,6 +64,39 @@ def test_overrides_reach_any_key(tmp_path: Path) -> None:
     assert settings.model["heads"][0]["num_classes"] == 10
     assert settings.tasks["digit"].weight == 2
     assert settings.data.mean == (0.1,)
+
+
+def test_relative_paths_start_at_the_configs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "configs"
+    (folder / "trunk").mkdir(parents=True)
+    data = {"source": "table", "file": "../birds.csv", "images": "photos"}
+    path = write(folder / "job.json", {**digits_job(weights="trunk"), "data": data})
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings("configs/job.json")
+    assert settings.data == load_settings(path).data.model_copy(
+        update={"file": "configs/../birds.csv", "images": "configs/photos"}
+    )
+    assert settings.weights == "configs/trunk"
+    given = load_settings(path, ["data.file=birds.csv", "weights=timm/resnet18.a1_in1k"])
+    assert (given.data.file, given.weights) == ("birds.csv", "timm/resnet18.a1_in1k")  # type: ignore[union-attr]
+    for home in ("~/birds.csv", "/birds.csv"):
+        path = write(folder / "job.json", {**digits_job(), "data": {"source": "table", "file": home}})
+        assert load_settings(path).data.file == home  # type: ignore[union-attr]
+
+
+def test_paths_that_start_at_the_current_folder_still_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "birds.csv").touch()
+    path = write(
+        tmp_path / "configs" / "job.json", {**digits_job(), "data": {"source": "table", "file": "birds.csv"}}
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(FutureWarning, match=r"data\.file: 'birds.csv' was found .*: write '\.\./birds\.csv'"):
+        assert load_settings(path).data.file == "birds.csv"  # type: ignore[union-attr]
+    (tmp_path / "configs" / "birds.csv").touch()
+    assert load_settings(path).data.file == str(tmp_path / "configs" / "birds.csv")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,8 +99,52 @@ def test_a_model_that_does_not_take_the_images(table: Path) -> None:
     config = settings(table, head("colour"))
     vanilla = {**config.model, "stem_type": "simple_stem_in", "strides": [2, 2]}
     assert prepare(config.model_copy(update={"model": vanilla}))
-    with pytest.raises(ConfigError, match="in_channels = 4: images have 1 channel"):
+    with pytest.raises(ConfigError, match="0.png: the image has 3 channels, but the model takes 4"):
         prepare(config.model_copy(update={"model": {**config.model, "in_channels": 4}}))
+
+
+PUBLISHED = "timm/resnet50.a1_in1k"
+
+
+def test_published_weights_bring_their_preprocessing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classy_vision.train.initial.find_file", lambda name: Path("there"))
+    config = settings(table, head("colour"), weights=PUBLISHED, schedule={"batch_size": 2})
+    bare = config.model_copy(
+        update={
+            "model": {"name": "resnet50", "heads": config.model["heads"]},
+            "data": type(config.data)(source="table", file=str(table), image_size=32, std=(0.2, 0.2, 0.2)),
+        }
+    )
+    ready = prepare(bare)
+    data = ready.settings.data
+    assert (data.image_size, data.resize, data.interpolation) == (32, 33, "bicubic")
+    assert (data.eval_transform, data.mean, data.std) == ("torchvision", (0.485, 0.456, 0.406), (0.2, 0.2, 0.2))
+    assert ready.records.note == (
+        f"preprocessing of {PUBLISHED}: resize = 33, interpolation = bicubic, eval_transform = torchvision, "
+        f"mean = [0.485, 0.456, 0.406]"
+    )
+    again = prepare(ready.settings)  # as in resuming
+    assert again.settings == ready.settings
+    assert again.records.note == ""
+
+
+def test_channels_come_from_arrays(tmp_path: Path) -> None:
+    for name in ("train/a/1.npy", "train/b/2.npy", "val/a/3.npy", "val/b/4.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        np.save(tmp_path / name, np.zeros((8, 8, 6), np.uint8))
+    data = {"source": "folder", "root": str(tmp_path), "mean": [0.1] * 6}
+    wanted = TrainConfig.parse(job(data, head("label"), schedule={"batch_size": 2}))
+    ready = prepare(wanted)
+    assert (ready.channels, ready.settings.data.mean, ready.settings.data.std) == (6, (0.1,) * 6, (0.5,) * 6)
+    with pytest.raises(ConfigError, match="has 6 channels, but the model takes 3"):
+        prepare(
+            wanted.model_copy(
+                update={
+                    "model": {**wanted.model, "in_channels": 3},
+                    "data": ready.settings.data.model_copy(update={"mean": None, "std": None}),
+                }
+            )
+        )
 
 
 def test_paths_are_written_whole(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

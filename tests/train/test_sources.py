@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.train.data_config import ClipConfig, DigitsConfig, FolderConfig, TableConfig
-from classy_vision.train.sources import Records, load_records
+from classy_vision.train.sources import Records, load_records, load_test_records
 
 
 def picture(path: Path) -> None:
@@ -119,12 +120,12 @@ def test_a_table_holds_images_or_videos(tmp_path: Path) -> None:
     assert len(table(path, clip=ClipConfig(frames=8)).images) == 2
 
 
-def test_a_third_split_is_left_out_aloud(tmp_path: Path) -> None:
+def test_a_test_folder_is_left_out_aloud(tmp_path: Path) -> None:
     for path in ("train/cat/1.png", "val/cat/2.png", "test/3.png"):
         picture(tmp_path / path)
     records = folder(tmp_path)
     assert [Path(str(path)).name for path in records.images] == ["1.png", "2.png"]
-    assert records.note == f"{tmp_path / 'test'} is left out: another folder is held out"
+    assert records.note == f"{tmp_path / 'test'} is kept for testing"
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -136,8 +137,131 @@ def test_a_csv_with_splits_and_missing_cells(tmp_path: Path) -> None:
     text = "\ufeffpath,split,kind\n0.png,train,a\n1.png,VAL,\n\n2.png,train,NA\n"
     records = table(csv_table(tmp_path, text))
     assert list(records.held_out) == [False, True, False]
-    assert records.columns == {"kind": ["a", None, "NA"]}
+    assert records.columns == {"kind": ["a", None, None]}
     assert records.images[0] == tmp_path / "0.png"
+
+
+MISSING_CELLS = ["", "nan", "NaN", "NA", "N/A", "null", "NULL", "None"]
+
+
+def test_cells_that_are_missing_in_pandas_are_missing_labels(tmp_path: Path) -> None:
+    rows = "".join(f"0.png,{cell}, {cell} \n" for cell in [*MISSING_CELLS, "nano"])
+    rows += '0.png,"a, ""b""",x\n'
+    path = csv_table(tmp_path, "path,kind, other\n" + rows)
+    found = table(path).columns
+    assert list(found["kind"]) == [*[None] * 8, "nano", 'a, "b"']
+    assert list(found["other"]) == [*[None] * 8, "nano", "x"]
+    kept = table(path, missing=("nano",)).columns
+    assert list(kept["kind"]) == [None, *MISSING_CELLS[1:], None, 'a, "b"']
+
+
+def test_times_and_large_numbers_in_parquet(tmp_path: Path) -> None:
+    picture(tmp_path / "0.png")
+    columns = {
+        "path": pa.array(["0.png"] * 2),
+        "split": pa.array(["train", "val"]),
+        "ns": pa.array([1, 2], pa.timestamp("ns")),
+        "us": pa.array([0, 1_500_000], pa.timestamp("us")),
+        "late": pa.array([2**31 - 1, 0], pa.date32()),
+        "time": pa.array([1, 2], pa.time64("ns")),
+        "span": pa.array([1, 2], pa.duration("ns")),
+        "id": pa.array([2**64 - 1, 2**63], pa.uint64()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    found = table(tmp_path / "t.parquet").columns
+    assert list(found["ns"]) == ["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002"]
+    assert list(found["us"]) == ["1970-01-01 00:00:00.000000", "1970-01-01 00:00:01.500000"]
+    assert list(found["id"]) == [2**64 - 1, 2**63]
+    for name in ("time", "span"):
+        assert all(isinstance(cell, str) for cell in found[name])
+    with pytest.raises(ConfigError, match="column 'late' of type date32.* cannot be read"):
+        list(found["late"])
+
+
+def test_a_table_is_read_column_by_column(tmp_path: Path) -> None:
+    """A column that nobody asks for cannot fail, and costs nothing."""
+    picture(tmp_path / "0.png")
+    wide = {f"c{n}": pa.array([1, 2], pa.timestamp("ns")) for n in range(1000)}
+    names = {"path": ["0.png"] * 2, "split": ["train", "val"]}
+    pq.write_table(pa.table({**names, **wide}), tmp_path / "t.parquet")
+    records = table(tmp_path / "t.parquet")
+    assert len(records.columns) == 1000
+    assert records.columns._read == {}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("test", [None, "test", "exam"])
+def test_rows_set_aside_for_testing(test: str | None, tmp_path: Path) -> None:
+    text = f"path,split,x\n0.png,train,a\n1.png,val,b\n2.png,{test or 'test'},c\n9.png,{test or 'test'},c\n"
+    path = csv_table(tmp_path, text, images=10)
+    data = TableConfig(source="table", file=str(path), test=test)
+    records = load_records(data, seed=0)
+    assert list(records.columns["x"]) == ["a", "b"]
+    assert list(records.held_out) == [False, True]
+    tested = load_test_records(data, seed=0)
+    assert [image.name for image in tested.images] == ["2.png", "9.png"]
+    assert tested.columns == {"x": ["c", "c"]}
+    assert tested.rows(held_out=True) == [0, 1]
+
+
+def test_without_a_validation_split_test_validates(tmp_path: Path) -> None:
+    path = csv_table(tmp_path, "path,split,x\n0.png,train,a\n1.png,test,b\n")
+    assert list(table(path).held_out) == [False, True]
+    with pytest.raises(ConfigError, match="the data have no test split: data.test sets one aside"):
+        load_test_records(TableConfig(source="table", file=str(path)), seed=0)
+    with pytest.raises(ConfigError, match="data.test.*unknown split 'tset'; did you mean 'test'"):
+        table(path, test="tset")
+
+
+def test_a_fraction_set_aside_for_testing(tmp_path: Path) -> None:
+    for number in range(10):
+        for kind in ("cat", "dog"):
+            picture(tmp_path / kind / f"{number}.png")
+    data = FolderConfig(source="folder", root=str(tmp_path), test=0.2)
+    records, tested = load_records(data, seed=1), load_test_records(data, seed=1)
+    assert sorted(tested.columns["label"]) == ["cat"] * 2 + ["dog"] * 2
+    assert len(records.rows(held_out=True)) == 4  # a fifth of the 8 that are left of each
+    assert not set(records.images) & set(tested.images)
+    assert len(records.images) + len(tested.images) == 20
+    assert set(load_test_records(data, seed=1).images) == set(tested.images)
+
+
+def test_a_folder_set_aside_for_testing(tmp_path: Path) -> None:
+    for path in ("train/cat/1.png", "train/cat/2.png", "exam/cat/3.png"):
+        picture(tmp_path / path)
+    data = FolderConfig(source="folder", root=str(tmp_path), test="exam")
+    assert sorted(path.name for path in load_records(data, seed=0).images) == ["1.png", "2.png"]
+    assert [path.name for path in load_test_records(data, seed=0).images] == ["3.png"]
+    with pytest.raises(ConfigError, match="data.test.*unknown folder 'exams'; did you mean 'exam'"):
+        folder(tmp_path, test="exams")
+
+
+@pytest.mark.parametrize(
+    ("files", "meant"),
+    [
+        (["flowers/train/daisy/1.png", "flowers/val/daisy/2.png", "flowers/README.md"], "flowers"),
+        (["flowers/train/daisy/1.png", "other/1.png"], "flowers"),
+        (["flowers/daisy/1.png", "flowers/tulip/2.png"], "flowers"),
+        (["a/daisy/1.png", "a/tulip/2.png", "b/daisy/1.png"], "a"),
+    ],
+)
+def test_a_root_that_is_a_level_too_high(files: list[str], meant: str, tmp_path: Path) -> None:
+    for name in files:
+        touch(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"data.root is probably '{tmp_path / meant}'"):
+        folder(tmp_path)
+
+
+def test_classes_may_have_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("daisy/monday/1.png", "daisy/tuesday/2.png", "tulip/friday/1.png", "tulip/friday/2.png"):
+        picture(tmp_path / name)
+    assert set(folder(tmp_path).columns["label"]) == {"daisy", "tulip"}
+
+
+def test_arrays_bring_their_channels(tmp_path: Path) -> None:
+    for name in ("train/a/1.npy", "train/b/2.npy", "val/a/3.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        np.save(tmp_path / name, np.zeros((4, 4, 6), np.uint8))
+    assert folder(tmp_path).channels == 6
 
 
 def test_a_table_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
@@ -167,6 +291,9 @@ def test_parquet_and_another_folder_of_images(tmp_path: Path) -> None:
         ("path,split\n0.png,trian\n", "unknown split 'trian'; did you mean 'train'"),
         ("path,split\n0.png,train\n", "no image is in the validation split of 1"),
         ("", "unknown column 'path'"),
+        ("path,x\n" + "n" * 300 + ".png,1\n", r"names 1 of 1 images that do not exist"),
+        ("path,x\n\0.png,1\n", r"do not exist"),
+        ("path," + "x" * 200_000 + "\n0.png,1\n", "cannot read"),
     ],
 )
 def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:

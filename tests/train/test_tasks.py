@@ -111,6 +111,9 @@ def test_one_label_needs_no_list() -> None:
 def test_classes_are_sorted_as_numbers_where_all_are() -> None:
     assert find_classes(KINDS["classification"], ["10", "9", 2.0, None]) == ("2", "9", "10")
     assert find_classes(KINDS["classification"], ["10", "9", "x"]) == ("10", "9", "x")
+    assert find_classes(KINDS["classification"], ["10", "-9", 2**64]) == ("-9", "10", str(2**64))
+    for strange in ("²", "②", "--5", "9" * 5000):  # str.isdigit or int would take some of them
+        assert find_classes(KINDS["classification"], ["10", strange]) == tuple(sorted(["10", strange]))
     assert find_classes(KINDS["multilabel"], ["b; a", ["c"], None]) == ("a", "b", "c")
 
 
@@ -121,6 +124,7 @@ def test_classes_are_sorted_as_numbers_where_all_are() -> None:
         ("multilabel", "a;d", "unknown class 'd'"),
         ("regression", "tall", "'tall' is no finite number"),
         ("regression", "nan", "'nan' is no finite number"),
+        ("regression", 10**400, "0 is no finite number"),
     ],
 )
 def test_labels_that_cannot_be(kind: str, cell: str, message: str) -> None:
