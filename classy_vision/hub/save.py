@@ -40,7 +40,8 @@ def save_pretrained(
             ``from_pretrained`` and published weights bring them along.
 
     Raises:
-        ConfigError: no config can describe the model, ``run`` is of another model, or the folder cannot be written.
+        ConfigError: no config can describe the model, ``run`` is of another model, or
+            the folder cannot be written.
     """
     config = {**describe(model), **find_use(model, run).as_config()}
     text = card(model, config, repo_id or Path(folder).name, licence=licence, run=run)

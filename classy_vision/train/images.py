@@ -43,7 +43,7 @@ def open_image(source: Path | Image.Image, channels: int) -> Image.Image:
         ImageError: the file is missing, damaged or no image.
     """
     if isinstance(source, Image.Image):
-        return source.convert(MODES[channels])
+        return _eight_bits(source).convert(MODES[channels])
     try:
         with Image.open(source) as image:
             return _eight_bits(ImageOps.exif_transpose(image)).convert(MODES[channels])
