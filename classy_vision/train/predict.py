@@ -1,10 +1,10 @@
-"""Predictions for images and videos, of runs, of folders of models, of exported files and of published weights."""
+"""Predictions for images and videos: by runs, folders of models, exported files and published weights."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.hub.describe import CONFIG
@@ -241,7 +241,7 @@ class Predictor:
 
     def predict(
         self, source: Any, top: int = 5, *, batch_size: int | None = None, workers: int | None = None
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """The predictions of inputs, in their order, as they come; an unreadable one gives its error.
 
         An input is one of:
@@ -271,7 +271,7 @@ class Predictor:
 
     def outputs(
         self, source: Any, *, batch_size: int | None = None, workers: int | None = None
-    ) -> Iterator[Output]:
+    ) -> Generator[Output, None, None]:
         """As ``predict``, but the numbers of the heads: logits, or what regression gives."""
         size = max(1, (batch_size or BATCH) // self.data.views)
         read = self._read_ahead(find_inputs(source, self.data), size, workers or min(WORKERS, processors()))
@@ -288,8 +288,8 @@ class Predictor:
             source: what ``predict`` takes.
 
         Returns:
-            (n, c, h, w), or (n, c, t, h, w) of clips, float32, on the device of the model. A video gives one per
-            clip and crop.
+            (n, c, h, w), or (n, c, t, h, w) of clips, float32, on the device of the model. A video
+            gives one per clip and crop.
 
         Raises:
             ConfigError: an input cannot be read.
@@ -302,7 +302,9 @@ class Predictor:
     def _read(self, one: Input) -> Tensor:
         return read_input(one, self.data, self.model.input_shape[0])
 
-    def _read_ahead(self, inputs: Iterator[Input], size: int, workers: int) -> Iterator[tuple[Input, Any]]:
+    def _read_ahead(
+        self, inputs: Iterator[Input], size: int, workers: int
+    ) -> Generator[tuple[Input, Any], None, None]:
         """Inputs with their views, or their errors; threads are up to a batch ahead."""
         waiting: deque[tuple[Input, Future[Tensor]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
@@ -318,7 +320,7 @@ class Predictor:
 
     def _run(self, batch: Sequence[tuple[Input, Tensor | ImageError]]) -> list[Output]:
         """What the model gives for inputs; those of one shape are run together."""
-        done = [
+        done: list[Output | None] = [
             Output(one, error=views.reason) if isinstance(views, ImageError) else None for one, views in batch
         ]
         shapes: dict[tuple[int, ...], list[int]] = {}
@@ -339,7 +341,7 @@ class Predictor:
             raise
         except RuntimeError as error:
             shape = tuple(views.shape[2:])
-            raise ConfigError(f"the model does not run on inputs of {shape}: {error}") from error
+            raise ConfigError(f"the model does not run on inputs of {shape}: {first_line(error)}") from error
         found = {head: output.cpu() for head, output in outputs.items()}
         return [{head: output[i] for head, output in found.items()} for i in range(len(views))]
 
