@@ -49,6 +49,8 @@ class Input:
 
 def is_one(source: Any, data: DataConfig) -> bool:
     """Whether ``source`` is a single input, rather than several or a folder of them."""
+    if isinstance(source, Input):
+        return True
     if isinstance(source, (str, Path)):
         return bool(str(source)) and not Path(source).expanduser().is_dir()
     if isinstance(source, Tensor):
@@ -72,6 +74,8 @@ def find_inputs(source: Any, data: DataConfig, numbers: Iterator[int] | None = N
     numbers = count() if numbers is None else numbers
     if isinstance(source, (str, Path)):
         yield from (Input(path, Path(path)) for path in walk(source, data.unit))
+    elif isinstance(source, Input):
+        yield source
     elif is_one(source, data):
         yield Input(_name(source) or f"{data.unit} {next(numbers)}", source)
     elif isinstance(source, Iterable) and not isinstance(source, Mapping):
