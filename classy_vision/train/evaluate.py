@@ -168,9 +168,8 @@ def _run(
             write(_rows(predictor, labelled, row, one))
             tell(row + 1)
     if not rows:
-        raise ConfigError(
-            f"none of {len(errors)} {predictor.unit}s could be read: {next(iter(errors.items()))}"
-        )
+        first = ": ".join(next(iter(errors.items())))
+        raise ConfigError(f"none of {len(errors)} {predictor.unit}s could be read; {first}")
     stacked = {head: torch.stack(one) for head, one in kept.items()}
     heads = {}
     for head, task in predictor.tasks.items():

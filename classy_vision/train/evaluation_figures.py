@@ -80,7 +80,7 @@ def draw_mistakes(
         axis.set_axis_off()
     for axis, one, output, target in zip(axes, inputs, outputs, targets):
         _draw(axis, predictor, one)
-        lines_of = (Path(one.name).name, f"said {task.say(output)}", f"true {task.say_target(target)}")
+        lines_of = (Path(one.name).name, f"predicted {task.say(output)}", f"true {task.say_target(target)}")
         axis.set_title("\n".join(_short(line) for line in lines_of), fontsize=7)
     return _png(figure)
 

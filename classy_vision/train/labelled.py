@@ -118,7 +118,8 @@ def _of_records(data: DataConfig, seed: int, split: str) -> _Rows:
         rows = list(range(len(records.images)))
     else:
         records = load_records(data, seed)
-        rows = range(len(records.images)) if split == "all" else records.rows(held_out=split == "validation")
+        every = list(range(len(records.images)))
+        rows = every if split == "all" else records.rows(held_out=split == "validation")
     inputs = [Input(records.name(row), records.images[row]) for row in rows]
     return _Rows(split, inputs, {n: [cells[row] for row in rows] for n, cells in records.columns.items()})
 
@@ -174,7 +175,7 @@ def _column(
     given = targets.get(task.name)
     if given is not None and given not in columns:
         raise unknown("column", given, columns, f"{where}: --target {task.name}={given}")
-    only = list(columns)[0] if len(columns) == len(tasks) == 1 else None
+    only = next(iter(columns)) if len(columns) == len(tasks) == 1 else None
     for name in (given, task.config.target, task.name, only):
         if name is not None and name in columns:
             return name
