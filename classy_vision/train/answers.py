@@ -87,9 +87,8 @@ class Prediction:
             ConfigError: there are several, or the input could not be read.
         """
         if not self.error and len(self.answers) != 1:
-            raise ConfigError(
-                f"there are {len(self.answers)} heads, take one by name: {', '.join(self.answers)}"
-            )
+            names = ", ".join(self.answers)
+            raise ConfigError(f"there are {len(self.answers)} heads; take one by its name: {names}")
         return self[next(iter(self.answers), "")]
 
     @property

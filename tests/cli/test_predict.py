@@ -140,11 +140,9 @@ def test_what_was_printed_is_valid_after_ctrl_c(
         return read(one, *rest)
 
     monkeypatch.setattr(train_predict, "read_input", stop)
-    monkeypatch.setattr(
-        "sys.argv",
-        ["classy", "predict", *map(str, [run, images / "red.jpg", images / "red.jpg", images / "blue.png"])]
-        + ["--format", "json", "--batch-size", "1", "--workers", "1"],
-    )
+    files = [str(images / name) for name in ("red.jpg", "red.jpg", "blue.png")]
+    options = ["--format", "json", "--batch-size", "1", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", ["classy", "predict", str(run), *files, *options])
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr()

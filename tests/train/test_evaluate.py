@@ -77,9 +77,7 @@ def test_what_is_written(predictor: Predictor, table: Path, tmp_path: Path) -> N
         assert [r["image"] for r in csv.DictReader(file) if r["error"]] == [str(table.parent / "5.png")]
 
 
-def test_a_predictor_gives_what_the_evaluation_says(
-    predictor: Predictor, table: Path, tmp_path: Path
-) -> None:
+def test_a_predictor_gives_what_the_evaluation_says(predictor: Predictor, table: Path, tmp_path: Path) -> None:
     evaluate(predictor, table, output=tmp_path / "out", split="train", heads=["species"])
     found = rows(tmp_path / "out", "species")
     assert len(found) == 20
@@ -115,9 +113,7 @@ def folder(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         for number, name in enumerate(SPECIES[: 2 if split == "test" else 3]):
             (tmp_path / "data" / split / name).mkdir(parents=True)
-            Image.new("RGB", (9, 9), (80 * number, 9, 9)).save(
-                tmp_path / "data" / split / name / f"{name}.png"
-            )
+            Image.new("RGB", (9, 9), (80 * number, 9, 9)).save(tmp_path / "data" / split / name / f"{name}.png")
     return tmp_path / "data"
 
 
