@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, Protocol
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import ClassyHead
 
-SEEN = ("image_size", "resize", "interpolation", "mean", "std", "clip")
+SEEN = (
+    *("image_size", "resize", "interpolation", "eval_transform", "decode", "max_pixels", "value_range"),
+    *("mean", "std", "clip"),
+)
 """Keys of ``data`` that say what a model sees of a file in evaluation."""
 KINDS = ("classification", "multilabel", "regression")
 

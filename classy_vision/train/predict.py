@@ -24,13 +24,14 @@ from classy_vision.hub.describe import CONFIG
 from classy_vision.hub.load import from_pretrained
 from classy_vision.hub.use import find_use
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.train.answers import Prediction, answer_of
+from classy_vision.train.answers import answer_of
 from classy_vision.train.batches import processors
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import ClipConfig, DataConfig
 from classy_vision.train.images import ImageError
 from classy_vision.train.inputs import Input, find_inputs, is_one, read_input, walk
 from classy_vision.train.job import check_packages
+from classy_vision.train.prediction import Prediction
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS, Classification, Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from classy_vision.train import Predictor, TrainConfig, find_images, load_settin
 from classy_vision.train import predict as train_predict
 from classy_vision.train.samples import read_views
 from classy_vision.weights.catalogue import labels, published
-from tests.train.command import classy, clips_job, head, job, start, write
+from tests.train.command import classy, clips_job, head, job, write
 from tests.train.videos import make_videos
 
 Capture = pytest.CaptureFixture[str]
@@ -109,24 +109,31 @@ def test_a_folder_as_a_table(run: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "table"])
-def test_rows_come_before_the_last_file_is_read(run: Path, images: Path, format: str) -> None:
-    os.mkfifo(images / "late.png")  # which is read when someone writes to it
-    files = [images / "red.jpg"] * 6
+def test_rows_come_before_the_last_file_is_read(
+    run: Path, images: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, out = train_predict.read_input, io.StringIO()
+
+    def wait(one: Any, *rest: Any) -> Any:
+        deadline = time.monotonic() + 20
+        while one.name.endswith("blue.png") and "red.jpg" not in out.getvalue():
+            assert time.monotonic() < deadline, "nothing was printed"
+            time.sleep(0.01)
+        return read(one, *rest)
+
+    monkeypatch.setattr(train_predict, "read_input", wait)
+    monkeypatch.setattr("sys.stdout", out)
+    files = [str(images / name) for name in ["red.jpg"] * 6 + ["blue.png"]]
     options = ["--batch-size", "2", "--workers", "1", "--format", format]
-    process = start("predict", run, *files, images / "late.png", images / "blue.png", *options)
-    assert process.stdout is not None
-    said = ""
-    while said.count("red.jpg") < 2:
-        said += process.stdout.readline()
-    assert process.poll() is None
-    (images / "late.png").write_bytes((images / "blue.png").read_bytes())
-    rest, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert (said + rest).count("late.png") == (2 if format == "csv" else 1)
-    if format == "json":
-        assert len(json.loads(said + rest)) == 8
-    if format == "jsonl":
-        assert len(list(map(json.loads, (said + rest).splitlines()))) == 8
+    monkeypatch.setattr("sys.argv", ["classy", "predict", str(run), *files, *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = out.getvalue()
+    if format in ("json", "jsonl"):
+        found = json.loads(said) if format == "json" else list(map(json.loads, said.splitlines()))
+        assert [entry["image"] for entry in found] == files
+    assert said.count("blue.png") == (3 if format == "csv" else 1)
 
 
 def test_what_was_printed_is_valid_after_ctrl_c(

@@ -206,4 +206,4 @@ def test_models_that_say_nothing_of_themselves(photo: Path) -> None:
 
 def test_all_that_evaluation_sees_is_handed_on() -> None:
     training = {"augment", "crop_area", "on_bad_image", "eval_size"}
-    assert set(DataConfig.model_fields) - training == set(SEEN)
+    assert set(DataConfig.model_fields) - training <= set(SEEN)
