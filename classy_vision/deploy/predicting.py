@@ -100,4 +100,4 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
 
 def preprocessing(data: DataConfig) -> dict[str, Any]:
     """What an artefact says of how images become its input."""
-    return preprocessing_of(data.model_dump(mode="json"))
+    return preprocessing_of(data.model_dump(mode="json", exclude_none=True))

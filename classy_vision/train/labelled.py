@@ -16,6 +16,7 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.train import sources
 from classy_vision.train.data_config import DataConfig, TableConfig
 from classy_vision.train.inputs import Input, walk
+from classy_vision.train.job import prepare
 from classy_vision.train.run_folder import CONFIG, RunFolder
 from classy_vision.train.sources import Records, load_records
 from classy_vision.train.tasks import Task
@@ -105,21 +106,26 @@ def _of_run(run: str | Path | None, split: str | None) -> _Rows:
     if run is None or not (Path(run) / CONFIG).is_file():
         raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
     settings = RunFolder(Path(run)).settings()
-    split = split or "validation"
-    return _of_records(settings.data, settings.schedule.seed, split)
-
-
-def _of_records(data: DataConfig, seed: int, split: str) -> _Rows:
     if split == "test":
-        load_test = getattr(sources, "load_test_records", None)
-        if load_test is None:
-            raise ConfigError("the data have no test part: give it as DATA, or use --split validation")
-        records: Records = load_test(data, seed)
-        rows = list(range(len(records.images)))
-    else:
-        records = load_records(data, seed)
-        every = list(range(len(records.images)))
-        rows = every if split == "all" else records.rows(held_out=split == "validation")
+        return _of_records(_test_records(settings.data, settings.schedule.seed), split)
+    # The same checks and the same split as in training, whatever device that was on and began with.
+    schedule = settings.schedule.model_copy(update={"mixed_precision": "no"})
+    records = prepare(settings.model_copy(update={"schedule": schedule, "weights": None})).records
+    return _of_records(records, split or "validation")
+
+
+def _test_records(data: DataConfig, seed: int) -> Records:
+    load_test = getattr(sources, "load_test_records", None)
+    if load_test is None:
+        raise ConfigError("the data have no test part: give it as DATA, or use --split validation")
+    records: Records = load_test(data, seed)
+    return records
+
+
+def _of_records(records: Records, split: str) -> _Rows:
+    rows = list(range(len(records.images)))
+    if split in ("train", "validation"):
+        rows = records.rows(held_out=split == "validation")
     inputs = [Input(records.name(row), records.images[row]) for row in rows]
     return _Rows(split, inputs, {n: [cells[row] for row in rows] for n, cells in records.columns.items()})
 
@@ -148,7 +154,8 @@ def _of_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
     if split and not has_splits:
         raise ConfigError(f"{file} has no column 'split', so --split {split} has no meaning: leave it out")
     data = TableConfig(source="table", file=str(file), clip=seen.clip)
-    return _of_records(data, 0, (split or "validation") if has_splits else "all")
+    part = (split or "validation") if has_splits else "all"
+    return _of_records(_test_records(data, 0) if part == "test" else load_records(data, 0), part)
 
 
 def _headings(file: Path) -> list[str]:
