@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet
 from torch import Tensor, tensor
 
+import classy_vision.train.sources as sources
 from classy_vision.config import ConfigError, unknown
-from classy_vision.train import sources
 from classy_vision.train.data_config import DataConfig, TableConfig
 from classy_vision.train.inputs import Input, walk
 from classy_vision.train.job import prepare
