@@ -93,7 +93,10 @@ def _score_labels(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     )
 
     true, found, likely = targets.long().numpy(), said(task, outputs).numpy(), outputs.sigmoid().numpy()
-    each = precision_recall_fscore_support(true, found, average=None, zero_division=0)
+    pair, labels = (true, found), list(range(task.outputs))
+    if task.outputs == 1:  # which scikit-learn takes for two classes
+        pair, labels = (true[:, 0], found[:, 0]), [1]
+    each = precision_recall_fscore_support(*pair, labels=labels, average=None, zero_division=0)
     classes = _by_class(task.classes, each)
     for k, values in enumerate(classes.values()):
         there = true[:, k].any()
@@ -103,10 +106,10 @@ def _score_labels(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     precisions = [v for c in classes.values() if (v := c["average_precision"]) is not None]
     metrics = {"mAP": float(np.mean(precisions)) if precisions else math.nan}
     for average in ("macro", "micro"):
-        means = precision_recall_fscore_support(true, found, average=average, zero_division=0)[:3]
+        means = precision_recall_fscore_support(*pair, labels=labels, average=average, zero_division=0)[:3]
         metrics |= {f"{average}_{n}": float(v) for n, v in zip(("precision", "recall", "f1"), means)}
     metrics["exact_match"] = float((true == found).all(1).mean())
-    counts = multilabel_confusion_matrix(true, found).reshape(-1, 4)
+    counts = multilabel_confusion_matrix(*pair, labels=labels).reshape(-1, 4)
     return HeadScores("multilabel", len(true), _defined(metrics), classes, counts)
 
 

@@ -102,6 +102,15 @@ def test_labels_at_once() -> None:
     assert found.confusion.sum(1).tolist() == [20, 20, 20]
 
 
+def test_one_label_alone() -> None:
+    task = KINDS["multilabel"]("marks", TaskConfig(kind="multilabel", classes=("ring",)))
+    found = score(task, torch.tensor([[1.0], [-1.0], [2.0]]), torch.tensor([[1.0], [1.0], [0.0]]))
+    assert found.classes["ring"]["precision"] == 0.5
+    assert (found.classes["ring"]["support"], found.metrics["micro_f1"]) == (2, 0.5)
+    assert found.confusion is not None
+    assert found.confusion.tolist() == [[0, 1, 1, 1]]
+
+
 def test_r2_of_equal_numbers_is_not_defined() -> None:
     task = KINDS["regression"]("weight", TaskConfig(kind="regression"))
     found = score(task, torch.tensor([[1.0], [2.0]]), torch.tensor([3.0, 3.0]))
