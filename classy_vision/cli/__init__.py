@@ -8,6 +8,7 @@ import sys
 import typer
 
 from classy_vision.cli.compare import compare
+from classy_vision.cli.evaluate import evaluate
 from classy_vision.cli.export import export
 from classy_vision.cli.list import list_models
 from classy_vision.cli.predict import predict
@@ -34,6 +35,7 @@ app.command()(sample)
 app.command()(schema)
 app.command()(train)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(export)
 app.add_typer(weights)
 

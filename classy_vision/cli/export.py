@@ -40,7 +40,8 @@ def export(
         str,
         typer.Argument(
             metavar="RUN|MODEL",
-            help="A finished run folder, a model's name, published weights, or a YAML or JSON file.",
+            help="A finished run folder, a folder of save_pretrained, a model's name, published weights, or a "
+            "YAML or JSON file.",
         ),
     ],
     format: Annotated[ExportFormat, typer.Option(help="What to write.")],

@@ -1,26 +1,28 @@
-"""``classy predict``: labels for files of images or videos, from a run, an export or published weights."""
+"""``classy predict``: labels for files of images or videos, from anything that was trained."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from enum import Enum
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from classy_vision.cli.train import training_package
+from classy_vision.cli.train import INTERRUPTED, training_package
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
     from classy_vision.train import Prediction, Predictor
 
-
-SUFFIXES = (".pt2", ".onnx", ".safetensors")
-"""Of files of ``classy export``."""
+BATCH = 32
+DEVICE = typer.Option(help="Such as cpu or cuda:1.", show_default="a GPU where there is one")
+BATCH_SIZE = typer.Option(min=1, help="Images or clips that the model sees at once.")
+WORKERS = typer.Option(min=1, help="Threads that read files.", show_default="one per processor, at most 4")
 
 
 class Format(str, Enum):
@@ -28,6 +30,7 @@ class Format(str, Enum):
 
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
     CSV = "csv"
 
 
@@ -35,8 +38,9 @@ def predict(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN|EXPORT",
-            help="A finished run folder or a file of classy export, unless there is --weights.",
+            metavar="MODEL",
+            help="A finished run folder, a folder of save_pretrained, a file of classy export or published "
+            "weights; none with --weights.",
         ),
     ] = None,
     images: Annotated[
@@ -62,38 +66,60 @@ def predict(
         bool, typer.Option("--trust", help="Read a .pt2 file, which can run any code: only if you know it.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
-    format: Annotated[Format, typer.Option(help="How to write them.")] = Format.TABLE,
+    format: Annotated[
+        Format, typer.Option(help="How to write them; jsonl is a line of JSON per file.")
+    ] = Format.TABLE,
+    device: Annotated[str | None, DEVICE] = None,
+    batch_size: Annotated[int, BATCH_SIZE] = BATCH,
+    workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
     """Print the likeliest labels of images or videos, and their probabilities, for each head.
 
-    A file that cannot be read has its error in their place; the exit code is 1 then.
+    Rows come as the model gives them. A file that cannot be read has its error in their place; the exit
+    code is 1 then.
     """
+    predictor, files = _read_arguments(run, images, weights, model, device, trust)
+    from classy_vision.train.inputs import walk
+
+    for argument in files:  # before any work is done
+        next(walk(argument, predictor.unit))
+    failed = False
+    try:
+        with (
+            closing(predictor.predict(files, top, batch_size=batch_size, workers=workers)) as predictions,
+            _WRITERS[format](predictor) as write,
+        ):
+            for prediction in predictions:
+                write(prediction)
+                sys.stdout.flush()
+                failed = failed or prediction.error is not None
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was printed is complete", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _read_arguments(
+    run: str | None,
+    images: list[str] | None,
+    weights: str | None,
+    model: str | None,
+    device: str | None,
+    trust: bool,
+) -> tuple[Predictor, list[str]]:
+    """What predicts, and what for."""
     package = training_package()
     if weights is None:
         if model is not None:
             raise ConfigError("--model is for --weights; a run folder knows its model")
         if not run or not images:
             raise ConfigError("give a run folder and files, or --weights and files")
-        predictor = _predictor(os.path.expanduser(run), trust)
-    else:
-        if not run:
-            raise ConfigError("give files of images or videos behind --weights")
-        images = [run, *(images or ())]
-        predictor = package.Predictor.of_weights(weights, None if model is None else network(weights, model))
-    predictions = list(predictor.predict(package.find_images(images, predictor.unit), top))
-    _WRITERS[format](predictions, predictor.unit)
-    if any(prediction.error for prediction in predictions):
-        raise typer.Exit(1)
-
-
-def _predictor(run: str, trust: bool) -> Predictor:
-    if os.path.isfile(run) or run.endswith(SUFFIXES):
-        from classy_vision.deploy.predicting import load_predictor
-
-        return load_predictor(run, trust=trust)
-    from classy_vision.train import Predictor
-
-    return Predictor.load(run)
+        return package.Predictor.load(run, device=device, trust=trust), images
+    if not run:
+        raise ConfigError("give files of images or videos behind --weights")
+    config = None if model is None else network(weights, model)
+    return package.Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
 
 
 def network(weights: str, model: str) -> dict[str, Any]:
@@ -105,65 +131,99 @@ def network(weights: str, model: str) -> dict[str, Any]:
     return network_of(read_tensors(find_source(weights)), model)
 
 
-def _write_table(predictions: Iterable[Prediction], unit: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+# -- how predictions are written: each gives a function for one of them, and ends what it began
 
-    table = Table(unit, "head", "label", "probability")
-    table.columns[3].justify = "right"
-    for prediction in predictions:
-        for i, row in enumerate(_rows(prediction, unit)):
+
+Write = Callable[["Prediction"], object]
+
+
+@contextmanager
+def _write_table(predictor: Predictor) -> Iterator[Write]:
+    """Text in columns, as wide as the labels and the first name need."""
+    labels = [label for task in predictor.tasks.values() for label in task.classes]
+    label_wide = min(40, max(map(len, ["label", *labels])))
+    head_wide = max(map(len, ["head", *predictor.tasks]))
+    name_wide = 0
+
+    def line(name: str, head: str, label: str, probability: str) -> None:
+        text = f"{name:{name_wide}}  {head:{head_wide}}  {label:{label_wide}}  {probability:>11}"
+        print(text.rstrip())
+
+    def write(prediction: Prediction) -> None:
+        nonlocal name_wide
+        name = _plain(prediction.image)
+        if not name_wide:
+            name_wide = max(len(name), len(predictor.unit))
+            line(predictor.unit, "head", "label", "probability")
+        for i, row in enumerate(_rows(prediction, predictor.unit)):
+            said = f"error: {_plain(row['error'])}" if row["error"] else _plain(row["label"])
+            if row["value"] is not None:
+                said = f"{row['value']:.4g}"
             probability = "" if row["probability"] is None else f"{row['probability']:.2%}"
-            name = prediction.image if i == 0 else ""
             head = row["head"] if row["rank"] in (1, None) else ""
-            said = f"[red]{_plain(row['error'])}" if row["error"] else _plain(row["label"])
-            table.add_row(_plain(name), _plain(head), said, probability)
-        table.add_section()
-    Console().print(table)
+            line("" if i else name, head or "", said, probability)
+
+    yield write
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
+@contextmanager
+def _write_json(predictor: Predictor) -> Iterator[Write]:
+    """A list that is valid wherever it is stopped."""
+    print("[", end="")
+    comma = ""
 
-    return escape(text)
+    def write(prediction: Prediction) -> None:
+        nonlocal comma
+        text = indent(json.dumps(prediction.as_dict(predictor.unit), indent=2), "  ")
+        sys.stdout.write(f"{comma}\n{text}")
+        comma = ","
 
-
-def _write_json(predictions: Iterable[Prediction], unit: str) -> None:
-    json.dump([_as_json(prediction, unit) for prediction in predictions], sys.stdout, indent=2)
-    print()
-
-
-def _as_json(prediction: Prediction, unit: str) -> dict[str, Any]:
-    if prediction.error:
-        return {unit: prediction.image, "error": prediction.error}
-    heads = {
-        head: [{"label": label, "probability": probability} for label, probability in scores]
-        for head, scores in prediction.scores.items()
-    }
-    return {unit: prediction.image, "predictions": heads}
+    try:
+        yield write
+    finally:
+        print("\n]")
 
 
-def _write_csv(predictions: Iterable[Prediction], unit: str) -> None:
-    names = [unit, "head", "rank", "label", "probability", "error"]
+@contextmanager
+def _write_lines(predictor: Predictor) -> Iterator[Write]:
+    yield lambda prediction: print(json.dumps(prediction.as_dict(predictor.unit)))
+
+
+@contextmanager
+def _write_csv(predictor: Predictor) -> Iterator[Write]:
+    unit = predictor.unit
+    names = [unit, "head", "rank", "label", "probability", "value", "error"]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
-    for prediction in predictions:
-        writer.writerows(_rows(prediction, unit))
+    yield lambda prediction: writer.writerows(_rows(prediction, unit))
 
 
 def _rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
-    """A row per label, or one that holds the error."""
-    empty = {unit: prediction.image, "head": "", "rank": None, "label": "", "probability": None}
+    """A row per label or number, or one that holds the error."""
+    empty = dict.fromkeys(("head", "rank", "probability", "value"))
+    row = {unit: _encodable(prediction.image), **empty, "label": "", "error": ""}
     if prediction.error:
-        yield {**empty, "error": prediction.error}
-    for head, scores in prediction.scores.items():
-        for rank, (label, probability) in enumerate(scores, 1):
-            found = {"head": head, "rank": rank, "label": label, "probability": probability}
-            yield {**empty, **found, "error": ""}
+        yield {**row, "error": _encodable(prediction.error)}
+    for head, answer in prediction.answers.items():
+        if answer.value is not None:
+            yield {**row, "head": head, "value": answer.value}
+        for rank, (label, probability) in enumerate(answer.scores, 1):
+            yield {**row, "head": head, "rank": rank, "label": label, "probability": probability}
 
 
-_WRITERS: dict[Format, Callable[[Iterable[Prediction], str], None]] = {
+def _encodable(text: str) -> str:
+    """Names of files may hold bytes that no encoding has."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(text: str) -> str:
+    """On one line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _encodable(text))
+
+
+_WRITERS: dict[Format, Callable[[Predictor], AbstractContextManager[Write]]] = {
     Format.TABLE: _write_table,
     Format.JSON: _write_json,
+    Format.JSONL: _write_lines,
     Format.CSV: _write_csv,
 }

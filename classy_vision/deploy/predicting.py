@@ -14,6 +14,7 @@ from classy_vision.config import ConfigError
 from classy_vision.deploy.artefact import Artefact, load_artefact
 from classy_vision.deploy.metadata import MAX_VALUES
 from classy_vision.deploy.verify import Batched, Int8, Run
+from classy_vision.models.use import preprocessing_of
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import DataConfig
@@ -120,14 +121,4 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
 
 def preprocessing(data: DataConfig) -> dict[str, Any]:
     """What an artefact says of how images become its input."""
-    more = {name: getattr(data, name) for name in ("eval_transform", "decode", "max_pixels", "value_range")}
-    seen = DataConfig(
-        **{name: value for name, value in more.items() if value != DataConfig.model_fields[name].default},
-        image_size=data.side(training=False),
-        resize=data.resize,
-        interpolation=data.interpolation,
-        mean=data.mean,
-        std=data.std,
-        clip=data.clip,
-    )
-    return seen.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return preprocessing_of(data.model_dump(mode="json", exclude_none=True))

@@ -30,6 +30,8 @@ class ClassyHead(nn.Module):
 
     in_plane: int | None = None
     """Channels of the feature it reads, where it minds."""
+    task: Mapping[str, Any] | None = None
+    """What its outputs mean: ``kind`` ("classification", "multilabel", "regression") and ``classes``."""
     classifier: ClassVar[str | None] = None
     """Its last linear layer, if it has one: where a published classifier goes."""
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError, read_config
+from classy_vision.config import ConfigError
 from classy_vision.cost.count import count
 from classy_vision.cost.table import human, size
 from classy_vision.hub.load import read_json
+from classy_vision.hub.use import published_of, run_settings
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.weights.catalogue import Published, is_published, labels, published
+from classy_vision.weights.catalogue import Published
 
 LIBRARY = "classy-vision-models"
 MAX_LABELS = 20
@@ -31,7 +32,7 @@ def card(
 
     Args:
         model: its heads and costs are shown.
-        config: what ``describe`` says of it.
+        config: that of the folder: what ``describe`` says of it, and what it takes to use it.
         name: what ``from_pretrained`` takes to load it.
         licence: of the weights; by default that of the published ones they are.
         run: the run folder it comes from: its data, classes and metrics are shown.
@@ -39,36 +40,20 @@ def card(
     Raises:
         ConfigError: ``run`` is no run folder.
     """
-    entry = _published(model)
-    settings = _settings(run)
+    entry = published_of(model)
+    settings = run_settings(run)
     licence = licence or (entry.licence if entry else None)
     parts = [
         _front_matter(model, config, licence, entry),
         f"# {_cell(name.rpartition('/')[2])}\n",
         _summary(model, config),
-        _heads(model, config, settings, entry),
+        _heads(config),
         _data(settings, entry),
         _metrics(run),
         f"## Licence\n\n{_cell(licence) if licence else 'Not stated.'}\n",
         _use(name),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _published(model: ClassyModel) -> Published | None:
-    """The published weights that the model is of, as long as all heads are theirs."""
-    report = model.loaded
-    if report is None or report.kept or not is_published(report.source):
-        return None
-    return published(report.source)
-
-
-def _settings(run: str | Path | None) -> dict[str, Any]:
-    if run is None:
-        return {}
-    if not (Path(run) / "config.yaml").is_file():
-        raise ConfigError(f"{str(run)!r} is no run folder: it has no config.yaml")
-    return read_config(Path(run) / "config.yaml")
 
 
 def _front_matter(
@@ -100,17 +85,13 @@ def _summary(model: ClassyModel, config: Mapping[str, Any]) -> str:
     return _table(("model", ""), rows)
 
 
-def _heads(
-    model: ClassyModel, config: Mapping[str, Any], settings: Mapping[str, Any], entry: Published | None
-) -> str:
+def _heads(config: Mapping[str, Any]) -> str:
     if not config["heads"]:
         return "## Heads\n\nNone: the output is the feature at the end of the trunk.\n"
-    tasks = settings.get("tasks") or {}
+    tasks = config.get("tasks") or {}
     rows = []
     for head in config["heads"]:
         names = (tasks.get(head["unique_id"]) or {}).get("classes")
-        if entry and entry.labels and head.get("num_classes") == len(labels(entry.labels)):
-            names = labels(entry.labels)
         rows.append(
             (head["unique_id"], head["fork_block"], head["name"], head.get("num_classes", ""), _short(names))
         )

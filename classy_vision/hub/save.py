@@ -11,6 +11,7 @@ from classy_vision.config import ConfigError, first_line, system_error
 from classy_vision.hub.card import LIBRARY, card
 from classy_vision.hub.describe import CONFIG, describe
 from classy_vision.hub.load import import_hub
+from classy_vision.hub.use import find_use
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.weights.files import WEIGHTS, replacing, write_tensors
 
@@ -34,12 +35,15 @@ def save_pretrained(
         folder: is made.
         repo_id: what the card says to load, "owner/name"; by default the folder's name.
         licence: of the weights, for the card ("mit").
-        run: the run folder it comes from, for the card: data, classes and metrics.
+        run: the run folder it comes from. Its classes and preprocessing go into the config, and its data and
+            metrics onto the card. By default they are those that the model carries: ``from_checkpoint``,
+            ``from_pretrained`` and published weights bring them along.
 
     Raises:
-        ConfigError: no config can describe the model, or the folder cannot be written.
+        ConfigError: no config can describe the model, ``run`` is of another model, or
+            the folder cannot be written.
     """
-    config = describe(model)
+    config = {**describe(model), **find_use(model, run).as_config()}
     text = card(model, config, repo_id or Path(folder).name, licence=licence, run=run)
     folder = Path(folder)
     try:
@@ -74,7 +78,7 @@ def push_to_hub(
         branch: where to, "main" by default.
         create_pr: propose it instead.
         commit_message: of the commit.
-        licence, run: for the card.
+        licence, run: as for ``save_pretrained``.
 
     Returns:
         The address of the commit.

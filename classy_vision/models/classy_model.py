@@ -20,6 +20,7 @@ from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
 from classy_vision.models.taps import Taps, run_tapped, tap
 from classy_vision.models.trunk import END, ModelConfig
+from classy_vision.models.use import set_use, take_use, use_of, use_of_run
 from classy_vision.registry import Registry
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
@@ -42,6 +43,8 @@ class ClassyModel(Shared, LoadableTrunk):
 
     loaded: Report | None = None
     """What ``build_model`` loaded."""
+    preprocessing: Mapping[str, Any] | None = None
+    """How a file becomes an input, in keys of ``data`` of a training config; None where nobody said."""
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
 
@@ -137,8 +140,10 @@ class ClassyModel(Shared, LoadableTrunk):
         if isinstance(checkpoint, (str, Path)):
             path = Path(checkpoint)
             if (path / "config.yaml").is_file():
-                model = build_model(read_config(path / "config.yaml").get("model", {}))
+                settings = read_config(path / "config.yaml")
+                model = build_model(settings.get("model", {}))
                 model.load_state_dict(read_tensors(path / WEIGHTS))
+                set_use(model, use_of_run(settings))
                 return model
             checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
         model = build_model(checkpoint_config(checkpoint))
@@ -146,12 +151,18 @@ class ClassyModel(Shared, LoadableTrunk):
         return model
 
     @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names of classes in the order of the outputs, by head, where they are known."""
+        tasks = use_of(self).tasks
+        return {head: tuple(task["classes"]) for head, task in tasks.items() if task.get("classes")}
+
+    @property
     def classy_model(self) -> Self:
         """The model itself. In the original: the model behind its wrapper."""
         return self
 
 
-MODEL_KEYS = ("name", "heads", "num_classes", "weights")
+MODEL_KEYS = ("name", "heads", "num_classes", "weights", "preprocessing", "tasks")
 """Keys of a model config that are not the family's."""
 MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
 register_model = MODELS.register
@@ -168,6 +179,8 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
             many classes at the end of the trunk; other heads are new. The name of published
             weights stands for their network, with the options that their numbers need:
             ``build_model("timm/resnet50.a1_in1k", weights=True)`` loads them too.
+            ``preprocessing`` and ``tasks`` say how images become inputs and what heads mean, as
+            in a folder of ``save_pretrained``.
         overrides: further entries; they win.
 
     Raises:
@@ -180,6 +193,7 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")
     given, weights = with_published(given, MODELS)
+    use = take_use(given)
     entry = MODELS[given["name"]]
     heads = given.get("heads")
     if not isinstance(heads, (list, tuple, type(None))):
@@ -196,6 +210,7 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     if weights is None:
         model = entry.cls.from_config(config)
         _attach(model, heads or ())
+        set_use(model, use)
         return model
     weights["source"] = find_source(weights["source"])  # before any work is done
     with OnMeta():
@@ -211,6 +226,7 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
                 for block, entries in model.get_heads().items()
             }
         )
+    set_use(model, use)
     return model
 
 

@@ -123,7 +123,7 @@ def make_loader(job: Job, held_out: bool, rank: int, world: int, pin_memory: boo
     if held_out:
         size = max(world, size // job.settings.data.views)
     seed = None if held_out else schedule.seed
-    workers = min(4, _processors()) if schedule.workers is None else schedule.workers
+    workers = min(4, processors()) if schedule.workers is None else schedule.workers
     return DataLoader(
         Samples(job, augment=not held_out),
         batch_sampler=GlobalBatches(job.records.rows(held_out), size, rank, world, seed),
@@ -145,6 +145,6 @@ def _start_worker(_: int) -> None:
         ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Those that this process may use: a container has fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

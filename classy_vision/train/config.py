@@ -300,7 +300,7 @@ def _entry(place: Any, part: str, key: str) -> Any:
 
 
 def _index(place: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
+    if not (part.isascii() and part.isdigit()) or int(part[:9]) >= len(place):
         raise ConfigError(f"--set {key}: {part!r} is no index of a list of {len(place)}")
     return int(part)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -144,7 +144,7 @@ def open_image(
             return _of_array(_read_array(source, max_pixels), channels, value_range)
         if source.suffix.lower() in TIFFS and _needs_tifffile(source, channels, value_range):
             return _of_array(_read_tiff(source, max_pixels), channels, value_range)
-        with _open(source, max_pixels) as image:
+        with open_header(source, max_pixels) as image:
             if image.format in ("JPEG", "MPO") and reduction is not None:
                 _reduce(image, reduction)
             if value_range is not None and _is_cut(image):
@@ -194,7 +194,7 @@ def channels_of(source: Path) -> int | None:
             return _shape(_map_array(source).shape)[2]
         if suffix in TIFFS and _starts_as_tiff(source):
             try:
-                with _open(source, MAX_PIXELS) as image:
+                with open_header(source, MAX_PIXELS) as image:
                     samples = int(getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1))
             except UnidentifiedImageError:
                 samples = _read_tiff(source, MAX_PIXELS).shape[2]
@@ -224,7 +224,7 @@ def _reading(source: Path) -> Iterator[None]:
         raise ImageError(source, str(error) or type(error).__name__) from None
 
 
-def _open(source: Path, max_pixels: int) -> Image.Image:
+def open_header(source: Path | BinaryIO, max_pixels: int) -> Image.Image:
     """The header of an image file, whose pixels are not read yet."""
     formats = [name for name in FORMATS if name != "AVIF" or features.check("avif")]
     with _OPENING:  # Pillow's own limit is one for the whole process
@@ -287,7 +287,7 @@ def _needs_tifffile(source: Path, channels: int, value_range: ValueRange) -> boo
         return True
     if value_range is None:
         return False
-    with _open(source, 2**62) as image:
+    with open_header(source, 2**62) as image:
         return _is_cut(image)
 
 
@@ -397,7 +397,7 @@ def _largest_of_16_bits(source: Path) -> int | None:
     with _reading(source):
         if source.suffix.lower() == NUMPY:
             return None
-        with _open(source, MAX_PIXELS) as image:
+        with open_header(source, MAX_PIXELS) as image:
             return int(np.asarray(image).max()) if image.mode.startswith("I") else None
 
 

@@ -21,7 +21,7 @@ from classy_vision.train.data_config import TableConfig
 from classy_vision.train.images import check_images
 from classy_vision.train.initial import what_is_published, with_network
 from classy_vision.train.preprocessing import with_statistics
-from classy_vision.train.sources import Records, load_records
+from classy_vision.train.sources import Records, load_records, load_test_records
 from classy_vision.train.split import Strata, strata_of
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
 from classy_vision.train.views import by_head
@@ -101,6 +101,17 @@ def _is_affine(head: ClassyHead) -> bool:
     """Whether its last layer can take the mean and standard deviation of what it says."""
     layers = head.output_layers()
     return bool(layers) and all(layer.bias is not None for layer in layers)
+
+
+def test_records(settings: TrainConfig) -> Records:
+    """The records that ``data.test`` sets aside: those that training with ``settings`` does not read.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    settings = _with_whole_paths(settings)
+    configs = _task_configs(settings, _heads(settings.model))
+    return load_test_records(settings.data, lambda columns: _strata(settings, configs, columns))
 
 
 def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:

@@ -1,50 +1,54 @@
-"""Predictions for files of images or videos, of a trained run or of published weights."""
+"""Predictions for images and videos: by runs, folders of models, exported files and published weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import islice
+from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, overload
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
+from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
+from classy_vision.hub.describe import CONFIG
+from classy_vision.hub.load import from_pretrained
+from classy_vision.hub.use import find_use
 from classy_vision.models import ClassyModel, build_model
+from classy_vision.train.answers import answer_of
+from classy_vision.train.batches import processors
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import ClipConfig, DataConfig
 from classy_vision.train.images import ImageError
+from classy_vision.train.inputs import Input, find_inputs, is_one, read_input, walk
 from classy_vision.train.job import check_packages
+from classy_vision.train.prediction import Prediction
 from classy_vision.train.preprocessing import from_published, with_statistics
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.samples import read_views
-from classy_vision.train.sources import SUFFIXES
-from classy_vision.train.tasks import KINDS, Classification, Score, Task
+from classy_vision.train.tasks import KINDS, Classification, Task
 from classy_vision.train.views import run_views
 from classy_vision.weights.catalogue import Published, is_published, labels, published
+from classy_vision.weights.sources import HUB
 
 BATCH = 32
 """Images or clips that the model sees at once."""
+WORKERS = 4
+"""The most threads that read files, unless it is said."""
+MAX_VALUES = 2**28
+"""Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
+EXPORTS = (".pt2", ".onnx", ".safetensors")
+"""Suffixes of exported files."""
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
 """Those on which the published accuracies of torchvision's video models are measured."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is said of one file.
-
-    Attributes:
-        image: its path, also of a video.
-        scores: by head, the likeliest first.
-        error: why there are none.
-    """
-
-    image: str
-    scores: Mapping[str, Sequence[Score]] = field(default_factory=dict)
-    error: str | None = None
 
 
 class Network(Protocol):
@@ -59,12 +63,27 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
+class Output:
+    """What a model gives for one input.
+
+    Attributes:
+        input: it.
+        outputs: by head, (k,) in float32 on the CPU: logits, or a number.
+        error: why there are none.
+    """
+
+    input: Input
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Predictor:
-    """A trained model with what it takes to use it on files.
+    """A trained model with what it takes to use it: ``Predictor.load(...)``, then ``predictor(image)``.
 
     Attributes:
         model: on its device, in evaluation mode.
-        data: what it sees of a file.
+        data: what it sees of an image or a video.
         tasks: by head.
         device: where the model is.
     """
@@ -74,23 +93,88 @@ class Predictor:
     tasks: Mapping[str, Task]
     device: torch.device
 
+    # Loading
+
     @classmethod
-    def load(cls, run: str | Path) -> Predictor:
-        """The predictor of a finished run folder.
+    def load(
+        cls, source: str | Path, *, device: str | torch.device | None = None, trust: bool = False
+    ) -> Predictor:
+        """The predictor of anything that was trained.
+
+        Args:
+            source: a finished run folder, a folder of ``save_pretrained``, a file of ``export``,
+                "hf-hub:owner/repository", or published weights ("timm/resnet50.a1_in1k").
+            device: "cpu", "cuda", "cuda:1", …; by default a GPU where there is one. Exported files run
+                on the CPU.
+            trust: run the machine code in a package of AOTInductor.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: it is none of these, or does not say what its outputs mean.
         """
+        place = find_device(device)
+        path = os.path.expanduser(source)
+        if os.path.isfile(path) or path.endswith(EXPORTS):
+            if place.type != "cpu" and device is not None:
+                raise ConfigError(f"device = {str(device)!r}: exported files run on the CPU")
+            # Exported files are read by a package that stands right of this one.
+            loaded: Predictor = import_module("classy_vision.deploy.predicting").load_predictor(
+                path, trust=trust
+            )
+            return loaded
+        if str(source).startswith(HUB) or os.path.isfile(os.path.join(path, CONFIG)):
+            return cls.of_model(from_pretrained(source), device=place)
+        if not os.path.isdir(path) and is_published(str(source)):
+            return cls.of_weights(str(source), device=place)
+        return cls._of_run(path, place)
+
+    @classmethod
+    def _of_run(cls, run: str, device: torch.device) -> Predictor:
         folder = RunFolder(Path(run))
         settings = folder.settings()
         check_packages(settings)
         if not folder.finished:
-            raise ConfigError(f"{str(run)!r} is not finished: classy train --resume {run}")
+            raise ConfigError(f"{run!r} is not finished: classy train --resume {run}")
         tasks = {head: KINDS[task.kind](head, task) for head, task in settings.tasks.items()}
-        return cls._of(ClassyModel.from_checkpoint(run), settings.data, tasks)
+        return cls._of(ClassyModel.from_checkpoint(run), settings.data, tasks, device)
 
     @classmethod
-    def of_weights(cls, weights: str, model: str | Mapping[str, Any] | None = None) -> Predictor:
+    def of_model(cls, model: ClassyModel, *, device: str | torch.device | None = None) -> Predictor:
+        """The predictor of a model that carries its labels, as those of runs and folders do.
+
+        Heads of which nobody said what they mean are left out, unless there is one head alone: its
+        classes are numbered then. Without preprocessing images are seen as in ``of_weights``.
+
+        Raises:
+            ConfigError: nobody said what any of several heads means, or the model takes no images.
+        """
+        use = find_use(model)
+        data = expected_data(model)
+        if use.preprocessing is not None:
+            data = DataConfig.parse(use.preprocessing, "preprocessing")
+            data = with_statistics(data, model.input_shape[0])
+        if data.views * prod(data.input_shape(model.input_shape[0], training=False)) > MAX_VALUES:
+            raise ConfigError(f"preprocessing: inputs of {data.image_size} pixels are too large")
+        heads = [head for entries in model.get_heads().values() for head in entries]
+        for head in heads:
+            _check_logits(head)
+        tasks = {
+            head.unique_id: _task_from(head.unique_id, use.tasks[head.unique_id])
+            for head in heads
+            if head.unique_id in use.tasks
+        }
+        if not tasks:
+            task = task_of(model)
+            tasks = {task.name: task}
+        return cls._of(model, data, tasks, find_device(device))
+
+    @classmethod
+    def of_weights(
+        cls,
+        weights: str,
+        model: str | Mapping[str, Any] | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> Predictor:
         """The predictor of published weights, or of a file of weights.
 
         Images are seen as the weights' publisher says. Without one they are resized to the model's
@@ -99,10 +183,12 @@ class Predictor:
         Args:
             weights: a published name, or what else ``load_weights`` takes.
             model: the name or config of the network; of published weights it is known.
+            device: as for ``load``.
 
         Raises:
             ConfigError: there are no such weights, or what their outputs mean is not known.
         """
+        place = find_device(device)
         if model is None and not is_published(weights):
             raise ConfigError(
                 f"weights = {weights!r} are no published ones: give their model too, which "
@@ -115,11 +201,12 @@ class Predictor:
             _check_classes(entry)
         network = build_model(config, weights={"source": weights, "skip_heads": ()})
         task = task_of(network, entry)
-        return cls._of(network, expected_data(network, entry), {task.name: task})
+        return cls._of(network, expected_data(network, entry), {task.name: task}, place)
 
     @classmethod
-    def _of(cls, model: ClassyModel, data: DataConfig, tasks: Mapping[str, Task]) -> Predictor:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def _of(
+        cls, model: ClassyModel, data: DataConfig, tasks: Mapping[str, Task], device: torch.device
+    ) -> Predictor:
         return cls(model.to(device).eval(), data, tasks, device)
 
     @property
@@ -127,38 +214,167 @@ class Predictor:
         """What it takes: "image" or "video"."""
         return self.data.unit
 
-    def predict(self, images: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
-        """The predictions of files, in their order; an unreadable one gives its error.
+    # Predicting
+
+    @overload
+    def __call__(self, source: Image.Image | bytes | BinaryIO, top: int = ...) -> Prediction: ...
+    @overload
+    def __call__(self, source: list[Any] | tuple[Any, ...], top: int = ...) -> list[Prediction]: ...
+    @overload
+    def __call__(self, source: Any, top: int = ...) -> Any: ...
+    def __call__(self, source: Any, top: int = 5) -> Any:
+        """The prediction of one input, or a list of those of several.
 
         Args:
-            images: files.
+            source: what ``predict`` takes. A folder and a batch are several.
             top: the most labels per head.
+
+        Raises:
+            ConfigError: ``source`` is one input, and cannot be read. Of several, each has its own error.
         """
-        rest, size = iter(images), max(1, BATCH // self.data.views)
-        while paths := [str(path) for path in islice(rest, size)]:
-            yield from self._predict_batch(paths, top)
+        found = list(self.predict(source, top))
+        if not is_one(source, self.data):
+            return found
+        (prediction,) = found
+        if prediction.error:
+            raise ImageError(Path(prediction.image), prediction.error)
+        return prediction
+
+    def predict(
+        self, source: Any, top: int = 5, *, batch_size: int | None = None, workers: int | None = None
+    ) -> Generator[Prediction, None, None]:
+        """The predictions of inputs, in their order, as they come; an unreadable one gives its error.
+
+        An input is one of:
+
+        - a file, by name (of an image, or of a video where the model is of videos); a folder stands for the
+          files in it, with those in its folders;
+        - an image of PIL, the bytes of an image file, or an open one;
+        - pixels: an array (h, w) or (h, w, c), or a tensor (c, h, w), of uint8, with c = 1, 3 or 4;
+        - a floating-point tensor (c, h, w), or (c, t, h, w) of a clip: it is preprocessed already, as
+          ``preprocess`` gives it.
+
+        Arrays and tensors with one more dimension in front are batches. Threads read inputs while the model
+        runs, a batch ahead and no further: any number of them can come from an iterator.
+
+        Args:
+            source: an input, or several in a list or any iterable.
+            top: the most labels per head.
+            batch_size: images or clips that the model sees at once, 32 by default.
+            workers: threads that read, by default one per processor, at most 4.
+
+        Raises:
+            ConfigError: something is no input, or a folder holds no images.
+        """
+        for one in self.outputs(source, batch_size=batch_size, workers=workers):
+            answers = {h: answer_of(self.tasks[h], output, top) for h, output in one.outputs.items()}
+            yield Prediction(one.input.name, answers, one.error)
+
+    def outputs(
+        self, source: Any, *, batch_size: int | None = None, workers: int | None = None
+    ) -> Generator[Output, None, None]:
+        """As ``predict``, but the numbers of the heads: logits, or what regression gives."""
+        size = max(1, (batch_size or BATCH) // self.data.views)
+        read = self._read_ahead(find_inputs(source, self.data), size, workers or min(WORKERS, processors()))
+        try:
+            while batch := list(islice(read, size)):
+                yield from self._run(batch)
+        finally:
+            read.close()
+
+    def preprocess(self, source: Any) -> Tensor:
+        """Inputs as the model takes them: ``predictor.model(predictor.preprocess(image))``.
+
+        Args:
+            source: what ``predict`` takes.
+
+        Returns:
+            (n, c, h, w), or (n, c, t, h, w) of clips, float32, on the device of the model. A video
+            gives one per clip and crop.
+
+        Raises:
+            ConfigError: an input cannot be read.
+        """
+        views = [self._read(one) for one in find_inputs(source, self.data)]
+        if not views:
+            raise ConfigError("there is no input to preprocess")
+        return torch.cat(views).to(self.device)
+
+    def _read(self, one: Input) -> Tensor:
+        return read_input(one, self.data, self.model.input_shape[0])
+
+    def _read_ahead(
+        self, inputs: Iterator[Input], size: int, workers: int
+    ) -> Generator[tuple[Input, Any], None, None]:
+        """Inputs with their views, or their errors; threads are up to a batch ahead."""
+        waiting: deque[tuple[Input, Future[Tensor]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
+        try:
+            for one in inputs:
+                waiting.append((one, pool.submit(self._read, one)))
+                if len(waiting) >= size + workers:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _run(self, batch: Sequence[tuple[Input, Tensor | ImageError]]) -> list[Output]:
+        """What the model gives for inputs; those of one shape are run together."""
+        done: list[Output | None] = [
+            Output(one, error=views.reason) if isinstance(views, ImageError) else None for one, views in batch
+        ]
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, (_, views) in enumerate(batch):
+            if isinstance(views, Tensor):
+                shapes.setdefault(tuple(views.shape), []).append(i)
+        for rows in shapes.values():
+            views = torch.stack([batch[i][1] for i in rows])  # type: ignore[misc] # tensors
+            for i, outputs in zip(rows, self._run_views(views)):
+                done[i] = Output(batch[i][0], outputs)
+        return [one for one in done if one is not None]
 
     @torch.inference_mode()
-    def _predict_batch(self, paths: Sequence[str], top: int) -> Iterator[Prediction]:
-        read = [self._read(path) for path in paths]
-        samples = [views for views in read if isinstance(views, Tensor)]
-        outputs: dict[str, Tensor] = {}
-        if samples:
-            outputs = run_views(self.model, torch.stack(samples).to(self.device), self.tasks)
-        rows = iter(range(len(samples)))
-        for path, views in zip(paths, read):
-            if isinstance(views, ImageError):
-                yield Prediction(path, error=views.reason)
-                continue
-            row = next(rows)
-            scores = {h: task.scores(outputs[h][row].cpu(), top) for h, task in self.tasks.items()}
-            yield Prediction(path, scores)
-
-    def _read(self, path: str) -> Tensor | ImageError:
+    def _run_views(self, views: Tensor) -> list[dict[str, Tensor]]:
         try:
-            return read_views(Path(path), self.data, self.model.input_shape[0])
-        except ImageError as error:
-            return error
+            outputs = run_views(self.model, views.to(self.device), self.tasks)
+        except ConfigError:
+            raise
+        except RuntimeError as error:
+            shape = tuple(views.shape[2:])
+            raise ConfigError(f"the model does not run on inputs of {shape}: {first_line(error)}") from error
+        found = {head: output.cpu() for head, output in outputs.items()}
+        return [{head: output[i] for head, output in found.items()} for i in range(len(views))]
+
+
+def _result(one: Input, future: Future[Tensor]) -> tuple[Input, Tensor | ImageError]:
+    try:
+        return one, future.result()
+    except ImageError as error:
+        return one, error
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """A device by its name, or the one to use where none is given.
+
+    Raises:
+        ConfigError: it is none, or is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device = {str(device)!r} cannot be used: {reason}") from None
+    return found
+
+
+def _task_from(name: str, task: Mapping[str, Any]) -> Task:
+    classes = task.get("classes")
+    config = {"kind": task["kind"], **({"classes": tuple(classes)} if classes else {})}
+    return KINDS[task["kind"]](name, TaskConfig.parse(config, f"tasks.{name}"))
 
 
 def _check_classes(entry: Published) -> None:
@@ -178,16 +394,23 @@ def task_of(model: ClassyModel, entry: Published | None = None) -> Task:
     heads = [head for entries in model.get_heads().values() for head in entries]
     if len(heads) != 1 or not heads[0].num_classes:
         found = f"{len(heads)} heads" if len(heads) != 1 else "a head without classes"
-        raise ConfigError(f"weights without a run need a model with one classifier, and this has {found}")
-    (head,) = heads
-    if isinstance(head, FullyConvolutionalLinearHead) and head.activation_func != "identity":
         raise ConfigError(
-            f"head {head.unique_id!r}: activation_func = {head.activation_func!r} must be identity"
+            f"nobody said what the outputs mean: without that a model with one classifier is needed, and this "
+            f"has {found}. save_pretrained(folder, run=RUN) writes what a run says"
         )
+    (head,) = heads
+    _check_logits(head)
     names = labels(entry.labels) if entry and entry.labels else ()
     if len(names) != head.num_classes:
         names = tuple(map(str, range(head.num_classes or 0)))
     return Classification(str(head.unique_id), TaskConfig(classes=names))
+
+
+def _check_logits(head: ClassyHead) -> None:
+    if isinstance(head, FullyConvolutionalLinearHead) and head.activation_func != "identity":
+        raise ConfigError(
+            f"head {head.unique_id!r}: activation_func = {head.activation_func!r} must be identity"
+        )
 
 
 def expected_data(model: ClassyModel, entry: Published | None = None) -> DataConfig:
@@ -220,13 +443,4 @@ def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
     Raises:
         ConfigError: an empty name, or a folder without images.
     """
-    found: list[str] = []
-    for argument in arguments:
-        if not argument:
-            raise ConfigError(f"a file or folder of {unit}s is needed, not ''")
-        path = Path(argument)
-        inside = [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES[unit]]
-        if path.is_dir() and not inside:
-            raise ConfigError(f"there is no {unit} in the folder {argument!r}")
-        found += inside if path.is_dir() else [argument]
-    return found
+    return [path for argument in arguments for path in walk(argument, unit)]

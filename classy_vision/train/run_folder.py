@@ -49,7 +49,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, OperationError, SafetensorError, RuntimeError) as error:
-        told = error if isinstance(error, ConfigError) else OperationError(f"{what}: {first_line(error)}")
+        told: ConfigError = (
+            error if isinstance(error, ConfigError) else OperationError(f"{what}: {first_line(error)}")
+        )
         if isinstance(error, OSError):
             told = system_error(error, what)
         more = ""

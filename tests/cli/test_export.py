@@ -11,7 +11,7 @@ import pytest
 from classy_vision.cli import main
 from classy_vision.cli.export import ExportFormat
 from classy_vision.deploy import FORMATS, load_artefact
-from classy_vision.models import build_model, save_weights
+from classy_vision.models import ClassyModel, build_model, save_weights
 from classy_vision.train import TrainConfig, train
 from tests.train.command import SMALL_TRUNK, classy, clips_job, digits_job, write
 from tests.train.videos import make_videos
@@ -69,6 +69,19 @@ def test_predicts_as_the_run_does(format: str, run: Path, tmp_path: Path, capsys
     given = call(capsys, "predict", path, "--trust", *DIGITS, "--format", "json")
     assert given[0] == wanted[0] == 0
     assert predictions(given[1]) == json.loads(wanted[1])
+
+
+def test_a_folder_of_save_pretrained(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    ClassyModel.from_checkpoint(run).save_pretrained(tmp_path / "model")
+    saved = []
+    for name, source in (("run", run), ("model", tmp_path / "model")):
+        path = tmp_path / f"{name}.safetensors"
+        code, said = call(capsys, "export", source, "--format", "safetensors", "--output", path)
+        assert code == 0, said
+        saved.append(load_artefact(path).metadata)
+    assert saved[0].heads == saved[1].heads
+    assert saved[0].heads["loop"].classes == ("closed", "open")
+    assert saved[0].preprocessing == saved[1].preprocessing
 
 
 def test_as_processes(run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from PIL import Image
 
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
-from classy_vision.models import build_model, save_weights
+from classy_vision.models import ClassyModel, build_model, save_weights
 from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, train
+from classy_vision.train import predict as train_predict
 from classy_vision.train.samples import read_views
 from classy_vision.weights.catalogue import labels, published
 from tests.train.command import classy, clips_job, head, job, write
@@ -76,7 +79,7 @@ def test_json(
     assert found[0]["predictions"]["colour"][0]["label"] == "red"
     assert found[2]["predictions"]["colour"][0]["label"] == "blue"
     assert sum(score["probability"] for score in found[0]["predictions"]["colour"]) == pytest.approx(1)
-    assert found[0]["predictions"]["light"][0]["probability"] is None
+    assert 0 < found[0]["predictions"]["light"]["value"] < 2
     assert set(found[1]) == {"image", "error"}
 
 
@@ -86,7 +89,9 @@ def test_csv(
     code, out = predict(capsys, monkeypatch, run, images / "red.jpg", "--format", "csv", "--top", "1")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
-    assert [(row["head"], row["rank"]) for row in rows] == [("colour", "1"), ("light", "1")]
+    assert [(row["head"], row["rank"]) for row in rows] == [("colour", "1"), ("light", "")]
+    assert rows[1]["label"] == ""
+    assert len(rows[1]["value"]) > 8  # all of its digits
     assert rows[0]["label"] == "red"
     assert 0.5 < float(rows[0]["probability"]) <= 1
 
@@ -95,12 +100,72 @@ def test_a_folder_as_a_table(run: Path, images: Path) -> None:
     done = classy("predict", run, images)
     assert done.returncode == 1
     assert done.stderr == ""
-    lines = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()]
-    cells = [line[1:-1] for line in lines if len(line) == 6]
-    firsts = {Path(row[0]).name: row[2] for row in cells if row[0]}
-    assert firsts["blue.png"] == "blue"
-    assert firsts["red.jpg"] == "red"
-    assert firsts["broken.png"]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["image", "head", "label", "probability"]
+    firsts = {Path(line[0]).name: line[1:] for line in lines[1:] if line[0].startswith("/")}
+    assert firsts["blue.png"][:2] == ["colour", "blue"]
+    assert firsts["red.jpg"][:2] == ["colour", "red"]
+    assert firsts["broken.png"][0] == "error:"
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv", "table"])
+def test_rows_come_before_the_last_file_is_read(
+    run: Path, images: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, out = train_predict.read_input, io.StringIO()
+
+    def wait(one: Any, *rest: Any) -> Any:
+        deadline = time.monotonic() + 20
+        while one.name.endswith("blue.png") and "red.jpg" not in out.getvalue():
+            assert time.monotonic() < deadline, "nothing was printed"
+            time.sleep(0.01)
+        return read(one, *rest)
+
+    monkeypatch.setattr(train_predict, "read_input", wait)
+    monkeypatch.setattr("sys.stdout", out)
+    files = [str(images / name) for name in ["red.jpg"] * 6 + ["blue.png"]]
+    options = ["--batch-size", "2", "--workers", "1", "--format", format]
+    monkeypatch.setattr("sys.argv", ["classy", "predict", str(run), *files, *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = out.getvalue()
+    if format in ("json", "jsonl"):
+        found = json.loads(said) if format == "json" else list(map(json.loads, said.splitlines()))
+        assert [entry["image"] for entry in found] == files
+    assert said.count("blue.png") == (3 if format == "csv" else 1)
+
+
+def test_what_was_printed_is_valid_after_ctrl_c(
+    run: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = train_predict.read_input
+
+    def stop(one: Any, *rest: Any) -> Any:
+        if one.name.endswith("blue.png"):
+            raise KeyboardInterrupt
+        return read(one, *rest)
+
+    monkeypatch.setattr(train_predict, "read_input", stop)
+    files = [str(images / name) for name in ("red.jpg", "red.jpg", "blue.png")]
+    options = ["--format", "json", "--batch-size", "1", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", ["classy", "predict", str(run), *files, *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (130, "stopped; what was printed is complete\n")
+    assert 0 < len(json.loads(said.out)) <= 2
+
+
+def test_a_folder_of_save_pretrained_predicts_as_its_run_does(
+    run: Path, images: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ClassyModel.from_checkpoint(run)
+    model.save_pretrained(tmp_path / "carried")  # what from_checkpoint brought along
+    model.save_pretrained(tmp_path / "told", run=run)
+    wanted = predict(capsys, monkeypatch, run, images / "red.jpg", "--format", "json")
+    for name in ("carried", "told"):
+        assert predict(capsys, monkeypatch, tmp_path / name, images / "red.jpg", "--format", "json") == wanted
 
 
 def test_runs_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
@@ -147,7 +212,7 @@ def test_a_folder_of_videos(
     assert bad["error"].startswith("not a video")
     code, out = predict(capsys, monkeypatch, clips, videos / "val" / "up", "--format", "csv", "--top", "1")
     assert code == 0
-    assert out.startswith("video,head,rank,label,probability,error\n")
+    assert out.startswith("video,head,rank,label,probability,value,error\n")
 
 
 def test_probabilities_of_clips_and_crops_are_averaged(clips: Path, videos: Path) -> None:

@@ -29,6 +29,7 @@ REAL = {
     "compare.md",
     "configs.md",
     "costs.md",
+    "evaluate.md",
     "optimize.md",
     "getting-started.md",
     "images.md",

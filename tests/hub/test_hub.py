@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError
+from classy_vision.heads import FullyConnectedHead
 from classy_vision.hub import from_pretrained
 from classy_vision.models import ClassyModel, RegNet, ResNeXt, build_model, save_weights
 from classy_vision.weights.files import write_tensors
@@ -114,6 +115,42 @@ def test_card_of_a_run(model: ClassyModel, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "other", run=tmp_path)
 
 
+TASKS = {
+    "species": {"kind": "classification", "classes": ["owl", "tit", "jay"]},
+    "blurred": {"kind": "multilabel", "classes": ["near", "far"]},
+}
+SEEN = {"image_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}
+
+
+def test_labels_and_preprocessing_go_along(tmp_path: Path) -> None:
+    model = build_model({**SMALL, "heads": HEADS, "tasks": TASKS, "preprocessing": SEEN})
+    model.save_pretrained(tmp_path / "first")
+    again = ClassyModel.from_pretrained(tmp_path / "first")
+    again.save_pretrained(tmp_path / "second")
+    written = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")]
+    assert written[0] == written[1] == {**SMALL, "heads": HEADS, "tasks": TASKS, "preprocessing": SEEN}
+    assert again.labels == {"species": ("owl", "tit", "jay"), "blurred": ("near", "far")}
+    assert again.preprocessing == SEEN
+
+
+def test_a_head_that_is_replaced_takes_its_labels_along(tmp_path: Path) -> None:
+    model = build_model({**SMALL, "heads": HEADS, "tasks": TASKS, "preprocessing": SEEN})
+    model.set_heads({"trunk_output": [FullyConnectedHead("species", 3)]})
+    assert model.labels == {}
+    model.save_pretrained(tmp_path)
+    assert "tasks" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_run_of_another_model(model: ClassyModel, tmp_path: Path) -> None:
+    settings = {"data": SEEN, "tasks": {"species": {"classes": ["owl", "tit"]}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(
+        ConfigError, match="tasks.species has 2 classes, and head 'species' has num_classes = 3"
+    ):
+        model.save_pretrained(tmp_path / "model", run=tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
 def test_card_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = build_model("timm/resnet18.a1_in1k")
     save_weights(published, tmp_path / "weights.safetensors", layout="timm")
@@ -128,6 +165,9 @@ def test_card_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     front, text = front_matter(tmp_path / "model" / "README.md")
     assert (front["license"], front["base_model"]) == ("apache-2.0", "timm/resnet18.a1_in1k")
     assert "tench, goldfish" in text
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["tasks"]["default_head"]["classes"][:2] == ["tench", "goldfish"]
+    assert config["preprocessing"]["interpolation"] == "bicubic"
 
 
 def test_card_without_heads(tmp_path: Path) -> None:
@@ -155,6 +195,13 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a million heads": ({**SMALL, "heads": [{}] * 200_001}, "beyond 200,000|too large"),
     "no mapping": ([1], "is a mapping"),
     "nested": ("[" * 100_000, "nested too deeply"),
+    "tasks of another head": ({**SMALL, "heads": HEADS, "tasks": {"specie": {}}}, "unknown head 'specie'"),
+    "too few classes": (
+        {**SMALL, "heads": HEADS, "tasks": {"species": {"kind": "multilabel", "classes": ["a"]}}},
+        "tasks.species has 1 classes",
+    ),
+    "an unknown kind": ({**SMALL, "heads": HEADS, "tasks": {"species": {"kind": "x"}}}, "unknown kind 'x'"),
+    "no preprocessing": ({**SMALL, "heads": HEADS, "preprocessing": 3}, "preprocessing = 3: a mapping"),
     "other weights": ({**SMALL, "init_planes": 16, "heads": HEADS}, "do not fit this ResNet"),
     "fewer heads": ({**SMALL, "heads": HEADS[:1]}, "blurred"),
 }

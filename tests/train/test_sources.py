@@ -194,7 +194,7 @@ def test_rows_set_aside_for_testing(test: str | None, tmp_path: Path) -> None:
     text = f"path,split,x\n0.png,train,a\n1.png,val,b\n2.png,{test or 'test'},c\n9.png,{test or 'test'},c\n"
     path = csv_table(tmp_path, text, images=10)
     data = TableConfig(source="table", file=str(path), test=test)
-    records = load_records(data, seed=0)
+    records = load_records(data)
     assert list(records.columns["x"]) == ["a", "b"]
     assert list(records.held_out) == [False, True]
     tested = load_test_records(data, seed=0)
@@ -217,7 +217,7 @@ def test_a_fraction_set_aside_for_testing(tmp_path: Path) -> None:
         for kind in ("cat", "dog"):
             picture(tmp_path / kind / f"{number}.png")
     data = FolderConfig(source="folder", root=str(tmp_path), test=0.2)
-    records, tested = load_records(data, seed=1), load_test_records(data, seed=1)
+    records, tested = load_records(data), load_test_records(data)
     assert sorted(tested.columns["label"]) == ["cat"] * 2 + ["dog"] * 2
     assert len(records.rows(held_out=True)) == 4  # a fifth of the 8 that are left of each
     assert not set(records.images) & set(tested.images)
@@ -229,7 +229,7 @@ def test_a_folder_set_aside_for_testing(tmp_path: Path) -> None:
     for path in ("train/cat/1.png", "train/cat/2.png", "exam/cat/3.png"):
         picture(tmp_path / path)
     data = FolderConfig(source="folder", root=str(tmp_path), test="exam")
-    assert sorted(path.name for path in load_records(data, seed=0).images) == ["1.png", "2.png"]
+    assert sorted(path.name for path in load_records(data).images) == ["1.png", "2.png"]
     assert [path.name for path in load_test_records(data, seed=0).images] == ["3.png"]
     with pytest.raises(ConfigError, match="data.test.*unknown folder 'exams'; did you mean 'exam'"):
         folder(tmp_path, test="exams")

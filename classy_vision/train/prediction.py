@@ -1,0 +1,106 @@
+"""What a model says of an input, for people and programs. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal
+
+from classy_vision.config import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one head says.
+
+    Attributes:
+        kind: "classification", "multilabel" or "regression".
+        scores: pairs of a label and its probability, the likeliest first; of regression there are none.
+        value: the number that regression gives, in the unit of its labels; else None.
+        labels: the labels that are said to be there: of classification the likeliest, of several labels
+            at once those of at least 0.5, also where ``scores`` is cut off before them.
+    """
+
+    kind: Literal["classification", "multilabel", "regression"]
+    scores: Sequence[tuple[str, float]] = ()
+    value: float | None = None
+    labels: Sequence[str] = ()
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest label; None of regression."""
+        return self.scores[0][0] if self.scores else None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the likeliest label; None of regression."""
+        return self.scores[0][1] if self.scores else None
+
+    def as_dict(self) -> Any:
+        """As JSON: a list of labels with their probabilities, or ``{"value": number}``."""
+        if self.kind == "regression":
+            return {"value": self.value}
+        return [{"label": label, "probability": probability} for label, probability in self.scores]
+
+    def __str__(self) -> str:
+        if self.value is not None:
+            return f"{self.value:.4g}"
+        if self.kind == "multilabel":
+            return ", ".join(self.labels) or "none"
+        return f"{self.label} ({self.probability:.1%})"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one input: ``prediction["species"].label``.
+
+    Attributes:
+        image: the name of its file, also of a video; "image 0", … of those in memory.
+        answers: by head.
+        error: why there are none.
+    """
+
+    image: str
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    error: str | None = None
+
+    def __getitem__(self, head: str) -> Answer:
+        if self.error:
+            raise ConfigError(f"{self.image}: {self.error}")
+        if head not in self.answers:
+            raise unknown("head", head, self.answers)
+        return self.answers[head]
+
+    @property
+    def answer(self) -> Answer:
+        """That of the only head.
+
+        Raises:
+            ConfigError: there are several, or the input could not be read.
+        """
+        if not self.error and len(self.answers) != 1:
+            names = ", ".join(self.answers)
+            raise ConfigError(f"there are {len(self.answers)} heads; take one by its name: {names}")
+        return self[next(iter(self.answers), "")]
+
+    @property
+    def scores(self) -> dict[str, Sequence[tuple[str, float]]]:
+        """Labels and their probabilities by head."""
+        return {head: answer.scores for head, answer in self.answers.items()}
+
+    def as_dict(self, unit: str = "image") -> dict[str, Any]:
+        """As JSON, the way ``classy predict --format json`` prints it."""
+        if self.error:
+            return {unit: self.image, "error": self.error}
+        return {unit: self.image, "predictions": {h: answer.as_dict() for h, answer in self.answers.items()}}
+
+    def __str__(self) -> str:
+        said = self.error or ", ".join(f"{head}: {answer}" for head, answer in self.answers.items())
+        return f"{self.image}: {said}"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [("error", self.error)] if self.error else [(h, str(a)) for h, a in self.answers.items()]
+        cells = "".join(f"<tr><th>{escape(str(h))}</th><td>{escape(str(said))}</td></tr>" for h, said in rows)
+        return f"<table><caption>{escape(self.image)}</caption>{cells}</table>"

@@ -1,0 +1,139 @@
+"""How good a head is: its metrics, those of each class, and which classes it takes for which.
+
+Axes: n samples that have labels, k outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from classy_vision.train.answers import THRESHOLD
+from classy_vision.train.tasks import Task
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What was measured of a head.
+
+    Attributes:
+        kind: of its task.
+        count: how many samples had labels.
+        metrics: by name; None where a metric is not defined, as R² of equal numbers.
+        classes: precision, recall, F1, support and, of several labels at once, average precision, by class.
+        confusion: how often (true, said) of classification, (k, k); of several labels at once per class
+            true negatives, false positives, false negatives and true positives, (k, 4).
+    """
+
+    kind: str
+    count: int
+    metrics: dict[str, float | None]
+    classes: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    confusion: np.ndarray[Any, Any] | None = None
+
+
+def score(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
+    """What outputs (n, k) are worth, given targets that are there, (n,) or (n, k)."""
+    kind = task.config.kind
+    return _SCORES[kind](task, outputs, targets)
+
+
+def said(task: Task, outputs: Tensor) -> Tensor:
+    """Codes (n,), labels that are there (n, k), or numbers (n,)."""
+    kind = task.config.kind
+    if kind == "classification":
+        return outputs.argmax(1)
+    if kind == "multilabel":
+        return (outputs.sigmoid() >= THRESHOLD).long()
+    return task.comparable(outputs, torch.zeros(len(outputs)))[0]  # in the unit of the labels
+
+
+def is_right(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+    """(n,) of bool; of several labels at once, whether all of them are right."""
+    found = said(task, outputs)
+    return (found == targets) if found.ndim == 1 else (found == targets).all(1)
+
+
+def _score_classes(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    true, found = targets.numpy(), said(task, outputs).numpy()
+    codes = range(task.outputs)
+    each = precision_recall_fscore_support(true, found, labels=codes, zero_division=0)
+    macro = precision_recall_fscore_support(true, found, average="macro", zero_division=0)
+    best = outputs.topk(min(TOP, task.outputs), dim=1).indices
+    metrics = {"accuracy": float((true == found).mean())}
+    if task.outputs > TOP:
+        metrics[f"top{TOP}_accuracy"] = float((best == targets[:, None]).any(1).double().mean())
+    metrics["balanced_accuracy"] = float(each[1][each[3] > 0].mean())
+    metrics |= dict(zip(("precision", "recall", "f1"), map(float, macro[:3])))
+    metrics["log_loss"] = float(torch.nn.functional.cross_entropy(outputs, targets))
+    return HeadScores(
+        "classification",
+        len(true),
+        _defined(metrics),
+        _by_class(task.classes, each),
+        confusion_matrix(true, found, labels=codes),
+    )
+
+
+def _score_labels(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
+    from sklearn.metrics import (
+        average_precision_score,
+        multilabel_confusion_matrix,
+        precision_recall_fscore_support,
+    )
+
+    true, found, likely = targets.long().numpy(), said(task, outputs).numpy(), outputs.sigmoid().numpy()
+    pair, labels = (true, found), list(range(task.outputs))
+    if task.outputs == 1:  # which scikit-learn takes for two classes
+        pair, labels = (true[:, 0], found[:, 0]), [1]
+    each = precision_recall_fscore_support(*pair, labels=labels, average=None, zero_division=0)
+    classes = _by_class(task.classes, each)
+    for k, values in enumerate(classes.values()):
+        there = true[:, k].any()
+        values["average_precision"] = (
+            float(average_precision_score(true[:, k], likely[:, k])) if there else None
+        )
+    precisions = [v for c in classes.values() if (v := c["average_precision"]) is not None]
+    metrics = {"mAP": float(np.mean(precisions)) if precisions else math.nan}
+    for average in ("macro", "micro"):
+        means = precision_recall_fscore_support(*pair, labels=labels, average=average, zero_division=0)[:3]
+        metrics |= {f"{average}_{n}": float(v) for n, v in zip(("precision", "recall", "f1"), means)}
+    metrics["exact_match"] = float((true == found).all(1).mean())
+    counts = multilabel_confusion_matrix(*pair, labels=labels).reshape(-1, 4)
+    return HeadScores("multilabel", len(true), _defined(metrics), classes, counts)
+
+
+def _score_numbers(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    true, found = targets.double().numpy(), said(task, outputs).double().numpy()
+    metrics = {
+        "mae": float(mean_absolute_error(true, found)),
+        "rmse": math.sqrt(mean_squared_error(true, found)),
+        "r2": float(r2_score(true, found)) if len(true) > 1 and np.ptp(true) > 0 else math.nan,
+        "bias": float((found - true).mean()),
+    }
+    return HeadScores("regression", len(true), _defined(metrics))
+
+
+_SCORES = {"classification": _score_classes, "multilabel": _score_labels, "regression": _score_numbers}
+
+
+def _by_class(names: Sequence[str], each: Sequence[Any]) -> dict[str, dict[str, float | None]]:
+    keys = ("precision", "recall", "f1", "support")
+    table = [dict(zip(keys, map(float, values))) for values in zip(*each)]
+    return {name: {**values, "support": int(values["support"])} for name, values in zip(names, table)}
+
+
+def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
