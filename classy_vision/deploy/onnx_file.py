@@ -122,16 +122,14 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while at < len(message):
         tag, at = _varint(message, at)
         wire = tag & 7
-        value: int | memoryview = 0
+        number = 0
         if wire in (0, 2):
-            value, at = _varint(message, at)
-        size = {0: 0, 1: 8, 2: value, 5: 4}.get(wire)
+            number, at = _varint(message, at)
+        size = {0: 0, 1: 8, 2: number, 5: 4}.get(wire)
         if size is None or at + size > len(message):
             raise ValueError("it is not a message of protobuf")
-        if wire == 2:
-            value = message[at : at + size]
+        yield tag >> 3, message[at : at + size] if wire == 2 else number
         at += size
-        yield tag >> 3, value
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

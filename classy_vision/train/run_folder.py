@@ -39,9 +39,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, OperationError, SafetensorError, RuntimeError) as error:
-        told = error if isinstance(error, ConfigError) else OperationError(f"{what}: {first_line(error)}")
+        told: ConfigError = OperationError(f"{what}: {first_line(error)}")
         if isinstance(error, OSError):
             told = system_error(error, what)
+        elif isinstance(error, OperationError):
+            told = error
         more = ""
         if (path.parent / CHECKPOINT).is_file():
             more = (
