@@ -140,15 +140,16 @@ class Config(BaseModel):
             raise _explain(error, cls, where, also) from None
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: Any, where: str, *path: object) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(entry, where) for key, entry in value.items()}
+        return {key: _plain(entry, where, *path, key) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(entry, where) for entry in value)
+        return tuple(_plain(entry, where, *path, i) for i, entry in enumerate(value))
     if not isinstance(value, (str, int, float)) and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, int) and not fits_64_bits(value):
-        raise ConfigError(f"{where}: an integer has more than 64 bits")
+        key = ".".join(map(str, path))[:MAX_SHOWN]
+        raise ConfigError(f"{where}: {key} = {shown(value)}: an integer has more than 64 bits")
     return value
 
 

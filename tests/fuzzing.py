@@ -27,6 +27,8 @@ import torch
 from classy_vision.config import ConfigError
 
 TRUNK = {"name": "resnet", "num_blocks": [1], "init_planes": 8, "num_classes": 2}
+MARK = "fuzzing:"
+"""Before each line of the process; libraries print others."""
 ROOM = 1 << 30
 """Bytes that reading a file may take."""
 
@@ -351,13 +353,13 @@ _MUTATIONS = (_flip, _cut, _drop, _again, _insert, _number, _word, _word)
 def read_all(folder: Path, first: int) -> None:
     """Reads the files of ``folder`` from number ``first`` on, and says what came of each."""
     for kind, (name, _, reader) in KINDS.items():  # what is imported and made once is not the file's
-        print(f"{kind} {_outcome(reader, folder / 'seeds' / kind / name)}", flush=True)
+        print(f"{MARK} {kind} {_outcome(reader, folder / 'seeds' / kind / name)}", flush=True)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
     for number, path in sorted((int(path.parts[-3]), path) for path in folder.glob("[0-9]*/*/*")):
         if number >= first:
-            print(f"{number} begins", flush=True)
-            print(f"{number} {_outcome(KINDS[path.parent.name][2], path)}", flush=True)
+            print(f"{MARK} {number} begins", flush=True)
+            print(f"{MARK} {number} {_outcome(KINDS[path.parent.name][2], path)}", flush=True)
 
 
 def _outcome(reader: Callable[[Path], None], path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import KINDS, make_seeds, mutate
+from tests.fuzzing import KINDS, MARK, make_seeds, mutate
 
 COUNT = 3000
 SECONDS = 10
@@ -94,12 +94,14 @@ def _watch(worker: subprocess.Popen[str], lines: queue.Queue[str], outcomes: dic
     current, began, worked = "", time.monotonic(), 0.0
     while True:
         try:
-            number, said = lines.get(timeout=0.2).strip().split(" ", 1)
+            mark, number, said = (*lines.get(timeout=0.2).strip().split(" ", 2), "", "")[:3]
         except queue.Empty:
             if worker.poll() is not None and lines.empty():
                 return f"kills the process ({worker.returncode})" if current or worker.returncode else ""
             if current and (_cpu(worker) - worked > SECONDS or time.monotonic() - began > PATIENCE):
                 return "hangs"
+            continue
+        if mark != MARK:  # a library's own words
             continue
         if said == "begins":
             current, began, worked = number, time.monotonic(), _cpu(worker)

@@ -49,11 +49,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, OperationError, SafetensorError, RuntimeError) as error:
-        told: ConfigError = (
-            error if isinstance(error, ConfigError) else OperationError(f"{what}: {first_line(error)}")
-        )
+        told: ConfigError = OperationError(f"{what}: {first_line(error)}")
         if isinstance(error, OSError):
             told = system_error(error, what)
+        elif isinstance(error, OperationError):
+            told = error
         more = ""
         if RunFolder(path.parent).has_checkpoint:
             more = (
