@@ -67,7 +67,7 @@ class _Run(nn.Module):
     def forward(self, x: Tensor, ledger: Ledger) -> list[StepCost]:
         self.model.check_input(x)
         features = dict(self.model.walk(x))
-        aliases = _aliases(self.model.block_names, features)
+        aliases = _aliases(self.model, features)
         heads = self.model.get_heads()
         steps: list[StepCost] = []
         start = 0
@@ -110,13 +110,10 @@ def _cost(
     )
 
 
-def _aliases(block_names: Iterable[str], steps: Iterable[str]) -> dict[str, list[str]]:
-    """The further names of each step: in ``block_names`` they stand behind it."""
+def _aliases(model: ClassyModel, steps: Iterable[str]) -> dict[str, list[str]]:
+    """The further names of each step."""
     aliases: dict[str, list[str]] = {step: [] for step in steps}
-    step = ""
-    for name in block_names:
-        if name in aliases:
-            step = name
-        else:
-            aliases[step].append(name)
+    for alias, step in model._all_aliases().items():
+        if step in aliases:
+            aliases[step].append(alias)
     return aliases

@@ -83,13 +83,18 @@ def check_name(what: str, name: str) -> str:
     Raises:
         ConfigError: it is empty, has a dot in it or is taken by torch.nn.ModuleDict.
     """
-    if not name or "." in name or name in _RESERVED:
+    if not is_name(name):
         raise ConfigError(
             f"{what} {name!r} cannot be used: it becomes a part of state-dict keys, so it must "
             f"not be empty, hold a dot, or be an attribute of torch.nn.ModuleDict; "
             f"try {(name.replace('.', '-') or 'head') + ('_head' if name in _RESERVED else '')!r}"
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether ``name`` can stand in a state dict."""
+    return bool(name) and "." not in name and name not in _RESERVED
 
 
 def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) -> None:
@@ -125,6 +130,11 @@ def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str,
                     f"has {channels[block]} channels; leave in_plane out to take the block's"
                 )
             blocks[head.unique_id] = block
+
+
+def needs_in_plane(head: ClassyHead) -> bool:
+    """Whether ``head`` has layers to build for the channels of its block."""
+    return head.in_plane is None and type(head).build is not ClassyHead.build
 
 
 def build_all(heads: Sequence[tuple[ClassyHead, int | None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +13,11 @@ from classy_vision.config import ConfigError, check_depth, read_config
 from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
-from classy_vision.models.loadable_trunk import LoadableTrunk
+from classy_vision.models.own_forward import OwnForward
 from classy_vision.models.pretrained import find_source, load_weights
 from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
-from classy_vision.models.taps import Taps, run_tapped, tap
+from classy_vision.models.taps import check_paths
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.registry import Registry
 from classy_vision.weights.classy_vision import checkpoint_config
@@ -25,7 +25,7 @@ from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
 
 
-class ClassyModel(Shared, LoadableTrunk):
+class ClassyModel(Shared, OwnForward):
     """A trunk with heads, made from configs, checkpoints and other modules.
 
     ``model(x)`` gives the end of the trunk where there are no heads, the output of a single
@@ -58,7 +58,7 @@ class ClassyModel(Shared, LoadableTrunk):
         super().__init__(config, **options)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ATTRIBUTES:
+        if name in ATTRIBUTES and name not in self.__dict__.get("_modules", ()):
             raise AttributeError(f"{type(self).__name__}.{name} is gone: {ATTRIBUTES[name]}")
         return super().__getattr__(name)
 
@@ -232,44 +232,40 @@ class ModelAdapter(ClassyModel):
         super().__init__(in_channels=shape[0])
         if not isinstance(model, nn.Module):
             raise TypeError(f"from_model takes a torch.nn.Module, not {type(model).__name__}")
-        self._taps = Taps()
-        paths = tap(self._taps, model, blocks)
+        self._names = check_paths(model, blocks)
         self._input_shape = shape
-        self._names = list(paths)
-        self.aliases = {path: name for name, path in paths.items() if path != name}
+        self.aliases = {path: name for name, path in self._names.items() if path != name}
         self.model = model
+        for name in self._names:
+            self._tap(name)
+
+    def forward(self, x: Any) -> Any:
+        """What the module gives, or the outputs of the heads."""
+        return self.model(x)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self._input_shape
-
-    def check_input(self, x: Tensor) -> None:
-        """The module checks its input itself."""
-
-    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        until = self._step(until)
-        features, end = run_tapped(self._taps, self.model, x, until)
-        wanted = self._steps()[: self._steps().index(until) + 1]
-        missed = [name for name in wanted if name not in features and name != END]
-        if missed:
-            raise ConfigError(
-                f"block {missed[0]!r} had not run when {until!r} had: name only blocks that run, in the "
-                f"order in which they do"
-            )
-        yield from features.items()
-        if end is not None and until == END:
-            yield END, end
 
     def extract_features(self, x: Tensor) -> Tensor:
         """What the module's own ``extract_features`` gives, or the end of the trunk."""
         own = getattr(self.model, "extract_features", None)
         return own(x) if callable(own) else super().extract_features(x)
 
+    def _body(self) -> nn.Module:
+        return self.model
+
+    def _is_open(self) -> bool:
+        return not self._names
+
+    def _places(self) -> dict[str, str]:
+        return self._names or super()._places()
+
     def _steps(self) -> list[str]:
-        return [*self._names, END]
+        return [*self._names, END] if self._names else super()._steps()
 
     def _all_aliases(self) -> Mapping[str, str]:
-        return self.aliases
+        return self.aliases if self._names else super()._all_aliases()
 
 
 if not TYPE_CHECKING:

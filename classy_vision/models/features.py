@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,10 @@ class FeatureInfo:
         return cls(name, shape, shape[0], round(input_shape[-2] / shape[-2]))
 
 
+class OverwrittenError(ConfigError):
+    """A block changes its input in place, so that a head cannot read it."""
+
+
 class _Walk(nn.Module):
     """Lets ``functional_call`` reach a generator of the model."""
 
@@ -44,14 +48,17 @@ class _Walk(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, until: str) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, steps: str | Collection[str]) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
         versions: dict[str, int] = {}
-        for name, feature in self.model.walk(x, until):  # type: ignore[operator]
+        walk = self.model.walk if isinstance(steps, str) else self.model._read
+        for name, feature in walk(x, steps):  # type: ignore[operator]
             features[name], versions[name] = feature, feature._version
         for name, feature in features.items():
             if feature._version != versions[name]:
-                raise ConfigError(f"what follows block {name!r} changes it in place, so nothing can read it")
+                raise OverwrittenError(
+                    f"what follows block {name!r} changes it in place, so nothing can read it"
+                )
         return features
 
 
@@ -78,17 +85,20 @@ class Trace:
         return {name for name, parameter in self.parameters.items() if id(parameter) not in read}
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool = False) -> Trace:
-    """``model.walk`` up to ``until``, run on the meta device: no data, no weights.
+def trace(
+    model: nn.Module, input_shape: tuple[int, ...], steps: str | Collection[str], gradients: bool = False
+) -> Trace:
+    """``model.walk`` run on the meta device: no data, no weights.
 
     Args:
+        steps: the step up to which all are read, or those to read.
         gradients: whether ``unread`` is going to be asked.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
     """
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        return Trace(*_on_meta(model, input_shape, until), input_shape)
+        return Trace(*_on_meta(model, input_shape, steps), input_shape)
 
 
 def _leaves(tensors: Iterable[Tensor]) -> set[int]:
@@ -107,9 +117,9 @@ def _leaves(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def _on_meta(
-    model: nn.Module, input_shape: tuple[int, ...], until: str
+    model: nn.Module, input_shape: tuple[int, ...], steps: str | Collection[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The features up to ``until``, and the parameters they were made with, all without data."""
+    """The features, and the parameters they were made with, all without data."""
     parameters = {name: _outline(p, p.is_floating_point()) for name, p in model.named_parameters()}
     state = {**parameters, **{name: _outline(b, False) for name, b in model.named_buffers()}}
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
@@ -119,7 +129,7 @@ def _on_meta(
         for module in training:  # norms in training mind the batch and other processes
             module.training = False
         with OnMeta():
-            features = functional_call(_Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, until))
+            features = functional_call(_Walk(model), {f"model.{k}": v for k, v in state.items()}, (x, steps))
         return features, parameters
     except ConfigError:
         raise

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError
-from classy_vision.heads.classy_head import ClassyHead, attachable, build_all
-from classy_vision.models.features import Trace, trace
+from classy_vision.heads.classy_head import ClassyHead, attachable, build_all, needs_in_plane
+from classy_vision.models.features import OverwrittenError, Trace, trace
 from classy_vision.models.trunk import END, ModelConfig, Trunk
 from classy_vision.weights.state import head_of
 
@@ -42,12 +42,15 @@ class HeadedTrunk(Trunk):
         if not self.heads:
             return self.features(x, [END])[END]
         self.check_input(x)
+        return self._outputs(self._read(x, self._readers()))
+
+    def _outputs(self, features: Iterable[tuple[str, Any]]) -> Any:
+        """What the heads make of ``features``: that of the only head, or all by id, as the heads stand."""
         readers = self._readers()
-        outputs: dict[str, Any] = {}
-        for name, feature in self.walk(x, self._deepest(readers)):
-            for head in readers.get(name, ()):
-                outputs[head.unique_id] = head(feature)
-        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        outputs = {head.unique_id: head(x) for name, x in features for head in readers.get(name, ())}
+        if len(outputs) == 1:
+            return next(iter(outputs.values()))
+        return {head.unique_id: outputs[head.unique_id] for heads in readers.values() for head in heads}
 
     def set_heads(self, heads: Mapping[str, Iterable[ClassyHead]]) -> None:
         """Replaces all heads, or raises and changes nothing.
@@ -120,9 +123,12 @@ class HeadedTrunk(Trunk):
         if not heads:
             return None
         try:
-            return trace(self, self.input_shape, self._deepest({self._step(b) for b in heads}), gradients=True)
+            steps = self._extent({self._step(b) for b in heads})
+            return trace(self, self.input_shape, steps, gradients=True)
+        except OverwrittenError:
+            raise
         except ConfigError:
-            if not known and any(head.in_plane is None for entries in heads.values() for head in entries):
+            if not known and any(needs_in_plane(head) for entries in heads.values() for head in entries):
                 raise
             return None
 
