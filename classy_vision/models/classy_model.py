@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, check_depth, read_config
-from classy_vision.heads.classy_head import ClassyHead, build_head
+from classy_vision.config import ConfigError, check_depth, drop_unknown, read_config
+from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
 from classy_vision.models.own_forward import OwnForward
@@ -19,7 +19,7 @@ from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
 from classy_vision.models.taps import check_paths
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.registry import Registry
+from classy_vision.registry import Entry, Registry
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
@@ -135,7 +135,7 @@ class ClassyModel(Shared, OwnForward):
                 model.load_state_dict(read_tensors(path / WEIGHTS))
                 return model
             checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
-        model = build_model(checkpoint_config(checkpoint))
+        model = build_model(checkpoint_config(checkpoint), unknown="warn")
         model.set_classy_state(checkpoint)
         return model
 
@@ -151,7 +151,7 @@ MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
 register_model = MODELS.register
 
 
-def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyModel:
+def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **overrides: Any) -> ClassyModel:
     """The model that ``config`` describes, with its heads.
 
     Args:
@@ -162,6 +162,8 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
             many classes at the end of the trunk; other heads are new. The name of published
             weights stands for their network, with the options that their numbers need:
             ``build_model("timm/resnet50.a1_in1k", weights=True)`` loads them too.
+        unknown: "warn" leaves out keys that mean nothing, "error" refuses them; by default a config
+            in the original's style, one with heads that each say their ``in_plane``, gets warnings.
         overrides: further entries; they win.
 
     Raises:
@@ -185,7 +187,13 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
             raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
         if not isinstance(head["fork_block"], str):
             raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
-        build_head(head)  # a wrong head is found before the trunk is made
+    lenient = is_lenient(heads or (), unknown)
+    if unknown != "error":
+        given = _without_unknown(entry, given, lenient)
+    if heads:
+        given["heads"] = heads = [clean_head(head, lenient) for head in heads]
+        for head in heads:
+            build_head(head, "error")  # a wrong head is found before the trunk is made
     config = {**entry.preset, **given}
     if weights is None:
         model = entry.cls.from_config(config)
@@ -199,19 +207,26 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
     new = {str(head["unique_id"]): head for head in wanted if str(head["unique_id"]) in model.loaded.kept}
     if new:
-        model.set_heads(
-            {
-                block: [build_head(new[head.unique_id]) if head.unique_id in new else head for head in entries]
-                for block, entries in model.get_heads().items()
-            }
-        )
+        made = {name: build_head(head, "error") for name, head in new.items()}
+        heads_now = model.get_heads().items()
+        model.set_heads({block: [made.get(h.unique_id, h) for h in entries] for block, entries in heads_now})
     return model
+
+
+def _without_unknown(entry: Entry[ClassyModel], given: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
+    """A model config without keys that mean nothing, where that is allowed."""
+    cls = entry.cls
+    if cls.from_config.__func__ is not ClassyModel.from_config.__func__:  # type: ignore[attr-defined]
+        return dict(given)  # a user's model reads what it likes
+    if entry.is_preset and not lenient:
+        return dict(given)
+    return drop_unknown(given, (*MODEL_KEYS, *cls.config_class.keys()), entry.name, only_strays=not lenient)
 
 
 def _attach(model: ClassyModel, configs: Iterable[Mapping[str, Any]]) -> None:
     heads: dict[str, list[ClassyHead]] = {}
     for config in configs:
-        heads.setdefault(config["fork_block"], []).append(build_head(config))
+        heads.setdefault(config["fork_block"], []).append(build_head(config, "error"))
     if heads:
         model.set_heads(heads)
 

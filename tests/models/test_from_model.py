@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
-from classy_vision.heads import FullyConnectedHead, IdentityHead
+from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model
 from tests.models.small import batch, loss, wrong_answers
 
