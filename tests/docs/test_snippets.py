@@ -31,6 +31,7 @@ REAL = {
     "costs.md",
     "optimize.md",
     "getting-started.md",
+    "in-other-projects.md",
     "training.md",
     "video.md",
     "weights.md",
