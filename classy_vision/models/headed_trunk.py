@@ -50,7 +50,9 @@ class HeadedTrunk(Trunk):
         outputs = {head.unique_id: head(x) for name, x in features for head in readers.get(name, ())}
         if len(outputs) == 1:
             return next(iter(outputs.values()))
-        return {head.unique_id: outputs[head.unique_id] for heads in self.get_heads().values() for head in heads}
+        return {
+            head.unique_id: outputs[head.unique_id] for heads in self.get_heads().values() for head in heads
+        }
 
     def set_heads(self, heads: Mapping[str, Iterable[ClassyHead]]) -> None:
         """Replaces all heads, or raises and changes nothing.
