@@ -41,6 +41,8 @@ class ClassyModel(Shared, OwnForward):
 
     loaded: Report | None = None
     """What ``build_model`` loaded."""
+    __jit_unused_properties__: ClassVar = ["block_names", "classy_model", "input_shape"]
+    """What ``torch.jit.script`` is to leave alone, as in the original."""
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
 

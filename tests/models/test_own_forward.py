@@ -219,6 +219,15 @@ def test_a_model_of_ours_inside() -> None:
     torch.testing.assert_close(twin(batch()), outputs)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_scripts_without_heads() -> None:
+    class AddsOne(ClassyModel):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return x + 1
+
+    assert torch.equal(torch.jit.script(AddsOne())(torch.ones(2)), torch.full((2,), 2.0))
+
+
 def test_a_forward_around_another() -> None:
     class Doubled(Own):
         def forward(self, x: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"num_blocks": [1, 1], "init_planes": 8, "use_se": True, "final_bn_relu": False},
         {"num_blocks": [1, 1], "init_planes": 8, "base_width_and_cardinality": [2, 4]},
     ],
-    "densenet": [{"num_blocks": [2, 1], "init_planes": 8, "growth_rate": 4, "use_se": True, "se_reduction_ratio": 2}],
+    "densenet": [
+        {"num_blocks": [2, 1], "init_planes": 8, "growth_rate": 4, "use_se": True, "se_reduction_ratio": 2},
+    ],
     "regnet": [
         {"depth": 4, "w_0": 16, "w_a": 10.7, "w_m": 2.51, "group_width": 4},
         {
