@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -193,7 +194,7 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     if unknown != "error":
         given = _without_unknown(entry, given, lenient)
     if heads:
-        given["heads"] = heads = [clean_head(head, lenient) for head in heads]
+        given["heads"] = heads = list(map(partial(clean_head, lenient=lenient), heads))
         for head in heads:
             build_head(head, "error")  # a wrong head is found before the trunk is made
     config = {**entry.preset, **given}
