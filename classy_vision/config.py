@@ -12,8 +12,9 @@ import errno
 import inspect
 import json
 import re
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -96,15 +97,48 @@ def first_line(error: BaseException) -> str:
 def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
     """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
     names = list(dict.fromkeys(allowed))
-    plain = name if isinstance(name, str) else shown(name)
-    close = difflib.get_close_matches(plain[:MAX_SHOWN].lower(), names, n=1, cutoff=0.4)
+    close = _nearest(name, names)
     text = f"{where}: " if where else ""
     text += f"unknown {kind} {shown(name)}"
     if close:
-        text += f"; did you mean {close[0]!r}?"
+        text += f"; did you mean {close!r}?"
     if 0 < len(names) <= 12 or not close:
         text += f" (allowed: {', '.join(names[:40]) or 'none'}{', …' if len(names) > 40 else ''})"
     return UnknownNameError(text)
+
+
+def _nearest(name: object, names: Sequence[str]) -> str | None:
+    plain = name if isinstance(name, str) else shown(name)
+    return next(iter(difflib.get_close_matches(plain[:MAX_SHOWN].lower(), names, n=1, cutoff=0.4)), None)
+
+
+class UnknownKeyWarning(UserWarning):
+    """A config in the original's style has keys that mean nothing; they are left out."""
+
+
+STRAYS: Mapping[str, str | None] = {"bot_mul": "bottleneck_multiplier", "freeze_trunk": None}
+"""Keys of the original's own configs that it never read, and what was meant."""
+
+
+def drop_unknown(
+    data: Mapping[str, Any], known: Iterable[str], where: str, only_strays: bool
+) -> dict[str, Any]:
+    """``data`` without the keys that are not known, each of which a warning names.
+
+    Args:
+        data: a config.
+        known: the keys that it may have.
+        where: what it is of, for messages.
+        only_strays: leave others than ``STRAYS`` in it, to be refused.
+    """
+    known = list(known)
+    drop = [key for key in data if key not in known and (key in STRAYS or not only_strays)]
+    for key in drop:
+        near = STRAYS.get(key, _nearest(key, known))
+        hint = f"; did you mean {near!r}?" if near in known else ""
+        text = f"{where}: key {key!r} means nothing and is left out, as ClassyVision did{hint}"
+        warnings.warn(text, UnknownKeyWarning, stacklevel=4)
+    return {key: value for key, value in data.items() if key not in drop}
 
 
 class Config(BaseModel):
@@ -119,6 +153,11 @@ class Config(BaseModel):
         arbitrary_types_allowed=True,
         defer_build=True,  # at first use: imports stay quick
     )
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Every key that it takes."""
+        return [*cls.model_fields, *_spellings(cls.model_fields.values())]
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str = "config", also: Iterable[str] = ()) -> Self:

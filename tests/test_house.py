@@ -18,6 +18,7 @@ LAYERS = [
     {"weights"},
     {"heads"},
     {"models"},
+    {"generic"},
     {"cost"},
     {"hub"},
     {"train"},

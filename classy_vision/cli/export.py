@@ -168,7 +168,7 @@ def _find_network(source: str, weights: str | None) -> Found:
         config = {"name": source} if is_published(source) else read_model(source).config
     given = weights or (source if is_published(source) else None)
     loaded = {"source": given, "skip_heads": ()} if given else None
-    model = build_model(config, **({"weights": loaded} if loaded else {}))
+    model = build_model({**config, "weights": loaded} if loaded else config)
     try:
         data = expected_data(model, entry)
     except ConfigError:  # it takes no images

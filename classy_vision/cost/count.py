@@ -59,7 +59,7 @@ def _steps(model: ClassyModel, x: Tensor, ledger: Ledger) -> list[StepCost]:
     """Runs the walk and the heads of an outline, and gives what each cost."""
     model.check_input(x)
     features = dict(model.walk(x))
-    aliases = _aliases(model.block_names, features)
+    aliases = _aliases(model, features)
     heads = model.get_heads()
     steps: list[StepCost] = []
     start = 0
@@ -102,13 +102,10 @@ def _cost(
     )
 
 
-def _aliases(block_names: Iterable[str], steps: Iterable[str]) -> dict[str, list[str]]:
-    """The further names of each step: in ``block_names`` they stand behind it."""
+def _aliases(model: ClassyModel, steps: Iterable[str]) -> dict[str, list[str]]:
+    """The further names of each step."""
     aliases: dict[str, list[str]] = {step: [] for step in steps}
-    step = ""
-    for name in block_names:
-        if name in aliases:
-            step = name
-        else:
-            aliases[step].append(name)
+    for alias, step in model._all_aliases().items():
+        if step in aliases:
+            aliases[step].append(alias)
     return aliases

@@ -17,7 +17,7 @@ from classy_vision.cost.count import count
 from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.cost.room import check_fits, peak
-from classy_vision.models.classy_model import ClassyModel, ModelAdapter
+from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.trunk import END
 
 Key = tuple[str, str | None]
@@ -276,11 +276,9 @@ def _walk_times(model: ClassyModel, x: Tensor) -> list[tuple[Key, float]]:
 
 def _hook(model: ClassyModel, clock: _Clock, stack: ExitStack) -> bool:
     """Marks the ends of blocks of a module whose forward is its own, and says whether it is one."""
-    if not isinstance(model, ModelAdapter):
+    if not model._is_own():
         return False
-    paths = {name: path for path, name in model.aliases.items()}
-    for name in model._names:
-        module = model.model.get_submodule(paths.get(name, name))
+    for name, module in model._tapped_modules().items():
 
         def marked(*_: object, name: str = name) -> None:
             clock.mark((name, None))

@@ -86,7 +86,7 @@ def _behind(func: Any, known: list[tuple[Tensor, Field]], args: Sequence[Any], r
     if operator.startswith("_adaptive") or operator.startswith("adaptive"):
         return _adapted(field, x, result)
     if torch.Tag.reduction in func.tags or operator in _REDUCTIONS:
-        return ALL if _mixes_positions(x, args) else field
+        return ALL if _mixes_positions(x, _dims(func, args)) else field
     return _joined(known, result)
 
 
@@ -128,9 +128,16 @@ def _adapted(field: Field, x: Tensor, result: Tensor) -> Field:
     return field.through(-(-x.shape[-2] // result.shape[-2]), ratio)
 
 
-def _mixes_positions(x: Tensor, args: Sequence[Any]) -> bool:
+def _dims(func: Any, args: Sequence[Any]) -> Any:
+    """The axes that a reduction was given; for a norm they come after its order."""
+    given = dict(zip((argument.name for argument in func._schema.arguments), args))
+    return given.get("dim")
+
+
+def _mixes_positions(x: Tensor, dims: Sequence[int] | int | None) -> bool:
     """Whether a reduction goes over positions: any axis but channels, and those of size 1."""
-    dims = args[1] if len(args) > 1 and args[1] else range(x.dim())
+    if dims is None or dims == []:
+        dims = range(x.dim())
     axes = {axis % x.dim() for axis in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
     channels = 1 if x.dim() != 3 else 2
     return any(x.shape[axis] > 1 for axis in axes - {0, channels})

@@ -13,9 +13,8 @@ from torch import fx, nn
 
 from classy_vision.layers.activation import SiLU
 from classy_vision.layers.conv_norm_act import SameConv2d
-from classy_vision.models.classy_model import ClassyModel, ModelAdapter
+from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.densenet import DenseLayer
-from classy_vision.models.trunk import END
 
 LEAVES = (SameConv2d, SiLU)
 """Modules of ours that stay one call: what they do depends on their input."""
@@ -53,11 +52,11 @@ class _Tracer(fx.Tracer):
 
 def parts(model: ClassyModel) -> Iterator[tuple[str, nn.Module]]:
     """The stem, the blocks, the tail and the heads by path: what is called, one after the other."""
-    if isinstance(model, ModelAdapter):
-        paths = {*model.aliases, *(set(model.block_names) - {END} - set(model.aliases.values()))}
-        for path in paths:
-            if not any(other.startswith(f"{path}.") for other in paths):
-                yield f"model.{path}", model.model.get_submodule(path)
+    if model._is_own():
+        tapped = set(model._tapped_modules().values())
+        for path, module in model.named_modules():
+            if module in tapped and not any(part in tapped for part in module.modules() if part is not module):
+                yield path, module
     elif "blocks" in model._modules:
         ends = {name: model._modules.get(name) for name in ("stem", "tail")}
         yield from ((name, part) for name, part in ends.items() if part is not None)

@@ -35,6 +35,7 @@ class Optimized(ClassyModel):
         untraced: parts that run as they did, because their forward can't be read as a graph.
     """
 
+    _runs_heads = True
     untraced: tuple[str, ...]
     _dtype: torch.dtype
     _out: torch.dtype

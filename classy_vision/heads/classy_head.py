@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, config_of, unknown
+from classy_vision import config as configs
+from classy_vision.config import ConfigError, config_of, drop_unknown
 from classy_vision.registry import Registry
 
+Unknown = Literal["warn", "error"] | None
+"""What is done about keys that mean nothing."""
 _RESERVED = frozenset(dir(nn.ModuleDict()))  # names that a module cannot give to a child
 
 
@@ -70,18 +73,53 @@ HEADS: Registry[ClassyHead] = Registry("head", ClassyHead)
 register_head = HEADS.register
 
 
-def build_head(config: Mapping[str, Any]) -> ClassyHead:
+def build_head(config: Mapping[str, Any], unknown: Unknown = None) -> ClassyHead:
     """The head that ``config`` describes.
 
     Args:
         config: the head's registered ``name``, its ``unique_id`` and its options; unchanged.
+        unknown: "warn" leaves out keys that mean nothing, "error" refuses them; by default a config
+            in the original's style, one that says its ``in_plane``, gets warnings.
 
     Raises:
         ConfigError: no such head, or options that it does not take.
     """
-    for key in ("name", "unique_id"):
-        if config.get(key) is None:
-            raise ConfigError(f"head config {dict(config)!r}: key {key!r} is required")
+    return _build(clean_head(config, is_lenient([config], unknown)))
+
+
+def is_lenient(heads: Sequence[Mapping[str, Any]], unknown: Unknown) -> bool:
+    """Whether keys that mean nothing get a warning: asked for, or in a config in the original's style.
+
+    That is one with heads of which each says its ``in_plane``, as the original demanded.
+
+    Raises:
+        ConfigError: ``unknown`` is something else.
+    """
+    if unknown not in ("warn", "error", None):
+        raise ConfigError(f"unknown = {unknown!r}: 'warn', 'error' or None is needed")
+    return unknown == "warn" or (unknown is None and bool(heads) and all("in_plane" in head for head in heads))
+
+
+def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
+    """``config`` ready to be built: without keys that mean nothing, where that is allowed.
+
+    Raises:
+        ConfigError: no such head, or no name.
+    """
+    if config.get("name") is None:
+        raise ConfigError(f"head config {dict(config)!r}: key 'name' is required")
+    cls: type[ClassyHead] = HEADS[config["name"]].cls
+    if config.get("unique_id") is None and (lenient or "unique_id" in config):
+        config = {**config, "unique_id": cls.__name__}
+    if lenient and cls.from_config.__func__ is ClassyHead.from_config.__func__:  # type: ignore[attr-defined]
+        known = ("name", "fork_block", *config_of(cls.__init__).keys())
+        config = drop_unknown(config, known, f"head {config['name']!r}", only_strays=False)
+    return dict(config)
+
+
+def _build(config: Mapping[str, Any]) -> ClassyHead:
+    if "unique_id" not in config:
+        raise ConfigError(f"head config {dict(config)!r}: key 'unique_id' is required")
     return HEADS[config["name"]].cls.from_config(config)
 
 
@@ -91,7 +129,7 @@ def check_name(what: str, name: str) -> str:
     Raises:
         ConfigError: it is empty, has a dot in it or is taken by torch.nn.ModuleDict.
     """
-    if not name or "." in name or name in _RESERVED:
+    if not is_name(name):
         raise ConfigError(
             f"{what} {name!r} cannot be used: it becomes a part of state-dict keys, so it must "
             f"not be empty, hold a dot, or be an attribute of torch.nn.ModuleDict; "
@@ -100,11 +138,16 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def is_name(name: str) -> bool:
+    """Whether ``name`` can stand in a state dict."""
+    return bool(name) and "." not in name and name not in _RESERVED
+
+
 def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) -> None:
     """Raises an UnknownNameError unless ``value`` is allowed; configs are checked before, code is not."""
     allowed = list(allowed)
     if value not in allowed:
-        raise unknown(what, value, [str(choice) for choice in allowed])
+        raise configs.unknown(what, value, [str(choice) for choice in allowed])
 
 
 def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
@@ -133,6 +176,11 @@ def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str,
                     f"has {channels[block]} channels; leave in_plane out to take the block's"
                 )
             blocks[head.unique_id] = block
+
+
+def needs_in_plane(head: ClassyHead) -> bool:
+    """Whether ``head`` has layers to build for the channels of its block."""
+    return head.in_plane is None and type(head).build is not ClassyHead.build
 
 
 def pool(x: Tensor) -> Tensor:

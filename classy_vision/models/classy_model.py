@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, check_nesting, read_config
-from classy_vision.heads.classy_head import ClassyHead, build_head
+from classy_vision.config import ConfigError, check_nesting, drop_unknown, read_config
+from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
 from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
-from classy_vision.models.loadable_trunk import LoadableTrunk
-from classy_vision.models.map_layout import MapLayout, channels_first, find_layouts, read_layout, unclear
+from classy_vision.models.map_layout import MapLayout, find_layouts, read_layout, unclear
+from classy_vision.models.own_forward import OwnForward
 from classy_vision.models.pretrained import find_source, load_weights
 from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
-from classy_vision.models.taps import Taps, run_tapped, tap
+from classy_vision.models.taps import check_paths
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.models.use import set_use, take_use, use_of, use_of_run
-from classy_vision.registry import Registry
+from classy_vision.registry import Entry, Registry
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
 
 
-class ClassyModel(Shared, LoadableTrunk):
+class ClassyModel(Shared, OwnForward):
     """A trunk with heads, made from configs, checkpoints and other modules.
 
     ``model(x)`` gives the end of the trunk where there are no heads, the output of a single
@@ -45,6 +46,8 @@ class ClassyModel(Shared, LoadableTrunk):
     """What ``build_model`` loaded."""
     preprocessing: Mapping[str, Any] | None = None
     """How a file becomes an input, in keys of ``data`` of a training config; None where nobody said."""
+    __jit_unused_properties__: ClassVar = ["block_names", "classy_model", "input_shape"]
+    """What ``torch.jit.script`` is to leave alone, as in the original."""
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
 
@@ -62,7 +65,7 @@ class ClassyModel(Shared, LoadableTrunk):
         super().__init__(config, **options)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ATTRIBUTES:
+        if name in ATTRIBUTES and name not in self.__dict__.get("_modules", ()):
             raise AttributeError(f"{type(self).__name__}.{name} is gone: {ATTRIBUTES[name]}")
         return super().__getattr__(name)
 
@@ -146,7 +149,7 @@ class ClassyModel(Shared, LoadableTrunk):
                 set_use(model, use_of_run(settings))
                 return model
             checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
-        model = build_model(checkpoint_config(checkpoint))
+        model = build_model(checkpoint_config(checkpoint), unknown="warn")
         model.set_classy_state(checkpoint)
         return model
 
@@ -168,7 +171,7 @@ MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
 register_model = MODELS.register
 
 
-def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyModel:
+def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **overrides: Any) -> ClassyModel:
     """The model that ``config`` describes, with its heads.
 
     Args:
@@ -181,6 +184,8 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
             ``build_model("timm/resnet50.a1_in1k", weights=True)`` loads them too.
             ``preprocessing`` and ``tasks`` say how images become inputs and what heads mean, as
             in a folder of ``save_pretrained``.
+        unknown: "warn" leaves out keys that mean nothing, "error" refuses them; by default a config
+            in the original's style, one with heads that each say their ``in_plane``, gets warnings.
         overrides: further entries; they win.
 
     Raises:
@@ -205,7 +210,13 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
             raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
         if not isinstance(head["fork_block"], str):
             raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
-        build_head(head)  # a wrong head is found before the trunk is made
+    lenient = is_lenient(heads or (), unknown)
+    if unknown != "error":
+        given = _without_unknown(entry, given, lenient)
+    if heads:
+        given["heads"] = heads = list(map(partial(clean_head, lenient=lenient), heads))
+        for head in heads:
+            build_head(head, "error")  # a wrong head is found before the trunk is made
     config = {**entry.preset, **given}
     if weights is None:
         model = entry.cls.from_config(config)
@@ -220,20 +231,27 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
     new = {str(head["unique_id"]): head for head in wanted if str(head["unique_id"]) in model.loaded.kept}
     if new:
-        model.set_heads(
-            {
-                block: [build_head(new[head.unique_id]) if head.unique_id in new else head for head in entries]
-                for block, entries in model.get_heads().items()
-            }
-        )
+        made = {name: build_head(head, "error") for name, head in new.items()}
+        heads_now = model.get_heads().items()
+        model.set_heads({block: [made.get(h.unique_id, h) for h in entries] for block, entries in heads_now})
     set_use(model, use)
     return model
+
+
+def _without_unknown(entry: Entry[ClassyModel], given: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
+    """A model config without keys that mean nothing, where that is allowed."""
+    cls = entry.cls
+    if cls.from_config.__func__ is not ClassyModel.from_config.__func__:  # type: ignore[attr-defined]
+        return dict(given)  # a user's model reads what it likes
+    if entry.is_preset and not lenient:
+        return dict(given)
+    return drop_unknown(given, (*MODEL_KEYS, *cls.config_class.keys()), entry.name, only_strays=not lenient)
 
 
 def _attach(model: ClassyModel, configs: Iterable[Mapping[str, Any]]) -> None:
     heads: dict[str, list[ClassyHead]] = {}
     for config in configs:
-        heads.setdefault(config["fork_block"], []).append(build_head(config))
+        heads.setdefault(config["fork_block"], []).append(build_head(config, "error"))
     if heads:
         model.set_heads(heads)
 
@@ -265,48 +283,42 @@ class ModelAdapter(ClassyModel):
         super().__init__(in_channels=shape[0])
         if not isinstance(model, nn.Module):
             raise TypeError(f"from_model takes a torch.nn.Module, not {type(model).__name__}")
-        self._taps = Taps()
-        paths = tap(self._taps, model, blocks)
+        self._names = check_paths(model, blocks)
         self._input_shape = shape
-        self._names = list(paths)
-        self.aliases = {path: name for name, path in paths.items() if path != name}
+        self.aliases = {path: name for name, path in self._names.items() if path != name}
         self.model = model
+        for name in self._names:
+            self._tap(name)
         self._layouts: dict[str, MapLayout | None] = {}
-        self._channels_last: frozenset[str] = frozenset()
-        self._read_layouts(layout)
+        self._given = read_layout(layout, self._steps(), self.aliases)
+        self._find_layouts(self._steps())
 
-    def _read_layouts(self, layout: MapLayout | Mapping[str, MapLayout] | None) -> None:
-        steps = self._steps()
-        given = read_layout(layout, steps, self.aliases)
+    def forward(self, x: Any) -> Any:
+        """What the module gives, or the outputs of the heads."""
+        return self.model(x)
+
+    def _tap(self, step: str) -> None:
+        is_new = step not in self._tapped
+        super()._tap(step)
+        if is_new and self._is_open():
+            self._find_layouts([step])
+
+    def _find_layouts(self, steps: Sequence[str]) -> None:
+        given = {step: layout for step, layout in self._given.items() if step in steps}
         found = {} if len(given) == len(steps) else find_layouts(self, self.model, steps, self._input_shape)
-        self._layouts = {**found, **given}
+        self._layouts = {**self._layouts, **found, **given}
         self._channels_last = frozenset(step for step, value in self._layouts.items() if value == "nhwc")
 
     def _check_layouts(self, steps: Iterable[str]) -> None:
         for step in steps:
+            if step not in self._tapped:
+                self._tap(step)
             if step in self._layouts and self._layouts[step] is None:
                 raise unclear(step)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self._input_shape
-
-    def check_input(self, x: Tensor) -> None:
-        """The module checks its input itself."""
-
-    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        until = self._step(until)
-        features, end = run_tapped(self._taps, self.model, x, until, self._channels_last)
-        wanted = self._steps()[: self._steps().index(until) + 1]
-        missed = [name for name in wanted if name not in features and name != END]
-        if missed:
-            raise ConfigError(
-                f"block {missed[0]!r} had not run when {until!r} had: name only blocks that run, in the "
-                f"order in which they do"
-            )
-        yield from features.items()
-        if end is not None and until == END:
-            yield END, channels_first(end) if END in self._channels_last else end
 
     def no_weight_decay(self) -> set[str]:
         """What the module, or any part of it, names by a method of the same name, as timm's do; and
@@ -325,11 +337,20 @@ class ModelAdapter(ClassyModel):
         own = getattr(self.model, "extract_features", None)
         return own(x) if callable(own) else super().extract_features(x)
 
+    def _body(self) -> nn.Module:
+        return self.model
+
+    def _is_open(self) -> bool:
+        return not self._names
+
+    def _places(self) -> dict[str, str]:
+        return self._names or super()._places()
+
     def _steps(self) -> list[str]:
-        return [*self._names, END]
+        return [*self._names, END] if self._names else super()._steps()
 
     def _all_aliases(self) -> Mapping[str, str]:
-        return self.aliases
+        return self.aliases if self._names else super()._all_aliases()
 
     def _path_of(self, step: str) -> str:
         paths = {name: path for path, name in self.aliases.items()}

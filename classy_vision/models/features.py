@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class FeatureInfo:
         return cls(name, shape, shape[0], round(input_shape[-2] / shape[-2]))
 
 
+class OverwrittenError(ConfigError):
+    """A block changes its input in place, so that a head cannot read it."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """A walk without data.
@@ -63,17 +67,20 @@ class Trace:
         return {name for name, parameter in self.parameters.items() if id(parameter) not in read}
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool = False) -> Trace:
-    """``model.walk`` up to ``until``, run on the meta device: no data, no weights.
+def trace(
+    model: nn.Module, input_shape: tuple[int, ...], steps: str | Collection[str], gradients: bool = False
+) -> Trace:
+    """``model.walk`` run on the meta device: no data, no weights.
 
     Args:
+        steps: the step up to which all are read, or those to read.
         gradients: whether ``unread`` and ``finished`` are going to be asked.
 
     Raises:
         ConfigError: the trunk cannot take such an input.
     """
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        return Trace(*_on_meta(model, input_shape, until, gradients), input_shape)
+        return Trace(*_on_meta(model, input_shape, steps, gradients), input_shape)
 
 
 def _leaves(tensors: Iterable[Tensor]) -> set[int]:
@@ -92,9 +99,9 @@ def _leaves(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def _on_meta(
-    model: nn.Module, input_shape: tuple[int, ...], until: str, gradients: bool
+    model: nn.Module, input_shape: tuple[int, ...], steps: str | Collection[str], gradients: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
-    """The features up to ``until``, the parameters they were made with, all without data, and what ran."""
+    """The features, the parameters they were made with, all without data, and what ran."""
     try:
         outline: Any = outline_of(model, gradients)
         for module in outline.modules():  # norms in training mind the batch and other processes
@@ -105,7 +112,7 @@ def _on_meta(
         x = torch.empty((1, *input_shape), device="meta", dtype=dtype)
         finished = _note_finished(outline) if gradients else set()
         with OnMeta():
-            return _walked(outline, x, until), parameters, finished
+            return _walked(outline, x, steps), parameters, finished
     except ConfigError:
         raise
     except Exception as error:  # whatever a trunk of someone else's may raise
@@ -128,12 +135,12 @@ def _note_finished(outline: nn.Module) -> set[str]:
     return finished
 
 
-def _walked(outline: Any, x: Tensor, until: str) -> dict[str, Tensor]:
+def _walked(outline: Any, x: Tensor, steps: str | Collection[str]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     versions: dict[str, int] = {}
-    for name, feature in outline.walk(x, until):
+    for name, feature in outline.walk(x, steps) if isinstance(steps, str) else outline._read(x, steps):
         features[name], versions[name] = feature, feature._version
     for name, feature in features.items():
         if feature._version != versions[name]:
-            raise ConfigError(f"what follows block {name!r} changes it in place, so nothing can read it")
+            raise OverwrittenError(f"what follows block {name!r} changes it in place, so nothing can read it")
     return features

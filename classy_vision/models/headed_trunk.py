@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError
-from classy_vision.heads.classy_head import ClassyHead, attachable
-from classy_vision.models.features import Trace, trace
+from classy_vision.heads.classy_head import ClassyHead, attachable, needs_in_plane
+from classy_vision.models.features import OverwrittenError, Trace, trace
 from classy_vision.models.trunk import END, ModelConfig, Trunk
 from classy_vision.models.undo import all_or_nothing
 from classy_vision.weights.state import head_of
@@ -73,12 +73,20 @@ class HeadedTrunk(Trunk):
         names, until, readers = self._plan
         if names != (*heads, None, *self._steps()):
             _, until, readers = self._planned(heads)
-        outputs: dict[str, Any] = {}
-        for name, feature in self.walk(x, until):
+        return self._outputs(self.walk(x, until), heads, readers)
+
+    def _outputs(
+        self, features: Iterable[tuple[str, Any]], heads: nn.ModuleDict, readers: Mapping[str, Iterable[str]]
+    ) -> Any:
+        """What the heads make of ``features``: that of the only head, or all by id, as the heads stand."""
+        found: dict[str, Any] = {}
+        for name, feature in features:
             for block in readers.get(name, ()):
                 for head in heads[block].values():  # type: ignore[operator]
-                    outputs[head.unique_id] = head(feature)
-        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+                    found[head.unique_id] = head(feature)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return {name: found[name] for entries in heads.values() for name in entries}  # type: ignore[attr-defined]
 
     # Heads
 
@@ -246,9 +254,12 @@ class HeadedTrunk(Trunk):
         if not heads:
             return None
         try:
-            return trace(self, self.input_shape, self._deepest({self._step(b) for b in heads}), gradients=True)
+            steps = self._extent({self._step(b) for b in heads})
+            return trace(self, self.input_shape, steps, gradients=True)
+        except OverwrittenError:
+            raise
         except ConfigError:
-            if not known and any(head.in_plane is None for entries in heads.values() for head in entries):
+            if not known and any(needs_in_plane(head) for entries in heads.values() for head in entries):
                 raise
             return None
 

@@ -1,6 +1,7 @@
 """A multi-layer perceptron: linear layers with ReLU between them.
 
-Blocks are named ``layer{index}``, counted from 0; the last gives the output. ``mlp`` is the end.
+Blocks are named ``layer{index}``, counted from 0; the last gives the output. ``mlp`` is the end. The
+original's names are numbers, of all layers in one sequence: "1" is the first ReLU.
 Axes: n batch, d features.
 """
 
@@ -87,6 +88,7 @@ class MLP(ClassyModel):
             before = width
         self.blocks[f"layer{len(c.hidden_dims)}"] = chain(linear=nn.Linear(before, c.output_dim))
         self.tail = nn.Identity()
+        self.aliases = {**self.aliases, **self._numbers()}
         self.declare_chain(dict(zip(("stem", *self.blocks, END), (*widths, c.output_dim))))
 
     @staticmethod
@@ -97,6 +99,23 @@ class MLP(ClassyModel):
         if dropout > 0:
             parts["dropout"] = nn.Dropout(dropout)
         return parts
+
+    def _numbers(self) -> dict[str, str]:
+        """The blocks by the original's numbers.
+
+        Its ReLU worked in place, so that a layer right before it, by its number, gave what the ReLU did.
+        """
+        numbers: dict[str, str] = {}
+        start = len(list(self.stem.children()))
+        if start:
+            numbers[str(start - 1)] = "stem"
+        for name, block in self.blocks.items():
+            inside = [layer for layer, _ in block.named_children()]
+            start += len(inside)
+            numbers[str(start - 1)] = name
+            if len(inside) > 1 and inside[-2] != "dropout":
+                numbers[str(start - 2)] = name
+        return numbers
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -40,6 +40,24 @@ NAMES = {
     "MODEL_REGISTRY": "use classy_vision.models.MODELS, or classy list",
     "HEAD_REGISTRY": "use classy_vision.heads.HEADS",
     "AnyStage": "stages are names: model.features(x, ['block2']) gives the end of stage 2",
+    "ClassyHubInterface": (
+        "call the model itself: model(images) predicts, model.extract_features(images) gives features; "
+        "ClassyModel.from_model(module) makes a model of any module"
+    ),
+    "compute_flops": "use classy_vision.cost.count(model, input_shape).macs, of one sample",
+    "compute_activations": "use classy_vision.cost.count(model, input_shape).activations, of one sample",
+    "count_params": "use classy_vision.cost.count(model).params, or sum(p.numel() for p in model.parameters())",
+    "compute_complexity": "use classy_vision.cost.count(model, input_shape), which has a row per block",
+    "profile": "use classy_vision.cost.measure(model) for times, or torch.profiler",
+    "summarize_profiler_info": "use classy_vision.cost.measure(model), which has a row per block",
+    "ComplexityComputer": "use classy_vision.cost.count(model), which names what it cannot count",
+    "ClassyProfilerError": "classy_vision.cost.count raises ConfigError",
+    "ClassyProfilerNotImplementedError": "count(model).uncounted names the operators that are not known",
+    "get_torch_version": "use torch.__version__",
+    "load_checkpoint": "ClassyModel.from_checkpoint takes a file or folder, load_weights(model, path) as well",
+    "update_classy_model": "use load_weights(model, state, skip_heads=True), or model.load_trunk_state(state)",
+    "get_model_dummy_input": "use torch.zeros(1, *model.input_shape)",
+    "import_all_modules": "import the modules; register_model and register_head run then",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -116,14 +116,11 @@ class Trunk(nn.Module):
             raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
         steps = {block: self._step(block) for block in blocks}
         self.check_input(x)
-        wanted = set(steps.values())
-        found = {n: f for n, f in self.walk(x, self._deepest(wanted)) if n in wanted} if wanted else {}
+        found = dict(self._read(x, set(steps.values()))) if steps else {}
         return {block: found[step] for block, step in steps.items()}
 
     def extract_features(self, x: Tensor) -> Tensor:
         """The end of the trunk, whatever heads there are."""
-        if not self._steps():  # a model of the original's style, all of it in its own forward
-            return self(x)
         return self.features(x, [END])[END]
 
     def check_input(self, x: Tensor) -> None:
@@ -147,6 +144,10 @@ class Trunk(nn.Module):
             )
         if not x.is_floating_point():
             raise ValueError(f"images are floating point, not {x.dtype}: normalize them, x.float() / 255")
+
+    def _read(self, x: Tensor, steps: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """The features of ``steps``, in the order in which they run; nothing behind the deepest runs."""
+        return ((name, feature) for name, feature in self.walk(x, self._deepest(steps)) if name in steps)
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -194,7 +195,7 @@ class Trunk(nn.Module):
         if not steps:
             return {}
         self._check_layouts(steps.values())
-        traced = trace(self, tuple(input_shape or self.input_shape), self._deepest(steps.values()))
+        traced = trace(self, tuple(input_shape or self.input_shape), self._extent(set(steps.values())))
         return {block: traced.info(step) for block, step in steps.items()}
 
     def _known_channels(self) -> Mapping[str, int]:
@@ -228,12 +229,15 @@ class Trunk(nn.Module):
                 "block",
                 block,
                 [],
-                f"{type(self).__name__} has no blocks: assign stem, blocks and tail, or "
-                f"use ClassyModel.from_model(module, blocks=[{block!r}])",
+                f"{type(self).__name__} has no blocks: assign stem, blocks and tail, or define forward",
             )
         if step is None:
             raise unknown("block", block, self.block_names, type(self).__name__)
         return step
+
+    def _extent(self, steps: Collection[str]) -> str | Collection[str]:
+        """What a walk without data reads for the sake of ``steps``: all up to the deepest."""
+        return self._deepest(steps)
 
     def _deepest(self, steps: Container[str]) -> str:
         return [step for step in self._steps() if step in steps][-1]

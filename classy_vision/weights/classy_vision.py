@@ -137,9 +137,14 @@ def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str]
     """
     flat, heads = unpack(state)
     trunk = {key: value for key, value in flat.items() if not head_of(key)}
-    if key_map is not None and not native.intersection(trunk):
-        # An infix of a head without weights is not to be told from the keys alone.
-        known = {key: key if key_map.to_native(key) else key.replace("._module.", ".") for key in trunk}
+    # A head without weights has left nothing but the infix at its block.
+    if key_map is None:
+        plain = {key: key.replace("._module.", ".") for key in trunk}
+        trunk = {plain[key] if plain[key] in native else key: value for key, value in trunk.items()}
+    elif not native.intersection(trunk):
+        known = {
+            key: key if key_map.to_native(key) in native else key.replace("._module.", ".") for key in trunk
+        }
         strangers = {} if strict else {k: v for k, v in trunk.items() if not key_map.knows(known[k])}
         theirs = {known[key]: value for key, value in trunk.items() if key not in strangers}
         trunk = {**key_map.load(theirs), **strangers}

@@ -243,3 +243,10 @@ def test_shared_and_unread_parameters_count_once() -> None:
 def test_something_else_than_a_model() -> None:
     with pytest.raises(TypeError, match=r"not Linear: see ClassyModel\.from_model"):
         count(nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_a_head_that_scales_its_input_to_length_1() -> None:
+    head = {"name": "fully_connected", "unique_id": "a", "normalize_inputs": "l2", "num_classes": 3}
+    model = build_model({"name": "regnet_x_200mf", "heads": [{**head, "fork_block": "block2"}]})
+    step = next(step for step in count(model).steps if step.reads)
+    assert (step.name, step.shape, step.params) == ("a", (3,), 3 * 56 + 3)

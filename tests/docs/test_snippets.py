@@ -33,6 +33,7 @@ REAL = {
     "optimize.md",
     "getting-started.md",
     "images.md",
+    "in-other-projects.md",
     "training.md",
     "video.md",
     "weights.md",

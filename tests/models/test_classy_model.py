@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError, UnknownNameError
-from classy_vision.heads import ClassyHead, FullyConnectedHead, IdentityHead, register_head
+from classy_vision.config import ConfigError, UnknownKeyWarning, UnknownNameError
+from classy_vision.heads import ClassyHead, FullyConnectedHead, IdentityHead, build_head, register_head
 from classy_vision.models import MODELS, ClassyModel, build_model, register_model
 from tests.models.small import FAMILIES, IMAGES, batch, build, config, loss
 
@@ -356,6 +356,61 @@ def test_bad_configs(given: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
+ORIGINAL = {
+    "name": "regnet_x_200mf",
+    "freeze_trunk": False,
+    "heads": [
+        {"name": "identity", "unique_id": "a", "num_classes": 3, "in_plane": 368, "fork_block": "trunk_output"},
+        {"name": "fully_connected", "num_clases": 3, "in_plane": 368, "fork_block": "trunk_output"},
+    ],
+}
+
+
+def test_a_config_in_the_originals_style_keeps_its_stray_keys() -> None:
+    given = copy.deepcopy(ORIGINAL)
+    with pytest.warns(UnknownKeyWarning) as caught:
+        model = build_model(given | {"dephts": 3})
+    assert given == ORIGINAL
+    told = [str(warning.message) for warning in caught]
+    left_out = "means nothing and is left out, as ClassyVision did"
+    assert told == [
+        f"regnet_x_200mf: key 'freeze_trunk' {left_out}",
+        f"regnet_x_200mf: key 'dephts' {left_out}; did you mean 'depth'?",
+        f"head 'identity': key 'in_plane' {left_out}; did you mean 'num_classes'?",
+        f"head 'fully_connected': key 'num_clases' {left_out}; did you mean 'num_classes'?",
+    ]
+    assert all(warning.filename == __file__ for warning in caught)
+    assert list(model(batch())) == ["a", "FullyConnectedHead"]
+
+
+def test_what_is_not_in_the_originals_style_is_checked() -> None:
+    heads = [{**ORIGINAL["heads"][1], "unique_id": "b"}, {"name": "identity", "unique_id": "a"}]
+    for head in heads[1:]:
+        head["fork_block"] = "trunk_output"
+    with pytest.raises(ConfigError, match="unknown key 'num_clases'"):
+        build_model({"name": "regnet_x_200mf", "heads": heads})  # one does not say its in_plane
+    with pytest.raises(ConfigError, match="unknown key 'in_plane'"):
+        build_model(ORIGINAL, unknown="error")
+    with pytest.raises(ConfigError, match="unknown key 'dephts'"):
+        build_model("regnet_x_200mf", dephts=3)
+    with pytest.warns(UnknownKeyWarning, match="'dephts'"):
+        build_model("regnet_x_200mf", dephts=3, unknown="warn")
+    with pytest.warns(UnknownKeyWarning, match="'bot_mul' .*; did you mean 'bottleneck_multiplier'"):
+        build_model("regnet", depth=4, w_0=16, w_a=10.7, w_m=2.51, group_width=4, bot_mul=4.0)
+    with pytest.raises(ConfigError, match="unknown = 'ignore': 'warn', 'error' or None"):
+        build_model("regnet_x_200mf", unknown="ignore")
+
+
+def test_a_head_config_in_the_originals_style() -> None:
+    config = {"name": "identity", "in_plane": 4, "num_classes": 3, "unique_id": "a", "fork_block": "block3"}
+    with pytest.warns(UnknownKeyWarning, match="head 'identity': key"):
+        assert build_head(config).unique_id == "a"
+    with pytest.raises(ConfigError, match="unknown key 'in_plane'"):
+        build_head(config, unknown="error")
+    assert build_head({"name": "fully_connected", "in_plane": 4}).unique_id == "FullyConnectedHead"
+    assert build_head({"name": "identity", "unique_id": None}).unique_id == "IdentityHead"
+
+
 def test_a_model_in_the_originals_style() -> None:
     class Own(ClassyModel):
         def __init__(self) -> None:
@@ -368,10 +423,6 @@ def test_a_model_in_the_originals_style() -> None:
     model = Own()
     assert model(batch()).shape == model.extract_features(batch()).shape == (2, 4, 30, 30)
     assert list(model.get_classy_state()["model"]["trunk"]) == ["conv.weight", "conv.bias"]
-    with pytest.raises(ConfigError, match=r"has no blocks: .*from_model\(module, blocks=\['conv'\]\)"):
-        model.set_heads({"conv": [IdentityHead("a")]})
-    with pytest.raises(TypeError, match="Own.features is taken by the base class"):
-        model.features = nn.ReLU()
 
 
 def test_a_block_that_changes_its_input_is_found() -> None:
@@ -498,6 +549,10 @@ def test_what_is_gone_says_what_to_write() -> None:
         ("classy_vision.models.regnet", "RegNetX1_6gf", "build_model('regnet_x_1.6gf')"),
         ("classy_vision.models.resnext", "ResNeXt50", "build_model('resnext50_32x4d')"),
         ("classy_vision.models.resnext", "ResNet18", "build_model('resnet18')"),
+        ("classy_vision.hub", "ClassyHubInterface", "model.extract_features(images)"),
+        ("classy_vision.generic.profiler", "compute_flops", "cost.count(model, input_shape).macs"),
+        ("classy_vision.generic.util", "load_checkpoint", "ClassyModel.from_checkpoint"),
+        ("classy_vision.generic.registry_utils", "import_all_modules", "import the modules"),
     ],
 )
 def test_names_that_are_gone(module: str, name: str, advice: str) -> None:

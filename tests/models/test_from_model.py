@@ -143,7 +143,7 @@ def test_features_are_those_of_their_own_block() -> None:
     assert torch.equal(alone, together)
     reused = ClassyModel.from_model(net, {"relu": "2"}, (3, 32, 32))
     with pytest.raises(ConfigError, match="'relu' runs more than once"):
-        reused(batch())
+        reused.features(batch(), ["relu", "trunk_output"])
 
 
 def test_two_trunks_of_one_module() -> None:
@@ -172,10 +172,23 @@ def test_a_dotted_name_takes_a_head() -> None:
     assert list(model.get_heads()) == ["layer1-0"]
 
 
-def test_blocks_that_do_not_run_in_that_order() -> None:
-    model = ClassyModel.from_model(Plain(), ["layer2", "layer1"], (3, 32, 32))
-    with pytest.raises(ConfigError, match="'layer2' had not run when 'layer1' had"):
-        model.features(batch(), ["layer1"])
+def test_blocks_in_any_order() -> None:
+    model = ClassyModel.from_model(Plain(), ["layer2", "layer1"], (3, 32, 32)).eval()
+    wanted = ClassyModel.from_model(model.model, ["layer1", "layer2"], (3, 32, 32)).eval()
+    for blocks in (["layer1"], ["layer2", "layer1"], ["layer2"]):
+        torch.testing.assert_close(model.features(batch(), blocks), wanted.features(batch(), blocks))
+
+
+def test_a_block_that_does_not_run() -> None:
+    class Idle(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 2)
+
+    model = ClassyModel.from_model(Idle(), ["idle", "layer1"], (3, 32, 32))
+    assert model.features(batch(), ["layer1"]).keys() == {"layer1"}
+    with pytest.raises(ConfigError, match="block 'idle' did not run"):
+        model.features(batch(), ["idle"])
 
 
 def test_a_trunk_that_cannot_run_without_data_takes_heads_that_know_their_width() -> None:
@@ -206,7 +219,7 @@ def test_bad_blocks() -> None:
         ClassyModel.from_model(3)
     with pytest.raises(ValueError, match="input_shape"):
         ClassyModel.from_model(Plain(), ["layer1"], input_shape=(1, 32, 32)).set_heads(
-            {"layer1": [IdentityHead("a")]}
+            {"layer1": [FullyConnectedHead("a")]}
         )
 
 

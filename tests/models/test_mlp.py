@@ -23,9 +23,34 @@ def test_any_memory_format_and_shape() -> None:
 
 def test_blocks() -> None:
     model = build_model(CONFIG)
-    assert model.block_names == ["stem", "layer0", "layer1", "layer2", "trunk_output", "mlp"]
+    names = ["stem", "layer0", "1", "0", "layer1", "3", "2", "layer2", "4", "trunk_output", "mlp"]
+    assert model.block_names == names
     assert model.feature_info(["layer1"])["layer1"].channels == 6
     assert build_model({**CONFIG, "hidden_dims": []})(torch.zeros(2, 12)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({}, {"1": "layer0", "3": "layer1", "4": "layer2"}),
+        ({"use_batchnorm": True}, {"2": "layer0", "1": "layer0", "5": "layer1", "6": "layer2"}),
+        ({"dropout": 0.5, "first_dropout": True}, {"0": "stem", "3": "layer0", "6": "layer1", "7": "layer2"}),
+    ],
+)
+def test_the_originals_numbers(options: dict[str, Any], numbers: dict[str, str]) -> None:
+    model = build_model({**CONFIG, **options}).eval()
+    key_map = model.key_map()
+    x = torch.randn(3, 12)
+    for number, block in numbers.items():
+        head = {"name": "identity", "unique_id": "a", "fork_block": number}
+        wanted = model.features(x, [block])[block]
+        torch.testing.assert_close(model.features(x, [number])[number], wanted)
+        assert list(build_model({**CONFIG, **options, "heads": [head]}).get_heads()) == [number]
+    # The numbers are those of the original's keys.
+    last = max(numbers, key=int)
+    assert key_map.to_native(f"mlp.{last}.weight") == "blocks.layer2.linear.weight"
+    with pytest.raises(ConfigError, match="unknown block '9'"):
+        model.features(x, ["9"])
 
 
 def test_dropout_and_norm_on_the_input() -> None:
