@@ -46,7 +46,13 @@ class ClassyModel(Shared, OwnForward):
     """What ``build_model`` loaded."""
     preprocessing: Mapping[str, Any] | None = None
     """How a file becomes an input, in keys of ``data`` of a training config; None where nobody said."""
-    __jit_unused_properties__: ClassVar = ["block_names", "classy_model", "input_shape"]
+    __jit_unused_properties__: ClassVar = [
+        "block_names",
+        "classy_model",
+        "frozen_until",
+        "input_shape",
+        "labels",
+    ]
     """What ``torch.jit.script`` is to leave alone, as in the original."""
     default_num_classes: ClassVar[int | None] = None
     """``num_classes`` where a config has neither that nor heads."""
@@ -287,21 +293,19 @@ class ModelAdapter(ClassyModel):
         self._input_shape = shape
         self.aliases = {path: name for name, path in self._names.items() if path != name}
         self.model = model
-        for name in self._names:
-            self._tap(name)
         self._layouts: dict[str, MapLayout | None] = {}
         self._given = read_layout(layout, self._steps(), self.aliases)
-        self._find_layouts(self._steps())
+        self._prepare(self._steps())
 
     def forward(self, x: Any) -> Any:
         """What the module gives, or the outputs of the heads."""
         return self.model(x)
 
-    def _tap(self, step: str) -> None:
-        is_new = step not in self._tapped
-        super()._tap(step)
-        if is_new and self._is_open():
-            self._find_layouts([step])
+    def _prepare(self, steps: Iterable[str]) -> None:
+        new = [step for step in steps if step not in self._tapped]
+        super()._prepare(new)
+        if new:
+            self._find_layouts(new)
 
     def _find_layouts(self, steps: Sequence[str]) -> None:
         given = {step: layout for step, layout in self._given.items() if step in steps}
@@ -311,8 +315,6 @@ class ModelAdapter(ClassyModel):
 
     def _check_layouts(self, steps: Iterable[str]) -> None:
         for step in steps:
-            if step not in self._tapped:
-                self._tap(step)
             if step in self._layouts and self._layouts[step] is None:
                 raise unclear(step)
 

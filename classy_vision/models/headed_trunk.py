@@ -107,8 +107,10 @@ class HeadedTrunk(Trunk):
         wanted = self._wanted(heads)
         new = [head for entries in wanted.values() for head in entries]
         known = self._known_channels()
+        steps = [self._step(block) for block in wanted]
+        self._prepare(steps)
         traced = None if known else self._traced(wanted)
-        self._check_layouts(map(self._step, wanted))
+        self._check_layouts(steps)
         channels = {b: known[self._step(b)] for b in wanted} if known else {}
         if traced:
             channels = {b: traced.info(self._step(b)).channels for b in wanted}

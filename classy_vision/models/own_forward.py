@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -155,10 +155,13 @@ class OwnForward(LoadableTrunk):
         return iter(self._run_tapped(functools.partial(self.forward, x), steps))
 
     def _run_tapped(self, forward: Callable[[], Any], steps: Collection[str]) -> list[tuple[str, Any]]:
-        for step in steps:
+        self._prepare(steps)
+        return list(run_tapped(self._taps, forward, steps, self._channels_last)[0].items())
+
+    def _prepare(self, steps: Iterable[str]) -> None:
+        for step in steps if self._is_own() else ():
             if step not in self._tapped:
                 self._tap(step)
-        return list(run_tapped(self._taps, forward, steps, self._channels_last)[0].items())
 
     def _tap(self, step: str) -> None:
         with _tapping:

@@ -116,6 +116,7 @@ class Trunk(nn.Module):
             raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
         steps = {block: self._step(block) for block in blocks}
         self.check_input(x)
+        self._prepare(steps.values())
         found = dict(self._read(x, set(steps.values()))) if steps else {}
         return {block: found[step] for block, step in steps.items()}
 
@@ -194,6 +195,7 @@ class Trunk(nn.Module):
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
             return {}
+        self._prepare(steps.values())
         self._check_layouts(steps.values())
         traced = trace(self, tuple(input_shape or self.input_shape), self._extent(set(steps.values())))
         return {block: traced.info(step) for block, step in steps.items()}
@@ -205,6 +207,9 @@ class Trunk(nn.Module):
             return {}
         now = self._parts()
         return channels if len(now) == len(parts) and all(map(operator.is_, parts, now)) else {}
+
+    def _prepare(self, steps: Iterable[str]) -> None:
+        """Makes steps readable, where that takes more than to walk to them."""
 
     def _check_layouts(self, steps: Iterable[str]) -> None:
         """Raises where it cannot be told which axis of a step's feature holds channels."""

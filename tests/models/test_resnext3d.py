@@ -156,7 +156,7 @@ def test_inflation() -> None:
         ({"residual_transformation_type": "basic"}, "residual_transformation_type = 'basic'"),
         ({"num_blocks": [1] * 5}, "needs an entry for each of the 5 stages"),
         ({"frames_per_clip": 0}, "frames_per_clip = 0"),
-        ({"freeze_trunk": True}, "unknown key 'freeze_trunk'"),
+        ({"frozen": True}, "unknown key 'frozen'"),
     ],
 )
 def test_bad_configs(given: dict[str, Any], message: str) -> None:
