@@ -67,6 +67,8 @@ class UnknownNameError(ConfigError, KeyError):
 class OperationError(ConfigError):
     """What failed while it ran, though nothing that was asked for is wrong: a full disk, or no memory."""
 
+    exit_code = 1
+
 
 FAILURES = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -155,7 +157,7 @@ class Config(BaseModel):
     )
 
     @classmethod
-    def keys(cls) -> list[str]:
+    def known_keys(cls) -> list[str]:
         """Every key that it takes."""
         return [*cls.model_fields, *_spellings(cls.model_fields.values())]
 

@@ -112,7 +112,7 @@ def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
     if config.get("unique_id") is None and (lenient or "unique_id" in config):
         config = {**config, "unique_id": cls.__name__}
     if lenient and cls.from_config.__func__ is ClassyHead.from_config.__func__:  # type: ignore[attr-defined]
-        known = ("name", "fork_block", *config_of(cls.__init__).keys())
+        known = ("name", "fork_block", *config_of(cls.__init__).known_keys())
         config = drop_unknown(config, known, f"head {config['name']!r}", only_strays=False)
     return dict(config)
 

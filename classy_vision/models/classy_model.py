@@ -251,7 +251,9 @@ def _without_unknown(entry: Entry[ClassyModel], given: Mapping[str, Any], lenien
         return dict(given)  # a user's model reads what it likes
     if entry.is_preset and not lenient:
         return dict(given)
-    return drop_unknown(given, (*MODEL_KEYS, *cls.config_class.keys()), entry.name, only_strays=not lenient)
+    return drop_unknown(
+        given, (*MODEL_KEYS, *cls.config_class.known_keys()), entry.name, only_strays=not lenient
+    )
 
 
 def _attach(model: ClassyModel, configs: Iterable[Mapping[str, Any]]) -> None:

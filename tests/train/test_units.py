@@ -66,7 +66,7 @@ def test_every_reader_gets_the_units_of_the_table(run: Path) -> None:
     rows = ready.records.rows(held_out=True)
     predictor = Predictor.load(run)
     files = [str(ready.records.images[row]) for row in rows]
-    said = torch.tensor([float(found.scores["price"][0][0]) for found in predictor.predict(files)])
+    said = torch.tensor([found["price"].value for found in predictor.predict(files)])
     away = (said - ready.targets["price"][rows]).abs().mean().item()
     final = json.loads((run / "metrics.json").read_text())["final"]
     assert away == pytest.approx(final["val/price/mae"], rel=1e-2)
@@ -78,8 +78,8 @@ def test_every_reader_gets_the_units_of_the_table(run: Path) -> None:
 def test_a_run_goes_on_to_the_same_numbers(
     run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Engine, epoch: int) -> Any:
-        return run_epoch(self, epoch) if epoch < 7 else pytest.fail("stopped")
+    def stop(self: Engine, epoch: int, progress: Any = None) -> Any:
+        return run_epoch(self, epoch, progress) if epoch < 7 else pytest.fail("stopped")
 
     run_epoch = Engine.run_epoch
     with monkeypatch.context() as patch:
