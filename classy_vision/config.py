@@ -7,7 +7,6 @@ checked against that before any work is done.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -20,6 +19,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
+
+from classy_vision.errors import ConfigError as ConfigError
+from classy_vision.errors import UnknownNameError as UnknownNameError
+from classy_vision.errors import first_line as first_line
+from classy_vision.errors import nearest, same
+from classy_vision.errors import unknown as unknown
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -34,34 +39,6 @@ class Choice(str, Enum):
     @classmethod
     def _missing_(cls, value: object) -> Any:
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
-
-
-class ConfigError(ValueError):
-    """A configuration, name or argument that cannot be used; the message says what can."""
-
-
-class UnknownNameError(ConfigError, KeyError):
-    """A name that nothing is known by: a model, preset, head, block or key."""
-
-    __str__ = Exception.__str__  # KeyError would print the message in quotes
-
-
-def first_line(error: BaseException) -> str:
-    """What ``error`` says first; torch's go on with advice."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-
-
-def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
-    """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
-    names = list(dict.fromkeys(allowed))
-    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
-    text = f"{where}: " if where else ""
-    text += f"unknown {kind} {name!r}"
-    if close:
-        text += f"; did you mean {close[0]!r}?"
-    if 0 < len(names) <= 12 or not close:
-        text += f" (allowed: {', '.join(names[:40]) or 'none'}{', …' if len(names) > 40 else ''})"
-    return UnknownNameError(text)
 
 
 class Config(BaseModel):
@@ -113,9 +90,11 @@ def _explain(error: ValidationError, cls: type[BaseModel], where: str, also: Ite
         path = ".".join(str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part)))
         if problem["type"] == "extra_forbidden":
             owner, key = _owner(cls, problem["loc"])
-            lines.append(
-                str(unknown("key", key, [*owner, *also] if len(problem["loc"]) == 1 else owner, where))
-            )
+            is_outer = len(problem["loc"]) == 1
+            allowed = [*owner, *also] if is_outer else owner
+            path = find_key(cls, key) if is_outer and nearest(key, allowed) is None else None
+            hint = f"did you mean {path!r}?" if path else ""
+            lines.append(str(unknown("key", key, allowed, where, hint)))
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {path!r} is required")
         else:
@@ -124,6 +103,19 @@ def _explain(error: ValidationError, cls: type[BaseModel], where: str, also: Ite
             lines.append(f"{where}: {given}{message[:1].lower()}{message[1:]}")
     kind = UnknownNameError if all("unknown key" in line for line in lines) else ConfigError
     return kind("\n".join(lines))
+
+
+def find_key(cls: type[BaseModel], key: str) -> str | None:
+    """The dotted path of ``key``, or of what another library calls so, in the sections of a config."""
+    for name, field in cls.model_fields.items():
+        if not isinstance(field.default, BaseModel) and field.discriminator is None:
+            continue
+        sections = (a for a in (field.annotation, *get_args(field.annotation)) if inspect.isclass(a))
+        for section in sections:
+            found = same(key, section.model_fields) if issubclass(section, BaseModel) else None
+            if found:
+                return f"{name}.{found}"
+    return None
 
 
 def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], str]:

@@ -1,25 +1,82 @@
-"""The ``classy`` command: one file per subcommand."""
+"""The ``classy`` command: one file per subcommand, which is imported when it is used."""
 
 from __future__ import annotations
 
-import os
-import sys
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
-from classy_vision.cli.compare import compare
-from classy_vision.cli.export import export
-from classy_vision.cli.list import list_models
-from classy_vision.cli.predict import predict
-from classy_vision.cli.sample import sample
-from classy_vision.cli.schema import schema
-from classy_vision.cli.show import show
-from classy_vision.cli.train import train
-from classy_vision.cli.weights import weights
-from classy_vision.config import ConfigError
+
+class Place(NamedTuple):
+    """Where a subcommand is.
+
+    Attributes:
+        module: the file in this folder.
+        name: of the function, or of the group of commands, in it.
+        summary: the first sentence of its help, known without importing it.
+    """
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS = {
+    "list": Place("list", "list_models", "List the preset models with their parameters, multiply-adds and activations."),
+    "show": Place(
+        "show",
+        "show",
+        "Show a model block by block: shapes, parameters, multiply-adds, activations, memory and time.",
+    ),
+    "compare": Place(
+        "compare",
+        "compare",
+        "Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.",
+    ),
+    "sample": Place("sample", "sample", "Draw networks from a design space, and write each as a config."),
+    "schema": Place("schema", "schema", "Print the JSON Schema (2020-12) of model and training configs."),
+    "train": Place("train", "train", "Train a model with its heads, and leave a run folder."),
+    "predict": Place(
+        "predict",
+        "predict",
+        "Print the likeliest labels of images or videos, and their probabilities, for each head.",
+    ),
+    "export": Place("export", "export", "Write a model with its heads to a file, and check it by running it."),
+    "weights": Place("weights", "weights", "Published weights, and files of weights: list, show, convert."),
+}
+
+
+class Commands(TyperGroup):
+    """The subcommands; what one of them needs is imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        place = COMMANDS[cmd_name]
+        found = getattr(import_module(f"{__name__}.{place.module}"), place.name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(cmd_name)(found)
+            found = alone
+        return typer.main.get_command(found)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # names that are offered for a wrong one
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="classy",
+    cls=Commands,
     help="One trunk of named blocks, and heads that read any of them.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,24 +84,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("list")(list_models)
-app.command()(show)
-app.command()(compare)
-app.command()(sample)
-app.command()(schema)
-app.command()(train)
-app.command()(predict)
-app.command()(export)
-app.add_typer(weights)
+
+@app.callback()
+def _classy() -> None:
+    """One trunk of named blocks, and heads that read any of them."""
 
 
 def main() -> None:
-    """Runs the command line; an error of the user's is one message, not a traceback."""
-    try:
-        app()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # of what it prints to
-        print(f"error: cannot print: {error.strerror}", file=sys.stderr)
-        os._exit(1)  # the interpreter would try to print the rest
+    """Runs the command line.
+
+    What goes wrong is one message, not a traceback. The exit code is 2 where the command was wrong,
+    1 where it could not be carried out, and 130 after Ctrl-C.
+    """
+    from classy_vision.cli.failures import run
+
+    run(app)

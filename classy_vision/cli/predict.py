@@ -16,6 +16,7 @@ from classy_vision.cli.train import training_package
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
+    from classy_vision.deploy.array_predictor import ArrayPredictor
     from classy_vision.train import Prediction, Predictor
 
 
@@ -68,7 +69,6 @@ def predict(
 
     A file that cannot be read has its error in their place; the exit code is 1 then.
     """
-    package = training_package()
     if weights is None:
         if model is not None:
             raise ConfigError("--model is for --weights; a run folder knows its model")
@@ -79,21 +79,41 @@ def predict(
         if not run:
             raise ConfigError("give files of images or videos behind --weights")
         images = [run, *(images or ())]
+        package = training_package("predict")
         predictor = package.Predictor.of_weights(weights, None if model is None else network(weights, model))
-    predictions = list(predictor.predict(package.find_images(images, predictor.unit), top))
+    from classy_vision.train.prediction import find_images
+
+    predictions = list(predictor.predict(find_images(images, predictor.unit), top))
     _WRITERS[format](predictions, predictor.unit)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
 
 
-def _predictor(run: str, trust: bool) -> Predictor:
+def _predictor(run: str, trust: bool) -> Predictor | ArrayPredictor:
+    """Of a run or an exported file; torch is imported where it is needed."""
+    if run.endswith(".onnx") and (found := _onnx(run)):
+        return found
     if os.path.isfile(run) or run.endswith(SUFFIXES):
+        if not os.path.exists(run):
+            raise ConfigError(f"no such artefact: {run!r}")
+        training_package("predict")
         from classy_vision.deploy.predicting import load_predictor
 
         return load_predictor(run, trust=trust)
-    from classy_vision.train import Predictor
+    if not os.path.isdir(run):
+        raise ConfigError(f"{run!r} is no run folder: there is no such folder")
+    predictor: Predictor = training_package("predict").Predictor.load(run)
+    return predictor
 
-    return Predictor.load(run)
+
+def _onnx(path: str) -> ArrayPredictor | None:
+    """Of an ONNX file of images; videos are read with torch."""
+    from classy_vision.deploy.array_predictor import ArrayPredictor, input_of
+    from classy_vision.deploy.artefact import load_artefact
+
+    artefact = load_artefact(path)
+    data = input_of(artefact)
+    return None if data.clip else ArrayPredictor(artefact, data)
 
 
 def network(weights: str, model: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.deploy.array_predictor import input_of
 from classy_vision.deploy.artefact import Artefact, load_artefact
 from classy_vision.deploy.verify import Batched, Int8, Run
 from classy_vision.train.batches import Samples, make_loader
@@ -34,16 +35,9 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
             outputs mean.
     """
     artefact = load_artefact(path, trust=trust)
-    metadata = artefact.metadata
-    if metadata.preprocessing is None:
-        raise ConfigError(f"{str(path)!r} does not say how images become its input")
-    data = DataConfig.parse(metadata.preprocessing, f"{path}: preprocessing")
+    metadata, data = artefact.metadata, input_of(artefact)
     tasks = {name: _task(artefact, name) for name in artefact.heads}
-    channels = metadata.input_shape[1]
-    if channels is None or not data.mean or not data.std or not len(data.mean) == len(data.std) == channels:
-        raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
-    shape = data.input_shape(channels, training=False)
-    metadata.check_input((1, *shape))
+    shape = data.input_shape(len(data.mean or ()), training=False)
 
     def run(images: Tensor) -> dict[str, Tensor]:
         outputs = artefact(images)
@@ -56,10 +50,7 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
 
 def _task(artefact: Artefact, name: str) -> Task:
     head = artefact.metadata.heads[name]
-    if head.kind is None:
-        raise ConfigError(
-            f"{str(artefact.path)!r} does not say what head {name!r} means: load_artefact gives its numbers"
-        )
+    assert head.kind is not None
     return KINDS[head.kind](name, TaskConfig(kind=head.kind, classes=head.classes or None))
 
 

@@ -19,7 +19,7 @@ from classy_vision.models.published import with_published
 from classy_vision.models.removed import ATTRIBUTES, names_gone
 from classy_vision.models.taps import Taps, run_tapped, tap
 from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.registry import Registry
+from classy_vision.registry import Registry, unknown_model
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
@@ -147,7 +147,7 @@ class ClassyModel(Shared, LoadableTrunk):
 
 MODEL_KEYS = ("name", "heads", "num_classes", "weights")
 """Keys of a model config that are not the family's."""
-MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
+MODELS: Registry[ClassyModel] = Registry("model", ClassyModel, unknown_model)
 register_model = MODELS.register
 
 

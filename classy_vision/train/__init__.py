@@ -1,7 +1,27 @@
 """Training a model with its heads on images, and predicting with what came of it."""
 
-from classy_vision.train.config import TrainConfig, load_settings
-from classy_vision.train.predict import Prediction, Predictor, find_images
-from classy_vision.train.run import resume, train
+from typing import TYPE_CHECKING
+
+from classy_vision.lazy import lazy
+
+if TYPE_CHECKING:
+    from classy_vision.train.config import TrainConfig, load_settings
+    from classy_vision.train.predict import Predictor
+    from classy_vision.train.prediction import Prediction, find_images
+    from classy_vision.train.run import resume, train
 
 __all__ = ["Prediction", "Predictor", "TrainConfig", "find_images", "load_settings", "resume", "train"]
+
+# Looked up when they are used: a config is checked, and an ONNX file run, without torch.
+__getattr__ = lazy(
+    __name__,
+    {
+        "Prediction": "prediction",
+        "Predictor": "predict",
+        "TrainConfig": "config",
+        "find_images": "prediction",
+        "load_settings": "config",
+        "resume": "run",
+        "train": "run",
+    },
+)

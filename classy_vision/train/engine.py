@@ -7,6 +7,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -14,15 +15,17 @@ from accelerate.utils import gather_object
 from rich.progress import TaskID
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics import MetricCollection
 
-from classy_vision.config import ConfigError
+from classy_vision.errors import RunError
 from classy_vision.train.batches import Batch, GlobalBatches, Sample
 from classy_vision.train.display import Display
 from classy_vision.train.job import Job, trunk_parts
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
 from classy_vision.train.views import run_views
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @dataclass
@@ -167,6 +170,8 @@ class Engine:
         """Losses and metrics of the held-out split."""
         model = self.accelerator.unwrap_model(self.model).eval()
         device = self.accelerator.device
+        from torchmetrics import MetricCollection
+
         metrics = {
             head: MetricCollection({**task.metrics()}, compute_groups=False).to(device)
             for head, task in self.job.tasks.items()
@@ -231,7 +236,7 @@ class Engine:
     def _check_finite(self, epoch: int, losses: dict[str, float]) -> None:
         for head, loss in losses.items():
             if not math.isfinite(loss):
-                raise ConfigError(
+                raise RunError(
                     f"the loss of head {head!r} is {loss} in epoch {epoch + 1}: try a lower "
                     f"schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,12 @@ from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import ClipConfig, DataConfig
 from classy_vision.train.images import ImageError
 from classy_vision.train.job import check_packages
+from classy_vision.train.prediction import Prediction as Prediction
+from classy_vision.train.prediction import find_images as find_images
 from classy_vision.train.preprocessing import with_statistics
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.samples import read_views
-from classy_vision.train.sources import SUFFIXES
-from classy_vision.train.tasks import KINDS, Classification, Score, Task
+from classy_vision.train.tasks import KINDS, Classification, Task
 from classy_vision.train.views import run_views
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 
@@ -30,21 +31,6 @@ BATCH = 32
 """Images or clips that the model sees at once."""
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
 """Those on which the published accuracies of torchvision's video models are measured."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is said of one file.
-
-    Attributes:
-        image: its path, also of a video.
-        scores: by head, the likeliest first.
-        error: why there are none.
-    """
-
-    image: str
-    scores: Mapping[str, Sequence[Score]] = field(default_factory=dict)
-    error: str | None = None
 
 
 class Network(Protocol):
@@ -205,25 +191,3 @@ def expected_data(model: ClassyModel, entry: Published | None = None) -> DataCon
     if clip:
         seen["clip"] = CLIP if entry is not None else ClipConfig(frames=clip[0])
     return with_statistics(DataConfig(**seen), channels)
-
-
-def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
-    """Files as they are; a folder stands for the images in it, in order.
-
-    Args:
-        arguments: files and folders.
-        unit: what a folder stands for, "image" or "video".
-
-    Raises:
-        ConfigError: an empty name, or a folder without images.
-    """
-    found: list[str] = []
-    for argument in arguments:
-        if not argument:
-            raise ConfigError(f"a file or folder of {unit}s is needed, not ''")
-        path = Path(argument)
-        inside = [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES[unit]]
-        if path.is_dir() and not inside:
-            raise ConfigError(f"there is no {unit} in the folder {argument!r}")
-        found += inside if path.is_dir() else [argument]
-    return found

@@ -10,9 +10,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 from PIL import Image
-from pyarrow import ArrowException
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.data_config import DataConfig, DigitsConfig, FolderConfig, TableConfig
@@ -181,7 +179,7 @@ def load_table_records(data: TableConfig, seed: int) -> Records:
         raise ConfigError(f"data.file: {data.file!r} is of no known format ({', '.join(_READERS)})")
     try:
         columns = reader(path)
-    except (OSError, UnicodeDecodeError, csv.Error, ArrowException) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"data.file: cannot read {data.file!r}: {error}") from None
     if "path" not in columns:
         raise unknown("column", "path", columns, f"{path} needs a column 'path'")
@@ -228,7 +226,12 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    table = pyarrow.parquet.read_table(path)
+    import pyarrow.parquet  # a tenth of a second, which only tables need
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise OSError(error) from None
     _check_names(table.column_names, path)
     columns: dict[str, list[Any]] = table.to_pydict()
     return {name: [None if cell != cell else cell for cell in cells] for name, cells in columns.items()}

@@ -8,24 +8,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MultilabelAveragePrecision,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.config import TaskConfig
+from classy_vision.train.prediction import Score as Score
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric  # three seconds, which only measuring needs
 
 DASH = "-"
-Score = tuple[str, float | None]
-"""A label and its probability; a number has none."""
 
 
 class Task(ABC):
@@ -131,6 +126,8 @@ class Classification(Task):
         return outputs.log_softmax(2).logsumexp(1) - math.log(outputs.shape[1])
 
     def metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MulticlassAccuracy
+
         return {"accuracy": MulticlassAccuracy(self.outputs, average="micro", validate_args=False)}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
@@ -170,6 +167,8 @@ class Multilabel(Task):
         return outputs.sigmoid(), targets.long()
 
     def metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+
         k = self.outputs
         return {
             "mAP": MultilabelAveragePrecision(k, thresholds=200, validate_args=False),
@@ -222,6 +221,8 @@ class Regression(Task):
         return outputs[:, 0], targets
 
     def metrics(self) -> dict[str, Metric]:
+        from torchmetrics.regression import MeanAbsoluteError, R2Score
+
         return {"mae": MeanAbsoluteError(), "r2": R2Score()}
 
     def scores(self, output: Tensor, top: int) -> list[Score]:
