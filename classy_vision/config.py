@@ -21,9 +21,12 @@ from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 from classy_vision.errors import ConfigError as ConfigError
+from classy_vision.errors import OperationError as OperationError
 from classy_vision.errors import UnknownNameError as UnknownNameError
 from classy_vision.errors import first_line as first_line
 from classy_vision.errors import nearest, same
+from classy_vision.errors import shown as shown
+from classy_vision.errors import system_error as system_error
 from classy_vision.errors import unknown as unknown
 
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -6,6 +6,7 @@ Nothing is imported here but the standard library: a command says quickly what i
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from itertools import chain
@@ -18,8 +19,8 @@ CUTOFF = 0.66
 """Similarity from which a name is taken for a slip of the right one."""
 SHORTEST = 3
 """Letters that an abbreviation has at least."""
-LONG = 80
-"""Characters of a wrong name that a message repeats."""
+MAX_SHOWN = 200
+"""Characters of a value that a message shows."""
 
 # our key: what other libraries, and people, call it
 SYNONYMS = {
@@ -53,6 +54,9 @@ SYNONYMS = {
 class ConfigError(ValueError):
     """A configuration, name or argument that cannot be used; the message says what can."""
 
+    exit_code = 2
+    """Of a command that ends with it."""
+
 
 class UnknownNameError(ConfigError, KeyError):
     """A name that nothing is known by: a model, preset, head, block or key."""
@@ -60,8 +64,31 @@ class UnknownNameError(ConfigError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message in quotes
 
 
-class RunError(ConfigError):
-    """What was asked for is right, but doing it failed: memory, the disk, a loss that is not finite."""
+class OperationError(ConfigError):
+    """What failed while it ran, though nothing that was asked for is wrong: a full disk, or no memory."""
+
+    exit_code = 1
+
+
+FAILURES = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+)
+"""Errors of the system that say nothing against a path."""
+
+
+def system_error(error: OSError, what: str) -> ConfigError:
+    """The error that says what the system said of ``what``: an ``OperationError``, or one of the path."""
+    kind = OperationError if error.errno in FAILURES else ConfigError
+    return kind(f"{what}: {error.strerror or first_line(error)}")
+
+
+def shown(value: object) -> str:
+    """``value`` as a message shows it, in one line and cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        text = f"a value of the type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def first_line(error: BaseException) -> str:
@@ -77,7 +104,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
     names = {_plain(entry): entry for entry in allowed}
     if meant := same(name, names.values()):
         return meant
-    given = _plain(str(name))
+    given = _plain(str(name)[:MAX_SHOWN])
     close = [plain for plain in difflib.get_close_matches(given, names, 3, CUTOFF) if _same_version(given, plain)]
     if close:
         return names[close[0]]
@@ -122,10 +149,9 @@ def unknown(
         otherwise: said where no name is near, in place of the allowed ones.
     """
     names = list(dict.fromkeys(allowed))
-    close = nearest(name, names)
-    shown = repr(name)
+    close = nearest(name if isinstance(name, str) else shown(name), names)
     text = f"{where}: " if where else ""
-    text += f"unknown {kind} {shown if len(shown) <= LONG else shown[:LONG] + '…'}"
+    text += f"unknown {kind} {shown(name)}"
     if close is None and otherwise:
         return UnknownNameError(f"{text}; {otherwise}")
     if close:

@@ -10,19 +10,15 @@ from typing import Any, NoReturn
 
 import typer
 
-from classy_vision.errors import ConfigError, RunError, first_line
+from classy_vision.errors import FAILURES, ConfigError, OperationError, first_line
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130
 """A command that cannot be carried out as it stands; one that failed; one that Ctrl-C ended."""
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """Typer's own, or Click's, by its version."""
-OF_THE_MACHINE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
-)
-"""Errors of a machine that is full or broken: the same command may succeed on another one."""
 OF_PRINTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF})
 """Errors without a file's name that are of standard output."""
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 """In messages of torch, whose error for memory on the CPU is a RuntimeError."""
 
 
@@ -34,7 +30,7 @@ def run(app: Callable[..., Any]) -> NoReturn:
     except USAGE_ERROR as error:
         _exit(_usage(error), WRONG)
     except ConfigError as error:
-        _exit(f"error: {error}", FAILED if _is_failure(error) else WRONG)
+        _exit(f"error: {error}", FAILED if _is_failure(error) else error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped", INTERRUPTED)
     except OSError as error:
@@ -65,9 +61,10 @@ def _tell(error: OSError) -> NoReturn:
 def _is_failure(error: BaseException) -> bool:
     """Whether it came of the machine or the numbers, not of what was asked for."""
     return any(
-        isinstance(cause, RunError)
+        isinstance(cause, OperationError)
         or _is_memory(cause)
-        or (isinstance(cause, OSError) and cause.errno in OF_THE_MACHINE)
+        or (isinstance(cause, OSError) and cause.errno in FAILURES)
+        or "no space left on device" in str(cause).lower()  # of a library that has its own errors
         for cause in _causes(error)
     )
 
@@ -87,12 +84,12 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _usage(error: Any) -> str:
-    """A usage error in one line; the help, where nothing was asked for."""
+    """A usage error in one line."""
     message = str(error.format_message()).strip()
-    if "\n" in message:
+    if message.startswith("Usage:"):  # the help, where nothing was asked for
         return message
     advice = _setting(error) or (f"see {error.ctx.command_path} --help" if error.ctx else "")
-    return f"error: {message.rstrip('.')}" + (f"; {advice}" if advice else "")
+    return f"error: {' '.join(message.split()).rstrip('.')}" + (f"; {advice}" if advice else "")
 
 
 def _setting(error: Any) -> str:

@@ -20,7 +20,6 @@ from classy_vision.train.preprocessing import Preprocessing
 
 Array = np.ndarray[Any, Any]
 BATCH = 32
-"""Images that the model sees at once, where it takes as many."""
 
 
 def input_of(artefact: Artefact) -> DataConfig:
@@ -62,14 +61,22 @@ class ArrayPredictor:
         """What it takes."""
         return self.data.unit
 
-    def predict(self, images: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
+    @property
+    def tasks(self) -> Mapping[str, Head]:
+        """What the outputs mean, by head."""
+        return self.artefact.metadata.heads
+
+    def predict(
+        self, images: Iterable[str | Path], top: int = 5, *, batch_size: int = BATCH
+    ) -> Iterator[Prediction]:
         """The predictions of files, in their order; an unreadable one gives its error.
 
         Args:
             images: files.
             top: the most labels per head.
+            batch_size: images that the model sees at once, where it takes as many.
         """
-        rest, size = iter(images), min(BATCH, self.artefact.metadata.max_batch)
+        rest, size = iter(images), min(batch_size, self.artefact.metadata.max_batch)
         while paths := [str(path) for path in islice(rest, size)]:
             yield from self._predict_batch(paths, top)
 
@@ -83,8 +90,8 @@ class ArrayPredictor:
                 yield Prediction(path, error=image.reason)
                 continue
             row = next(rows)
-            heads = self.artefact.metadata.heads
-            yield Prediction(path, {n: _scores(heads[n], output[row], top) for n, output in outputs.items()})
+            scores = {name: _scores(head, outputs[name][row], top) for name, head in self.tasks.items()}
+            yield Prediction(path, scores)
 
     def _read(self, path: str) -> Array | ImageError:
         see = Preprocessing(self.data)

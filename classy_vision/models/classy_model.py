@@ -135,7 +135,10 @@ class ClassyModel(Shared, LoadableTrunk):
                 model.load_state_dict(read_tensors(path / WEIGHTS))
                 return model
             checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
-        model = build_model(checkpoint_config(checkpoint))
+        config = checkpoint_config(checkpoint)
+        if config.get("heads"):  # beside them the original ignored it
+            config.pop("num_classes", None)
+        model = build_model(config)
         model.set_classy_state(checkpoint)
         return model
 
@@ -178,6 +181,11 @@ def build_model(config: str | Mapping[str, Any], **overrides: Any) -> ClassyMode
     heads = given.get("heads")
     if not isinstance(heads, (list, tuple, type(None))):
         raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
+    if heads and given.get("num_classes") is not None:
+        raise ConfigError(
+            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
+            f"that it is of, or leave heads out for the default head"
+        )
     for head in heads or ():
         if not isinstance(head, Mapping):
             raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")

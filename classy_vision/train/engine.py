@@ -16,7 +16,7 @@ from rich.progress import TaskID
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from classy_vision.errors import RunError
+from classy_vision.errors import OperationError
 from classy_vision.train.batches import Batch, GlobalBatches, Sample
 from classy_vision.train.display import Display
 from classy_vision.train.job import Job, trunk_parts
@@ -236,7 +236,7 @@ class Engine:
     def _check_finite(self, epoch: int, losses: dict[str, float]) -> None:
         for head, loss in losses.items():
             if not math.isfinite(loss):
-                raise RunError(
+                raise OperationError(
                     f"the loss of head {head!r} is {loss} in epoch {epoch + 1}: try a lower "
                     f"schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
                 )
