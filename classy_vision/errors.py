@@ -105,7 +105,9 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
     if meant := same(name, names.values()):
         return meant
     given = _plain(str(name)[:MAX_SHOWN])
-    close = [plain for plain in difflib.get_close_matches(given, names, 3, CUTOFF) if _same_version(given, plain)]
+    close = [
+        plain for plain in difflib.get_close_matches(given, names, 3, CUTOFF) if _same_version(given, plain)
+    ]
     if close:
         return names[close[0]]
     longer = [plain for plain in names if _is_short_for(given, plain)]

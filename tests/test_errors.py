@@ -110,7 +110,9 @@ def test_a_model_of_no_family() -> None:
 
 def test_classes_beside_heads_are_refused() -> None:
     head = {"name": "fully_connected", "unique_id": "a", "num_classes": 3, "fork_block": "trunk_output"}
-    with pytest.raises(ConfigError, match="num_classes = 5 beside heads means nothing: write num_classes in the"):
+    with pytest.raises(
+        ConfigError, match="num_classes = 5 beside heads means nothing: write num_classes in the"
+    ):
         build_model({"name": "resnet18", "num_classes": 5, "heads": [head]})
 
 

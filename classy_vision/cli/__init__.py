@@ -24,7 +24,9 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "list": Place("list", "list_models", "List the preset models with their parameters, multiply-adds and activations."),
+    "list": Place(
+        "list", "list_models", "List the preset models with their parameters, multiply-adds and activations."
+    ),
     "show": Place(
         "show",
         "show",

@@ -25,7 +25,7 @@ NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 def run(app: Callable[..., Any]) -> NoReturn:
     """Runs ``app``, and exits."""
     try:
-        status = app(standalone_mode=False) or 0
+        status = app(prog_name="classy", standalone_mode=False) or 0
         sys.stdout.flush()
     except USAGE_ERROR as error:
         _exit(_usage(error), WRONG)
@@ -85,10 +85,11 @@ def _is_memory(error: BaseException) -> bool:
 
 def _usage(error: Any) -> str:
     """A usage error in one line."""
-    message = str(error.format_message()).strip()
+    setting = _setting(error)
+    message = str(error.message if setting else error.format_message()).strip()
     if message.startswith("Usage:"):  # the help, where nothing was asked for
         return message
-    advice = _setting(error) or (f"see {error.ctx.command_path} --help" if error.ctx else "")
+    advice = setting or (f"see {error.ctx.command_path} --help" if error.ctx else "")
     return f"error: {' '.join(message.split()).rstrip('.')}" + (f"; {advice}" if advice else "")
 
 

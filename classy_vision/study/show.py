@@ -41,7 +41,9 @@ class Grid:
     @property
     def width(self) -> int:
         """Columns of a terminal that show all of it."""
-        return sum(GAP + max(map(len, (h, *(line[n] for line in self.lines)))) for n, h in self.headings.items())
+        return sum(
+            GAP + max(map(len, (h, *(line[n] for line in self.lines)))) for n, h in self.headings.items()
+        )
 
     def fitted(self, width: int, keep: Collection[str]) -> Grid:
         """Without columns that are dispensable, as far as ``width`` demands it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from classy_vision.config import parse_yaml
-from classy_vision.models import build_model
+from classy_vision.models import build_model, save_weights
 from classy_vision.train import TrainConfig, job
 from classy_vision.train.data_config import DataConfig
 from classy_vision.train.sources import Records, load_records
@@ -30,8 +31,11 @@ REAL = {
     "configs.md",
     "costs.md",
     "optimize.md",
+    "fine-tune.md",
     "getting-started.md",
+    "imbalance.md",
     "training.md",
+    "troubleshooting.md",
     "video.md",
     "weights.md",
 }
@@ -44,6 +48,8 @@ PEERS = ROOT / "build" / "peers"  # where `make bench` puts timm
 def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with what the page names; modules that it shows are gone after it."""
     furnish(tmp_path, page)
+    if page == "fine-tune.md":
+        _publish(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(job, "load_records", few_records)
@@ -55,6 +61,16 @@ def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def _publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights stand for those that the page downloads."""
+    name = "torchvision/regnet_y_400mf.IMAGENET1K_V2"
+    file = folder / "regnet_y_400mf.safetensors"
+    save_weights(build_model(name), file, layout="torchvision")
+    for module in ("classy_vision.models.pretrained", "classy_vision.train.initial"):
+        find: Any = getattr(importlib.import_module(module), "find_file")
+        monkeypatch.setattr(f"{module}.find_file", lambda given, find=find: file if given == name else find(given))
 
 
 def few_records(data: DataConfig, seed: int) -> Records:
