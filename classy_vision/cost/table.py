@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from classy_vision.config import ConfigError
 from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.measure import Timing
 from classy_vision.cost.memory import Memory

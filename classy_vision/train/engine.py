@@ -16,7 +16,7 @@ from rich.progress import TaskID
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from classy_vision.errors import OperationError
+from classy_vision.errors import ConfigError, OperationError
 from classy_vision.train.batches import Batch, GlobalBatches, Sample
 from classy_vision.train.display import Display
 from classy_vision.train.job import Job, trunk_parts

@@ -80,7 +80,8 @@ def test_mistakes_of_ours_are_not_hidden(capsys: Capture) -> None:
         (["show"], "error: Missing argument 'MODEL|CONFIG|RUN'; see classy show --help"),
         (["shwo"], "error: No such command 'shwo'. Did you mean 'show'?; see classy --help"),
         (["compare", "a", "--batch", "x"], "error: Invalid value for '--batch'"),
-        (["train", "a.yaml", "--lr=0.1"], "error: No such option: --lr; did you mean --set schedule.learning_rate=0.1?"),
+        (["train", "a.yaml", "--lr=0.1"],
+         "error: No such option: --lr; did you mean --set schedule.learning_rate=0.1?"),
         (["show", "x" * 300], "error: unknown model 'xxx"),
     ],
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from classy_vision.models import build_model, save_weights
 from classy_vision.train import TrainConfig, job
 from classy_vision.train.data_config import DataConfig
 from classy_vision.train.sources import Records, load_records
+from classy_vision.weights.sources import find_file
 from docs._ext import pages
 from tests.docs.shell import ROOT, furnish, run_shell
 from tests.docs.snippets import Block, blocks, run_python
@@ -69,8 +69,7 @@ def _publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / "regnet_y_400mf.safetensors"
     save_weights(build_model(name), file, layout="torchvision")
     for module in ("classy_vision.models.pretrained", "classy_vision.train.initial"):
-        find: Any = getattr(importlib.import_module(module), "find_file")
-        monkeypatch.setattr(f"{module}.find_file", lambda given, find=find: file if given == name else find(given))
+        monkeypatch.setattr(f"{module}.find_file", lambda given: file if given == name else find_file(given))
 
 
 def few_records(data: DataConfig, seed: int) -> Records:
