@@ -129,7 +129,7 @@ def _same_version(given: str, plain: str) -> bool:
 
 
 def _is_short_for(given: str, plain: str) -> bool:
-    """Whether each word of ``given`` begins a word of ``plain``, as in "bot_mul" for "bottleneck_multiplier"."""
+    """Whether each word of ``given`` begins one of ``plain``, as in "bot_mul" for "bottleneck_multiplier"."""
     parts, words = given.split("_"), plain.split("_")
     return len(given) >= SHORTEST and len(parts) <= len(words) and all(map(str.startswith, words, parts))
 
