@@ -95,8 +95,8 @@ def _explain(error: ValidationError, cls: type[BaseModel], where: str, also: Ite
             owner, key = _owner(cls, problem["loc"])
             is_outer = len(problem["loc"]) == 1
             allowed = [*owner, *also] if is_outer else owner
-            path = find_key(cls, key) if is_outer and nearest(key, allowed) is None else None
-            hint = f"did you mean {path!r}?" if path else ""
+            inside = find_key(cls, key) if is_outer and nearest(key, allowed) is None else None
+            hint = f"did you mean {inside!r}?" if inside else ""
             lines.append(str(unknown("key", key, allowed, where, hint)))
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {path!r} is required")
