@@ -54,7 +54,7 @@ class Commands(TyperGroup):
     """The subcommands; what one of them needs is imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # "list" is the submodule of that name, once it is imported
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
