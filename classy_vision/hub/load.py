@@ -11,9 +11,8 @@ from typing import Any
 from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.hub.describe import CONFIG
 from classy_vision.models.classy_model import ClassyModel, build_model
-from classy_vision.weights.catalogue import is_published
+from classy_vision.weights.catalogue import HUB, is_published
 from classy_vision.weights.files import WEIGHTS
-from classy_vision.weights.sources import HUB
 
 MAX_NUMBER = 200_000
 """The largest number and the longest list in a config: layers without weights take memory, too."""
