@@ -197,7 +197,7 @@ def test_rows_set_aside_for_testing(test: str | None, tmp_path: Path) -> None:
     records = load_records(data)
     assert list(records.columns["x"]) == ["a", "b"]
     assert list(records.held_out) == [False, True]
-    tested = load_test_records(data, seed=0)
+    tested = load_test_records(data)
     assert [image.name for image in tested.images] == ["2.png", "9.png"]
     assert tested.columns == {"x": ["c", "c"]}
     assert tested.rows(held_out=True) == [0, 1]
@@ -207,7 +207,7 @@ def test_without_a_validation_split_test_validates(tmp_path: Path) -> None:
     path = csv_table(tmp_path, "path,split,x\n0.png,train,a\n1.png,test,b\n")
     assert list(table(path).held_out) == [False, True]
     with pytest.raises(ConfigError, match="the data have no test split: data.test sets one aside"):
-        load_test_records(TableConfig(source="table", file=str(path)), seed=0)
+        load_test_records(TableConfig(source="table", file=str(path)))
     with pytest.raises(ConfigError, match="data.test.*unknown split 'tset'; did you mean 'test'"):
         table(path, test="tset")
 
@@ -222,7 +222,7 @@ def test_a_fraction_set_aside_for_testing(tmp_path: Path) -> None:
     assert len(records.rows(held_out=True)) == 4  # a fifth of the 8 that are left of each
     assert not set(records.images) & set(tested.images)
     assert len(records.images) + len(tested.images) == 20
-    assert set(load_test_records(data, seed=1).images) == set(tested.images)
+    assert set(load_test_records(data).images) == set(tested.images)
 
 
 def test_a_folder_set_aside_for_testing(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_folder_set_aside_for_testing(tmp_path: Path) -> None:
         picture(tmp_path / path)
     data = FolderConfig(source="folder", root=str(tmp_path), test="exam")
     assert sorted(path.name for path in load_records(data).images) == ["1.png", "2.png"]
-    assert [path.name for path in load_test_records(data, seed=0).images] == ["3.png"]
+    assert [path.name for path in load_test_records(data).images] == ["3.png"]
     with pytest.raises(ConfigError, match="data.test.*unknown folder 'exams'; did you mean 'exam'"):
         folder(tmp_path, test="exams")
 
