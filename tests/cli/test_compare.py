@@ -140,7 +140,7 @@ def test_files(tmp_path: Path) -> None:
         (["resnet18", "--input-size", "0"], "input size '0'"),
         (["resnet18", "--device", "cuda:99"], "cuda:99"),
         (["resnet18", "--dtype", "int8"], "unknown dtype 'int8'"),
-        (["gone.csv"], "'gone.csv' is no table of a comparison"),
+        (["gone.csv"], "cannot read 'gone.csv': No such file"),
     ],
 )
 def test_usage_is_checked_before_any_work(
