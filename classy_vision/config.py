@@ -7,14 +7,12 @@ checked against that before any work is done.
 
 from __future__ import annotations
 
-import difflib
-import errno
 import inspect
 import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -23,6 +21,16 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
+
+from classy_vision.errors import MAX_SHOWN as MAX_SHOWN
+from classy_vision.errors import ConfigError as ConfigError
+from classy_vision.errors import OperationError as OperationError
+from classy_vision.errors import UnknownNameError as UnknownNameError
+from classy_vision.errors import first_line as first_line
+from classy_vision.errors import nearest, same
+from classy_vision.errors import shown as shown
+from classy_vision.errors import system_error as system_error
+from classy_vision.errors import unknown as unknown
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -37,8 +45,6 @@ MAX_ENTRIES = 100_000
 """Values in a config, those of an anchor counted wherever it is named."""
 MAX_DEPTH = 64
 """Of lists and mappings in each other."""
-MAX_SHOWN = 200
-"""Characters of a value that a message shows."""
 MAX_PROBLEMS = 20
 """Wrong keys and values that a message names."""
 
@@ -49,69 +55,6 @@ class Choice(str, Enum):
     @classmethod
     def _missing_(cls, value: object) -> Any:
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
-
-
-class ConfigError(ValueError):
-    """A configuration, name or argument that cannot be used; the message says what can."""
-
-    exit_code = 2
-    """Of a command that ends with it."""
-
-
-class UnknownNameError(ConfigError, KeyError):
-    """A name that nothing is known by: a model, preset, head, block or key."""
-
-    __str__ = Exception.__str__  # KeyError would print the message in quotes
-
-
-class OperationError(ConfigError):
-    """What failed while it ran, though nothing that was asked for is wrong: a full disk, or no memory."""
-
-    exit_code = 1
-
-
-FAILURES = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-)
-"""Errors of the system that say nothing against a path."""
-
-
-def system_error(error: OSError, what: str) -> ConfigError:
-    """The error that says what the system said of ``what``: an ``OperationError``, or one of the path."""
-    kind = OperationError if error.errno in FAILURES else ConfigError
-    return kind(f"{what}: {error.strerror or first_line(error)}")
-
-
-def shown(value: object) -> str:
-    """``value`` as a message shows it, in one line and cut where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of more digits than Python writes
-        text = f"a value of the type {type(value).__name__}"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
-def first_line(error: BaseException) -> str:
-    """What ``error`` says first; torch's go on with advice."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-
-
-def unknown(kind: str, name: object, allowed: Iterable[str], where: str = "") -> UnknownNameError:
-    """The error for ``name``, with the nearest allowed name, or all of them when they are few."""
-    names = list(dict.fromkeys(allowed))
-    close = _nearest(name, names)
-    text = f"{where}: " if where else ""
-    text += f"unknown {kind} {shown(name)}"
-    if close:
-        text += f"; did you mean {close!r}?"
-    if 0 < len(names) <= 12 or not close:
-        text += f" (allowed: {', '.join(names[:40]) or 'none'}{', …' if len(names) > 40 else ''})"
-    return UnknownNameError(text)
-
-
-def _nearest(name: object, names: Sequence[str]) -> str | None:
-    plain = name if isinstance(name, str) else shown(name)
-    return next(iter(difflib.get_close_matches(plain[:MAX_SHOWN].lower(), names, n=1, cutoff=0.4)), None)
 
 
 class UnknownKeyWarning(UserWarning):
@@ -136,7 +79,7 @@ def drop_unknown(
     known = list(known)
     drop = [key for key in data if key not in known and (key in STRAYS or not only_strays)]
     for key in drop:
-        near = STRAYS.get(key, _nearest(key, known))
+        near = STRAYS.get(key, nearest(key, known))
         hint = f"; did you mean {near!r}?" if near in known else ""
         text = f"{where}: key {key!r} means nothing and is left out, as ClassyVision did{hint}"
         warnings.warn(text, UnknownKeyWarning, stacklevel=4)
@@ -213,12 +156,29 @@ def _explain_one(problem: Any, cls: type[BaseModel], where: str, also: Iterable[
     path = ".".join(str(part) for part in loc if re.fullmatch(r"\w+", str(part)))[:MAX_SHOWN]
     if problem["type"] == "extra_forbidden":
         owner, key = _owner(cls, loc)
-        return str(unknown("key", key, [*owner, *also] if len(loc) == 1 else owner, where))
+        is_outer = len(loc) == 1
+        allowed = [*owner, *also] if is_outer else owner
+        inside = find_key(cls, key) if is_outer and nearest(key, allowed) is None else None
+        hint = f"did you mean {inside!r}?" if inside else ""
+        return str(unknown("key", key, allowed, where, hint))
     if problem["type"] == "missing":
         return f"{where}: key {path!r} is required"
     message = problem["msg"].removeprefix("Value error, ")
     given = f"{path} = {shown(problem['input'])}: " if path else ""
     return f"{where}: {given}{message[:1].lower()}{message[1:]}"
+
+
+def find_key(cls: type[BaseModel], key: str) -> str | None:
+    """The dotted path of ``key``, or of what another library calls so, in the sections of a config."""
+    for name, field in cls.model_fields.items():
+        if not isinstance(field.default, BaseModel) and field.discriminator is None:
+            continue
+        sections = (a for a in (field.annotation, *get_args(field.annotation)) if inspect.isclass(a))
+        for section in sections:
+            found = same(key, section.model_fields) if issubclass(section, BaseModel) else None
+            if found:
+                return f"{name}.{found}"
+    return None
 
 
 def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], str]:

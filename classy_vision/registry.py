@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from classy_vision.config import unknown
+from classy_vision.errors import UnknownNameError, unknown
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -36,11 +36,18 @@ class Registry(Generic[T]):
     Args:
         kind: what an entry is called in messages.
         base: what every registered class must be a subclass of.
+        error: of a name that is not registered, from it, the families and all names.
     """
 
-    def __init__(self, kind: str, base: type[T]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: type[T],
+        error: Callable[[object, Iterable[str], Iterable[str]], UnknownNameError] | None = None,
+    ) -> None:
         self.kind = kind
         self.base = base
+        self._error = error or (lambda name, _, names: unknown(kind, name, names))
         self._entries: dict[str, Entry[T]] = {}
 
     def register(
@@ -88,7 +95,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> Entry[T]:
         if not isinstance(name, str) or name not in self._entries:
-            raise unknown(self.kind, name, self._entries)
+            families = [entry.name for entry in self if not entry.is_preset]
+            raise self._error(name, families, self._entries)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -100,3 +108,12 @@ class Registry(Generic[T]):
 
 def _identity(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def unknown_model(name: object, families: Iterable[str], names: Iterable[str]) -> UnknownNameError:
+    """The error for a model that is neither a family nor a preset."""
+    text = (
+        f"it is not of these families: {', '.join(families)}. Their presets: classy list. Any other module, "
+        f"such as timm's, becomes a trunk by ClassyModel.from_model(module, blocks)"
+    )
+    return unknown("model", name, names, otherwise=text)

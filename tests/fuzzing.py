@@ -221,10 +221,10 @@ def _read_metrics(path: Path) -> None:
 
 def _read_table(path: Path) -> None:
     from classy_vision.train.data_config import TableConfig
-    from classy_vision.train.sources import load_table_records
+    from classy_vision.train.sources import load_records
 
     (path.parent / "here.png").touch()
-    load_table_records(TableConfig(source="table", file=str(path), image_size=32), 0)
+    load_records(TableConfig(source="table", file=str(path), image_size=32))
 
 
 def _read_comparison(path: Path) -> None:

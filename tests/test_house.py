@@ -13,7 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "classy_vision"
 # Each may import what stands before it.
 LAYERS = [
-    {"config", "registry"},
+    {"errors"},
+    {"config", "registry", "presets", "text", "lazy"},
     {"layers"},
     {"weights"},
     {"heads"},

@@ -1,26 +1,85 @@
-"""The ``classy`` command: one file per subcommand."""
+"""The ``classy`` command: one file per subcommand, which is imported when it is used."""
 
 from __future__ import annotations
 
-import os
-import sys
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
-from classy_vision.cli.compare import compare
-from classy_vision.cli.evaluate import evaluate
-from classy_vision.cli.export import export
-from classy_vision.cli.list import list_models
-from classy_vision.cli.predict import predict
-from classy_vision.cli.sample import sample
-from classy_vision.cli.schema import schema
-from classy_vision.cli.show import show
-from classy_vision.cli.train import train
-from classy_vision.cli.weights import weights
-from classy_vision.config import ConfigError, OperationError, shown, system_error
+
+class Place(NamedTuple):
+    """Where a subcommand is.
+
+    Attributes:
+        module: the file in this folder.
+        name: of the function, or of the group of commands, in it.
+        summary: the first sentence of its help, known without importing it.
+    """
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS = {
+    "list": Place(
+        "list", "list_models", "List the preset models with their parameters, multiply-adds and activations."
+    ),
+    "show": Place(
+        "show",
+        "show",
+        "Show a model block by block: shapes, parameters, multiply-adds, activations, memory and time.",
+    ),
+    "compare": Place(
+        "compare",
+        "compare",
+        "Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.",
+    ),
+    "sample": Place("sample", "sample", "Draw networks from a design space, and write each as a config."),
+    "schema": Place("schema", "schema", "Print the JSON Schema (2020-12) of model and training configs."),
+    "train": Place("train", "train", "Train a model with its heads, and leave a run folder."),
+    "predict": Place(
+        "predict",
+        "predict",
+        "Print the likeliest labels of images or videos, and their probabilities, for each head.",
+    ),
+    "evaluate": Place("evaluate", "evaluate", "Measure a model on images or videos with labels."),
+    "export": Place("export", "export", "Write a model with its heads to a file, and check it by running it."),
+    "weights": Place("weights", "weights", "Published weights, and files of weights: list, show, convert."),
+}
+
+
+class Commands(TyperGroup):
+    """The subcommands; what one of them needs is imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS]  # "list" is the submodule of that name, once it is imported
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        place = COMMANDS[cmd_name]
+        found = getattr(import_module(f"{__name__}.{place.module}"), place.name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(cmd_name)(found)
+            found = alone
+        return typer.main.get_command(found)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # names that are offered for a wrong one
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="classy",
+    cls=Commands,
     help="One trunk of named blocks, and heads that read any of them.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,47 +87,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("list")(list_models)
-app.command()(show)
-app.command()(compare)
-app.command()(sample)
-app.command()(schema)
-app.command()(train)
-app.command()(predict)
-app.command()(evaluate)
-app.command()(export)
-app.add_typer(weights)
+
+@app.callback()
+def _classy() -> None:
+    """One trunk of named blocks, and heads that read any of them."""
 
 
 def main() -> None:
-    """Runs the command line; an error is one message, not a traceback.
+    """Runs the command line.
 
-    The exit code is 2 for what was asked for, and 1 for what failed while it ran.
+    What goes wrong is one message, not a traceback. The exit code is 2 where the command was wrong,
+    1 where it could not be carried out, and 130 after Ctrl-C.
     """
-    try:
-        app()
-    except OperationError as error:
-        _fail(str(error), 1)
-    except ConfigError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        if error.filename is None:  # of what it prints to
-            print(f"error: cannot print: {error.strerror}", file=sys.stderr)
-            os._exit(1)  # the interpreter would try to print the rest
-        told = system_error(error, shown(str(error.filename)))
-        _fail(str(told), 1 if isinstance(told, OperationError) else 2)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail("there is not enough memory", 1)
+    from classy_vision.cli.failures import run
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch, for the CPU or a GPU, could not have memory."""
-    words = ("allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    run(app)

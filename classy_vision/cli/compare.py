@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from classy_vision.study import Axes, Comparison, Row
 
 FIGURES = (".svg", ".png")
+UNBOUNDED = 1000
+"""Columns of a file or a pipe."""
 
 
 def compare(
@@ -195,13 +197,19 @@ class Outputs:
         from classy_vision.study import choose_axes, front
         from classy_vision.study.files import write_table
         from classy_vision.study.row import ordered
-        from classy_vision.study.show import FAILED, FRONT, captions, table
+        from classy_vision.study.show import FAILED, FRONT, captions, grid
 
         rows = ordered(rows, self.sort) if self.sort else rows
         axes = choose_axes(rows, self.x, self.y)
         best = front(rows, axes)
         console = Console(highlight=False)
-        console.print(table(rows, best))
+        is_bounded = console.is_terminal or "COLUMNS" in os.environ
+        keep = {(self.sort or "").removeprefix("-"), *((axes.x, axes.y) if best else ())}
+        shown = grid(rows, best).fitted(console.width if is_bounded else UNBOUNDED, keep)
+        Console(highlight=False, width=max(shown.width, console.width)).print(shown.table())
+        if shown.left_out:
+            left = ", ".join(shown.left_out)
+            console.print(f"Too narrow for: {left}. --output FILE has all columns.", style="dim")
         for row in filter(lambda row: row.failure, rows):
             console.print(f"{FAILED} {row.name}: {row.failure}", style="red", markup=False)
         if best:

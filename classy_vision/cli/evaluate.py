@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from classy_vision.cli.predict import BATCH, BATCH_SIZE, DEVICE, WORKERS
+from classy_vision.cli.predict import BATCH, BATCH_SIZE, DEVICE, WORKERS, check_model
 from classy_vision.cli.train import INTERRUPTED, training_package
 from classy_vision.config import ConfigError
 
@@ -87,7 +87,8 @@ def evaluate(
     Writes a folder with metrics by head and class, every prediction, confusion matrices and the worst
     mistakes. A file that cannot be read is left out of the metrics, and makes the exit code 1.
     """
-    package = training_package()
+    check_model(model)
+    package = training_package("evaluation")
     place = output or Path("evaluations", os.path.basename(os.path.normpath(model)) or "model")
     try:
         with _progress() as progress:

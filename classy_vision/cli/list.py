@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from classy_vision.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,8 +32,8 @@ def list_models(
     """
     from rich.console import Console
 
-    from classy_vision.cost.presets import known_costs
-    from classy_vision.cost.table import dump
+    from classy_vision.presets import known_costs
+    from classy_vision.text import dump
 
     known = known_costs()
     rows = [
@@ -48,19 +50,26 @@ def list_models(
 
 
 def _matching(pattern: str) -> list[tuple[str, str]]:
-    """(preset, family) of the presets that ``pattern`` names, family by family."""
-    from classy_vision.config import unknown
-    from classy_vision.models import MODELS
+    """(preset, family) of the presets that ``pattern`` names, or that are of that family."""
+    from classy_vision.presets import check_model, families
 
-    presets = {entry.name: entry.family for entry in MODELS if entry.is_preset}
+    known = families()
+    presets = {name: family for family, names in known.items() for name in names}
     wanted = pattern.lower()
     if wanted not in presets and not set(wanted) & set("*?["):
         wanted = f"*{wanted}*"
-    found = [(name, family) for name, family in presets.items() if fnmatchcase(name, wanted)]
+    found = [
+        (name, family)
+        for name, family in presets.items()
+        if fnmatchcase(name, wanted) or (family == pattern.lower() and pattern not in presets)
+    ]
     if not found:
-        raise unknown("model", pattern, presets)
-    order = [entry.name for entry in MODELS]
-    return sorted(found, key=lambda row: order.index(row[1]))
+        check_model(pattern)
+        raise ConfigError(
+            f"the family {pattern!r} has no presets: a config describes a model of it, as the page of the "
+            f"family in the documentation shows, and classy show CONFIG.yaml counts it"
+        )
+    return found
 
 
 def _costs(name: str) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def _table(rows: list[dict[str, Any]], padding: int) -> Table:
     from rich import box
     from rich.table import Table
 
-    from classy_vision.cost.table import size
+    from classy_vision.text import size
 
     grid = Table(box=box.SIMPLE, padding=(0, padding, 0, padding))
     grid.add_column("family", no_wrap=True)
@@ -102,10 +111,9 @@ def _table(rows: list[dict[str, Any]], padding: int) -> Table:
 
 
 def _caption() -> str:
-    from classy_vision.models import MODELS
+    from classy_vision.presets import families
 
-    with_presets = {entry.family for entry in MODELS if entry.is_preset}
-    rest = [entry.name for entry in MODELS if not entry.is_preset and entry.name not in with_presets]
+    rest = [family for family, presets in families().items() if not presets]
     text = (
         f"Parameters, multiply-adds (MACs) and activations (acts) with the default head for {CLASSES} classes."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from classy_vision.cli.train import INTERRUPTED, training_package
-from classy_vision.config import ConfigError
+from classy_vision.errors import ConfigError, shown
 
 if TYPE_CHECKING:
+    from classy_vision.deploy.array_predictor import ArrayPredictor
     from classy_vision.train import Prediction, Predictor
+
+    AnyPredictor = Predictor | ArrayPredictor
 
 BATCH = 32
 DEVICE = typer.Option(help="Such as cpu or cuda:1.", show_default="a GPU where there is one")
@@ -79,7 +83,7 @@ def predict(
     code is 1 then.
     """
     predictor, files = _read_arguments(run, images, weights, model, device, trust)
-    from classy_vision.train.inputs import walk
+    from classy_vision.train.files import walk
 
     for argument in files:  # before any work is done
         next(walk(argument, predictor.unit))
@@ -107,19 +111,55 @@ def _read_arguments(
     model: str | None,
     device: str | None,
     trust: bool,
-) -> tuple[Predictor, list[str]]:
+) -> tuple[AnyPredictor, list[str]]:
     """What predicts, and what for."""
-    package = training_package()
     if weights is None:
         if model is not None:
             raise ConfigError("--model is for --weights; a run folder knows its model")
         if not run or not images:
             raise ConfigError("give a run folder and files, or --weights and files")
-        return package.Predictor.load(run, device=device, trust=trust), images
+        return _load(run, device, trust), images
     if not run:
         raise ConfigError("give files of images or videos behind --weights")
+    package = training_package("predict")
     config = None if model is None else network(weights, model)
     return package.Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
+
+
+def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
+    """Of anything that was trained; torch is imported where it is needed."""
+    check_model(run)
+    if run.endswith(".onnx") and device in (None, "cpu") and (found := _onnx(run)):
+        return found
+    predictor: Predictor = training_package("predict").Predictor.load(run, device=device, trust=trust)
+    return predictor
+
+
+def check_model(name: str) -> None:
+    """Raises where nothing is called so, before what takes seconds to import.
+
+    Raises:
+        ConfigError: there is no such file, folder or published weights.
+    """
+    from classy_vision.train.files import EXPORTS
+    from classy_vision.weights.catalogue import HUB, is_published
+
+    path = os.path.expanduser(name)
+    if os.path.exists(path) or name.startswith(HUB) or is_published(name):
+        return
+    if path.endswith(EXPORTS):
+        raise ConfigError(f"no such artefact: {shown(name)}")
+    raise ConfigError(f"{shown(name)} is no run folder: there is no such folder")
+
+
+def _onnx(path: str) -> ArrayPredictor | None:
+    """Of an ONNX file of images; videos are read with torch."""
+    from classy_vision.deploy.array_predictor import ArrayPredictor, input_of
+    from classy_vision.deploy.artefact import load_artefact
+
+    artefact = load_artefact(path)
+    data = input_of(artefact)
+    return None if data.clip else ArrayPredictor(artefact, data)
 
 
 def network(weights: str, model: str) -> dict[str, Any]:
@@ -138,7 +178,7 @@ Write = Callable[["Prediction"], object]
 
 
 @contextmanager
-def _write_table(predictor: Predictor) -> Iterator[Write]:
+def _write_table(predictor: AnyPredictor) -> Iterator[Write]:
     """Text in columns, as wide as the labels and the first name need."""
     labels = [label for task in predictor.tasks.values() for label in task.classes]
     label_wide = min(40, max(map(len, ["label", *labels])))
@@ -167,7 +207,7 @@ def _write_table(predictor: Predictor) -> Iterator[Write]:
 
 
 @contextmanager
-def _write_json(predictor: Predictor) -> Iterator[Write]:
+def _write_json(predictor: AnyPredictor) -> Iterator[Write]:
     """A list that is valid wherever it is stopped."""
     print("[", end="")
     comma = ""
@@ -185,12 +225,12 @@ def _write_json(predictor: Predictor) -> Iterator[Write]:
 
 
 @contextmanager
-def _write_lines(predictor: Predictor) -> Iterator[Write]:
+def _write_lines(predictor: AnyPredictor) -> Iterator[Write]:
     yield lambda prediction: print(json.dumps(prediction.as_dict(predictor.unit)))
 
 
 @contextmanager
-def _write_csv(predictor: Predictor) -> Iterator[Write]:
+def _write_csv(predictor: AnyPredictor) -> Iterator[Write]:
     unit = predictor.unit
     names = [unit, "head", "rank", "label", "probability", "value", "error"]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
@@ -221,7 +261,7 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _encodable(text))
 
 
-_WRITERS: dict[Format, Callable[[Predictor], AbstractContextManager[Write]]] = {
+_WRITERS: dict[Format, Callable[[AnyPredictor], AbstractContextManager[Write]]] = {
     Format.TABLE: _write_table,
     Format.JSON: _write_json,
     Format.JSONL: _write_lines,

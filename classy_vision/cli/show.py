@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +75,18 @@ def show(
     "infer" is what is alive while a step runs, and "train" what it keeps for the backward pass;
     terminals of fewer than 100 columns leave some of that out.
     """
+    from classy_vision.text import dump
+
+    if as_json and as_csv:
+        dump(None, [], as_json, as_csv)
+    source = read_model(model)  # before torch is imported: that takes seconds
     from classy_vision.cost import OnMeta, count
     from classy_vision.cost.inputs import with_classes
     from classy_vision.cost.memory import check_options
     from classy_vision.cost.report import plain, report
-    from classy_vision.cost.table import dump
     from classy_vision.models import build_model
 
     check_options(batch, dtype, device)
-    if as_json and as_csv:
-        dump(None, [], as_json, as_csv)
     if not measure and (compiled or channels_last):
         raise ConfigError("--compile and --channels-last say how to --measure")
     if plot is not None:
@@ -92,7 +95,6 @@ def show(
 
         plot = check_picture(plot)
         check_target(plot, force=force, option="--plot")
-    source = read_model(model)
     config = with_classes(source.config, CLASSES if num_classes is None and source.is_open else num_classes)
     with OnMeta():
         built = build_model(config)
@@ -164,15 +166,16 @@ def read_model(given: str) -> Source:
     Raises:
         ConfigError: it is neither a model's name nor a file with a model in it.
     """
-    from classy_vision.models import MODELS
+    from classy_vision.presets import check_model, is_model
 
     path = Path(given)
-    if path.is_dir() and given not in MODELS:
+    if os.path.isdir(path) and not is_model(given):
         path = path / RUN
         if not path.is_file():
             raise ConfigError(f"{given}: is no run folder: there is no {RUN} in it")
-    if given in MODELS or not (path.suffix in FILES or path.is_file()):
-        return Source({"name": MODELS[given].name}, is_open=True)
+    if is_model(given) or not (path.suffix in FILES or os.path.isfile(path)):
+        check_model(given)
+        return Source({"name": given}, is_open=True)
     config = read_config(path)
     if "name" in config:
         return Source(config)

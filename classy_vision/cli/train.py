@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,13 +44,16 @@ def train(
         raise ConfigError("--resume takes everything from the run folder: give it alone, or with --set")
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
-    package = training_package()
     folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
+    if resume is not None and not folder.is_dir():
+        raise ConfigError(f"{str(folder)!r} is no run folder: there is no such folder")
+    settings = None if config is None else _settings(config, overrides or ())
+    package = training_package()
     try:
-        if resume is not None:
+        if settings is None:
             package.resume(folder, overrides or ())
         else:
-            package.train(package.load_settings(config, overrides or ()), folder, force)
+            package.train(settings, folder, force)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             begun = Path(folder, "config.yaml").is_file()
@@ -58,13 +62,24 @@ def train(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def training_package() -> Any:
+def _settings(config: Path, overrides: Sequence[str]) -> Any:
+    """The job, checked before what takes seconds to import."""
+    from classy_vision.train.config import load_settings
+
+    return load_settings(config, overrides)
+
+
+def training_package(module: str = "run") -> Any:
     """``classy_vision.train``, whose packages are an extra and slow to import.
+
+    Args:
+        module: the file in it that is used.
 
     Raises:
         ConfigError: they are not installed.
     """
     try:
+        importlib.import_module(f"classy_vision.train.{module}")
         return importlib.import_module("classy_vision.train")
     except ModuleNotFoundError as error:
         raise ConfigError(

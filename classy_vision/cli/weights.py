@@ -57,7 +57,7 @@ def list_weights(
     """
     from rich.console import Console
 
-    from classy_vision.cost.table import dump
+    from classy_vision.text import dump
 
     rows = _matching(pattern, source, preset)
     text = dump(rows, rows, as_json, as_csv)

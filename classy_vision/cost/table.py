@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from classy_vision.config import ConfigError
 from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.measure import Timing
 from classy_vision.cost.memory import Memory
-from classy_vision.cost.numbers import human as human
-from classy_vision.cost.numbers import size as size
 from classy_vision.cost.report import Report, step_bytes
+from classy_vision.text import dump as dump
+from classy_vision.text import human as human
+from classy_vision.text import size as size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 100
 """Columns of a terminal that show all there is."""
-
-
-def dump(data: Any, rows: Sequence[Mapping[str, Any]], as_json: bool, as_csv: bool) -> str | None:
-    """``data`` as JSON, or ``rows`` as CSV with lists joined by "x"; None where neither is wanted.
-
-    Raises:
-        ConfigError: both are.
-    """
-    if as_json and as_csv:
-        raise ConfigError("--json and --csv are two forms of the same output: give one of them")
-    if as_json:
-        return json.dumps(data, indent=2)
-    if not as_csv:
-        return None
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {k: "x".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()}
-        writer.writerow(cells)
-    return text.getvalue().rstrip("\n")
 
 
 @dataclass(frozen=True)

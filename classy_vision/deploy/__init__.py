@@ -1,7 +1,8 @@
 """Shipping a model: quicker, and in the forms that others run."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from classy_vision.deploy.artefact import Artefact, load_artefact
@@ -25,21 +26,18 @@ __all__ = [
 ]
 
 # Looked up when they are used: an ONNX file is run without torch, which takes a second to import.
-_PLACES = {
-    "FORMATS": "formats",
-    "Artefact": "artefact",
-    "Exported": "exporting",
-    "Head": "metadata",
-    "Int8": "verify",
-    "Metadata": "metadata",
-    "Optimized": "optimized",
-    "export": "exporting",
-    "load_artefact": "artefact",
-    "optimize": "optimized",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "FORMATS": "formats",
+        "Artefact": "artefact",
+        "Exported": "exporting",
+        "Head": "metadata",
+        "Int8": "verify",
+        "Metadata": "metadata",
+        "Optimized": "optimized",
+        "export": "exporting",
+        "load_artefact": "artefact",
+        "optimize": "optimized",
+    },
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.deploy.array_predictor import checked, input_of
 from classy_vision.deploy.artefact import Artefact, load_artefact
-from classy_vision.deploy.metadata import MAX_VALUES
 from classy_vision.deploy.verify import Batched, Int8, Run
 from classy_vision.models.use import preprocessing_of
 from classy_vision.train.batches import Samples, make_loader
@@ -37,49 +37,16 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
             outputs mean.
     """
     artefact = load_artefact(path, trust=trust)
-    metadata = artefact.metadata
-    if metadata.preprocessing is None:
-        raise ConfigError(f"{str(path)!r} does not say how images become its input")
-    data = DataConfig.parse(metadata.preprocessing, f"{path}: preprocessing")
+    metadata, data = artefact.metadata, input_of(artefact)
     tasks = {name: _task(artefact, name) for name in artefact.heads}
-    channels = metadata.input_shape[1]
-    if channels is None or not data.mean or not data.std or not len(data.mean) == len(data.std) == channels:
-        raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
-    shape = data.input_shape(channels, training=False)
-    metadata.check_input((1, *shape))
-    _check_room(data, shape, str(path))
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        outputs = artefact(images)
-        for name, output in outputs.items():
-            metadata.heads[name].check_output(name, tuple(output.shape))
-        return outputs
-
-    return Predictor(Batched(run, metadata.max_batch, shape), data, tasks, torch.device("cpu"))
-
-
-def _check_room(data: DataConfig, shape: Sequence[int], where: str) -> None:
-    """Raises where preprocessing would take absurdly much memory for one file.
-
-    Raises:
-        ConfigError: it would.
-    """
-    sides = data.resize if isinstance(data.resize, tuple) else (data.resize or 1,) * 2
-    views = math.prod(shape) * (data.clip.clips * data.clip.crops if data.clip else 1)
-    resized = math.prod((*shape[:-2], *sides))
-    if max(views, resized) > MAX_VALUES:
-        raise ConfigError(
-            f"{where!r}: its preprocessing makes {max(views, resized):,} values of one {data.unit}, "
-            f"of at most {MAX_VALUES:,}"
-        )
+    shape = data.input_shape(len(data.mean or ()), training=False)
+    network = Batched(partial(checked, artefact), metadata.max_batch, shape)
+    return Predictor(network, data, tasks, torch.device("cpu"))
 
 
 def _task(artefact: Artefact, name: str) -> Task:
     head = artefact.metadata.heads[name]
-    if head.kind is None:
-        raise ConfigError(
-            f"{str(artefact.path)!r} does not say what head {name!r} means: load_artefact gives its numbers"
-        )
+    assert head.kind is not None
     return KINDS[head.kind](name, TaskConfig(kind=head.kind, classes=head.classes or None))
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.hub.describe import CONFIG
 from classy_vision.models.classy_model import ClassyModel, build_model
-from classy_vision.weights.catalogue import is_published
+from classy_vision.weights.catalogue import HUB, is_published
 from classy_vision.weights.files import WEIGHTS
-from classy_vision.weights.sources import HUB
 
 MAX_NUMBER = 200_000
 """The largest number and the longest list in a config: layers without weights take memory, too."""
+OF_FILES = ("max_pixels", "value_range")
+"""Keys of preprocessing whose numbers make nothing larger that a model holds."""
 DEPTHS = {"depth": 2000, "depths": 2000, "num_blocks": 2000, "num_layers": 2000, "depth_coefficient": 100}
 """The largest sums of numbers that say how many layers are made."""
 
@@ -82,6 +83,9 @@ def check_values(config: Mapping[str, Any], where: str) -> None:
     if not isinstance(config.get("name"), str) or "weights" in config:
         wrong = "has a key 'weights'" if "weights" in config else "does not name its model"
         raise ConfigError(f"{where!r} {wrong}: it is no config of ClassyModel.save_pretrained")
+    seen = config.get("preprocessing")
+    if isinstance(seen, dict):
+        config = {**config, "preprocessing": {key: seen[key] for key in seen if key not in OF_FILES}}
     if _number(config) > MAX_NUMBER:
         raise ConfigError(f"{where!r} holds a number or a list beyond {MAX_NUMBER:,}")
     inner = config.get("model_params")

@@ -22,7 +22,7 @@ from classy_vision.models.removed import ATTRIBUTES, names_gone
 from classy_vision.models.taps import check_paths
 from classy_vision.models.trunk import END, ModelConfig
 from classy_vision.models.use import set_use, take_use, use_of, use_of_run
-from classy_vision.registry import Entry, Registry
+from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
@@ -155,7 +155,10 @@ class ClassyModel(Shared, OwnForward):
                 set_use(model, use_of_run(settings))
                 return model
             checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
-        model = build_model(checkpoint_config(checkpoint), unknown="warn")
+        config = checkpoint_config(checkpoint)
+        if config.get("heads"):  # beside them the original ignored it
+            config.pop("num_classes", None)
+        model = build_model(config, unknown="warn")
         model.set_classy_state(checkpoint)
         return model
 
@@ -173,7 +176,7 @@ class ClassyModel(Shared, OwnForward):
 
 MODEL_KEYS = ("name", "heads", "num_classes", "weights", "preprocessing", "tasks")
 """Keys of a model config that are not the family's."""
-MODELS: Registry[ClassyModel] = Registry("model", ClassyModel)
+MODELS: Registry[ClassyModel] = Registry("model", ClassyModel, unknown_model)
 register_model = MODELS.register
 
 
@@ -209,6 +212,11 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     heads = given.get("heads")
     if not isinstance(heads, (list, tuple, type(None))):
         raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
+    if heads and given.get("num_classes") is not None:
+        raise ConfigError(
+            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
+            f"that it is of, or leave heads out for the default head"
+        )
     for head in heads or ():
         if not isinstance(head, Mapping):
             raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")

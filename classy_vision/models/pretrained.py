@@ -26,9 +26,6 @@ from classy_vision.models.loadable_trunk import LoadableTrunk
 from classy_vision.weights.adapt import (
     CLASS_TOKEN,
     NEW,
-    Channels,
-    ClassToken,
-    Patches,
     adapt_channels,
     adapt_class_token,
     adapt_patches,
@@ -40,6 +37,7 @@ from classy_vision.weights.detect import choose, stripped
 from classy_vision.weights.files import read_tensors, write_tensors
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import HEAD
+from classy_vision.weights.methods import Channels, ClassToken, Patches
 from classy_vision.weights.report import Report
 from classy_vision.weights.sources import find_file
 from classy_vision.weights.state import StateError, head_of

@@ -7,7 +7,6 @@ Each global batch is dealt out to the processes.
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from classy_vision.train.images import ImageError
 from classy_vision.train.job import Job
+from classy_vision.train.processors import processors
 from classy_vision.train.samples import blank_views, read_views
 
 Key = tuple[int, int]
@@ -143,8 +143,3 @@ def _start_worker(_: int) -> None:
     if sys.platform == "linux":
         die_with_parent = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
-
-
-def processors() -> int:
-    """Those that this process may use: a container has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,7 +24,7 @@ from classy_vision.config import (
     unknown,
 )
 from classy_vision.train.data_config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
-from classy_vision.weights.adapt import Channels, ClassToken, Patches
+from classy_vision.weights.methods import Channels, ClassToken, Patches
 
 
 class TaskConfig(Config):

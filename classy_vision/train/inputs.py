@@ -6,24 +6,26 @@ Axes: n samples, c channels, t time, h height, w width.
 from __future__ import annotations
 
 import io
-import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from typing_extensions import TypeIs
 
 from classy_vision.config import ConfigError
 from classy_vision.train.data_config import DataConfig
+from classy_vision.train.files import walk
 from classy_vision.train.images import FORMATS, ImageError, open_header
-from classy_vision.train.samples import read_views
-from classy_vision.train.sources import SUFFIXES
+from classy_vision.train.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor  # images are read without it
 
 Pixels = np.ndarray[Any, Any]
 Source: TypeAlias = "str | Path | Image.Image | bytes | BinaryIO | Pixels | Tensor"
@@ -53,11 +55,21 @@ def is_one(source: Any, data: DataConfig) -> bool:
         return True
     if isinstance(source, (str, Path)):
         return bool(str(source)) and not Path(source).expanduser().is_dir()
-    if isinstance(source, Tensor):
-        return source.ndim <= (4 if data.clip and source.dtype != torch.uint8 else 3)
+    if _is_tensor(source):
+        return source.ndim <= (4 if data.clip and not _are_pixels(source) else 3)
     if isinstance(source, np.ndarray):
         return source.ndim <= 3
     return isinstance(source, (Image.Image, bytes, bytearray, memoryview)) or hasattr(source, "read")
+
+
+def _is_tensor(source: Any) -> TypeIs[Tensor]:
+    """Whoever has one has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _are_pixels(tensor: Tensor) -> bool:
+    return str(tensor.dtype) == "torch.uint8"
 
 
 def find_inputs(source: Any, data: DataConfig, numbers: Iterator[int] | None = None) -> Iterator[Input]:
@@ -94,50 +106,22 @@ def _name(source: Any) -> str:
     return named if isinstance(named, str) else ""
 
 
-def walk(argument: str | Path, unit: str) -> Iterator[str]:
-    """A file as it is; the images or videos in a folder, in order.
-
-    Raises:
-        ConfigError: an empty name, or a folder in which there are none.
-    """
-    if not str(argument):
-        raise ConfigError(f"a file or folder of {unit}s is needed, not ''")
-    path = os.path.expanduser(argument)
-    if not os.path.isdir(path):
-        yield path
-        return
-    files = _files(path, SUFFIXES[unit])
-    first = next(files, None)
-    if first is None:
-        raise ConfigError(f"there is no {unit} in the folder {str(argument)!r}")
-    yield first
-    yield from files
-
-
-def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, suffixes)
-        elif os.path.splitext(entry.name)[1].lower() in suffixes:
-            yield entry.path
-
-
 # -- reading
 
 
-def read_input(one: Input, data: DataConfig, channels: int) -> Tensor:
-    """What the model sees of an input: (v, c, h, w) of an image, (v, c, t, h, w) of a video.
+def read_input(one: Input, data: DataConfig, channels: int) -> Pixels:
+    """What the model sees of an input: (v, c, h, w) of an image, (v, c, t, h, w) of a video, in float32.
 
     Raises:
         ImageError: it cannot be read, or is no image.
     """
     source = one.source
-    if isinstance(source, Tensor) and source.dtype != torch.uint8:
+    if _is_tensor(source) and not _are_pixels(source):
         return _prepared(one, data, channels)
     if data.clip is not None and not isinstance(source, Path):
         raise ImageError(Path(one.name), "a video is given as a file, or as a tensor that is preprocessed")
     try:
-        return read_views(_as_image(source, data.max_pixels), data, channels)
+        return _read_views(_as_image(source, data.max_pixels), data, channels)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -148,6 +132,15 @@ def read_input(one: Input, data: DataConfig, channels: int) -> Tensor:
         raise ImageError(Path(one.name), error) from None
 
 
+def _read_views(source: Path | Image.Image, data: DataConfig, channels: int) -> Pixels:
+    if data.clip is not None:
+        from classy_vision.train.samples import read_views  # of videos, with torch
+
+        return read_views(source, data, channels).numpy()
+    see = Preprocessing(data)
+    return np.stack([see.array(view) for view in see.read(source, channels)])
+
+
 def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:
     """A file, or an image in memory; Pillow's own errors where there is none."""
     if isinstance(source, Path):
@@ -156,7 +149,7 @@ def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:
         with LOADING:
             source.load()
         return ImageOps.exif_transpose(source)
-    if isinstance(source, Tensor):
+    if _is_tensor(source):
         source = source.cpu().permute(1, 2, 0).numpy() if source.ndim == 3 else source.cpu().numpy()
     if isinstance(source, np.ndarray):
         return Image.fromarray(_pixels(source))
@@ -173,11 +166,12 @@ def _pixels(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _prepared(one: Input, data: DataConfig, channels: int) -> Tensor:
+def _prepared(one: Input, data: DataConfig, channels: int) -> Pixels:
     """A tensor of numbers, as one view."""
     source, wanted = one.source, data.input_shape(channels, training=False)
     if source.is_floating_point() and len(source.shape) == len(wanted) and source.shape[0] == channels:
-        return source.detach().float().cpu()[None]
+        prepared: Pixels = source.detach().float().cpu().numpy()
+        return prepared[None]
     raise ImageError(
         Path(one.name),
         f"a {source.dtype} tensor {tuple(source.shape)}: preprocessed ones are floating-point "

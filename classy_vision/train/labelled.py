@@ -14,7 +14,8 @@ from torch import Tensor, tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.data_config import DataConfig, TableConfig
-from classy_vision.train.inputs import Input, walk
+from classy_vision.train.files import walk
+from classy_vision.train.inputs import Input
 from classy_vision.train.job import prepare, test_records
 from classy_vision.train.run_folder import CONFIG, RunFolder
 from classy_vision.train.sources import Records, load_records, load_test_records

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError, first_line
+from classy_vision.config import ConfigError
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.hub.describe import CONFIG
@@ -25,28 +23,22 @@ from classy_vision.hub.load import from_pretrained
 from classy_vision.hub.use import find_use
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.answers import answer_of
-from classy_vision.train.batches import processors
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.data_config import ClipConfig, DataConfig
+from classy_vision.train.files import EXPORTS
 from classy_vision.train.images import ImageError
-from classy_vision.train.inputs import Input, find_inputs, is_one, read_input, walk
+from classy_vision.train.inputs import find_inputs, is_one, read_input
 from classy_vision.train.job import check_packages
 from classy_vision.train.prediction import Prediction
 from classy_vision.train.preprocessing import from_published, with_statistics
 from classy_vision.train.run_folder import RunFolder
+from classy_vision.train.streaming import Array, Output, stream
 from classy_vision.train.tasks import KINDS, Classification, Task
 from classy_vision.train.views import run_views
-from classy_vision.weights.catalogue import Published, is_published, labels, published
-from classy_vision.weights.sources import HUB
+from classy_vision.weights.catalogue import HUB, Published, is_published, labels, published
 
-BATCH = 32
-"""Images or clips that the model sees at once."""
-WORKERS = 4
-"""The most threads that read files, unless it is said."""
 MAX_VALUES = 2**28
 """Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
-EXPORTS = (".pt2", ".onnx", ".safetensors")
-"""Suffixes of exported files."""
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
 """Those on which the published accuracies of torchvision's video models are measured."""
 
@@ -60,21 +52,6 @@ class Network(Protocol):
 
     def __call__(self, images: Tensor) -> Any:
         """A tensor (n, k), or several by head."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a model gives for one input.
-
-    Attributes:
-        input: it.
-        outputs: by head, (k,) in float32 on the CPU: logits, or a number.
-        error: why there are none.
-    """
-
-    input: Input
-    outputs: Mapping[str, Tensor] = field(default_factory=dict)
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,20 +244,18 @@ class Predictor:
             ConfigError: something is no input, or a folder holds no images.
         """
         for one in self.outputs(source, batch_size=batch_size, workers=workers):
-            answers = {h: answer_of(self.tasks[h], output, top) for h, output in one.outputs.items()}
+            answers = {
+                head: answer_of(self.tasks[head].config.kind, self.tasks[head].classes, output, top)
+                for head, output in one.outputs.items()
+            }
             yield Prediction(one.input.name, answers, one.error)
 
     def outputs(
         self, source: Any, *, batch_size: int | None = None, workers: int | None = None
     ) -> Generator[Output, None, None]:
-        """As ``predict``, but the numbers of the heads: logits, or what regression gives."""
-        size = max(1, (batch_size or BATCH) // self.data.views)
-        read = self._read_ahead(find_inputs(source, self.data), size, workers or min(WORKERS, processors()))
-        try:
-            while batch := list(islice(read, size)):
-                yield from self._run(batch)
-        finally:
-            read.close()
+        """As ``predict``, but the numbers of the heads, in arrays: logits, or what regression gives."""
+        channels = self.model.input_shape[0]
+        return stream(source, self.data, channels, self._run, batch_size=batch_size, workers=workers)
 
     def preprocess(self, source: Any) -> Tensor:
         """Inputs as the model takes them: ``predictor.model(predictor.preprocess(image))``.
@@ -295,63 +270,16 @@ class Predictor:
         Raises:
             ConfigError: an input cannot be read.
         """
-        views = [self._read(one) for one in find_inputs(source, self.data)]
+        channels = self.model.input_shape[0]
+        views = [read_input(one, self.data, channels) for one in find_inputs(source, self.data)]
         if not views:
             raise ConfigError("there is no input to preprocess")
-        return torch.cat(views).to(self.device)
-
-    def _read(self, one: Input) -> Tensor:
-        return read_input(one, self.data, self.model.input_shape[0])
-
-    def _read_ahead(
-        self, inputs: Iterator[Input], size: int, workers: int
-    ) -> Generator[tuple[Input, Any], None, None]:
-        """Inputs with their views, or their errors; threads are up to a batch ahead."""
-        waiting: deque[tuple[Input, Future[Tensor]]] = deque()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
-        try:
-            for one in inputs:
-                waiting.append((one, pool.submit(self._read, one)))
-                if len(waiting) >= size + workers:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _run(self, batch: Sequence[tuple[Input, Tensor | ImageError]]) -> list[Output]:
-        """What the model gives for inputs; those of one shape are run together."""
-        done: list[Output | None] = [
-            Output(one, error=views.reason) if isinstance(views, ImageError) else None for one, views in batch
-        ]
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for i, (_, views) in enumerate(batch):
-            if isinstance(views, Tensor):
-                shapes.setdefault(tuple(views.shape), []).append(i)
-        for rows in shapes.values():
-            views = torch.stack([batch[i][1] for i in rows])  # type: ignore[misc] # tensors
-            for i, outputs in zip(rows, self._run_views(views)):
-                done[i] = Output(batch[i][0], outputs)
-        return [one for one in done if one is not None]
+        return torch.from_numpy(np.concatenate(views)).to(self.device)
 
     @torch.inference_mode()
-    def _run_views(self, views: Tensor) -> list[dict[str, Tensor]]:
-        try:
-            outputs = run_views(self.model, views.to(self.device), self.tasks)
-        except ConfigError:
-            raise
-        except RuntimeError as error:
-            shape = tuple(views.shape[2:])
-            raise ConfigError(f"the model does not run on inputs of {shape}: {first_line(error)}") from error
-        found = {head: output.cpu() for head, output in outputs.items()}
-        return [{head: output[i] for head, output in found.items()} for i in range(len(views))]
-
-
-def _result(one: Input, future: Future[Tensor]) -> tuple[Input, Tensor | ImageError]:
-    try:
-        return one, future.result()
-    except ImageError as error:
-        return one, error
+    def _run(self, views: Array) -> dict[str, Array]:
+        outputs = run_views(self.model, torch.from_numpy(views).to(self.device), self.tasks)
+        return {head: output.cpu().numpy() for head, output in outputs.items()}
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -431,16 +359,3 @@ def expected_data(model: ClassyModel, entry: Published | None = None) -> DataCon
             **from_published(entry.preprocessing, DataConfig(clip=seen.get("clip"))),
         }
     return with_statistics(DataConfig(**seen), channels)
-
-
-def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
-    """Files as they are; a folder stands for the images in it, in order.
-
-    Args:
-        arguments: files and folders.
-        unit: what a folder stands for, "image" or "video".
-
-    Raises:
-        ConfigError: an empty name, or a folder without images.
-    """
-    return [path for argument in arguments for path in walk(argument, unit)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True)

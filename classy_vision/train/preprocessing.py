@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.train.data_config import DataConfig
 from classy_vision.train.images import MODES, Picture, Planes, open_image
-from classy_vision.weights.catalogue import Preprocessing as Published
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what exported files are run on needs none
+
+    from classy_vision.weights.catalogue import Preprocessing as Published
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -215,14 +217,21 @@ class Preprocessing:
         return left * x, top * y, right * x, bottom * y
 
     def normalize(self, image: Picture) -> Tensor:
-        """Values from 0 to 1, less the mean, over the standard deviation."""
-        mean, std = torch.tensor(self.data.mean), torch.tensor(self.data.std)
+        """Values from 0 to 1, less the mean, over the standard deviation: (c, h, w)."""
+        import torch
+
+        return torch.from_numpy(self.array(image))
+
+    def array(self, image: Picture) -> np.ndarray[Any, Any]:
+        """The same as an array, for which torch is not needed."""
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.data.mean, self.data.std))
         if isinstance(image, Planes):
-            x = torch.from_numpy(image.numpy()).permute(2, 0, 1)
+            x = image.numpy().transpose(2, 0, 1)
         else:
-            pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1)
-            x = pixels.permute(2, 0, 1).float() / 255
-        return (x - mean[:, None, None]) / std[:, None, None]
+            pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+            x = pixels.astype(np.float32) / np.float32(255)
+        scaled: np.ndarray[Any, Any] = (x - mean) / std
+        return scaled
 
 
 def resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv as texts
 import io
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +14,11 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pyarrow
 from PIL import Image
-from pyarrow import compute, csv, parquet
 
-from classy_vision.config import ConfigError, first_line, unknown
+from classy_vision.config import ConfigError, unknown
 from classy_vision.train.data_config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.train.files import SUFFIXES
 from classy_vision.train.images import ImageError, channels_of
 from classy_vision.train.split import Strata, hold_out
 
@@ -31,25 +29,8 @@ SPLITS = {
     "test": TEST,
 }
 """Names of splits, and which they are."""
-IMAGES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
-)
-VIDEOS = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
-SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
-
-MISSING = (
-    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
-    *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-)
-"""Cells of a CSV that are missing labels, as in pandas."""
 LOOKED_AT = 1000
 """Entries of a folder by which it is judged."""
-BLOCK = 2**26
-"""Bytes of a CSV that are parsed at once; a row must fit."""
 
 
 @dataclass(frozen=True)
@@ -396,17 +377,9 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     path = Path(data.file)
     if not os.path.isfile(path):
         raise ConfigError(f"data.file: no such file: {data.file!r}")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(f"data.file: {data.file!r} is of no known format ({', '.join(_READERS)})")
-    try:
-        table = reader(path, data)
-    except (OSError, UnicodeDecodeError, MemoryError, texts.Error, pyarrow.ArrowException) as error:
-        raise ConfigError(f"data.file: cannot read {data.file!r}: {first_line(error)}") from None
-    _check_names(table.column_names, path)
-    if "path" not in table.column_names:
-        raise unknown("column", "path", table.column_names, f"{path} needs a column 'path'")
-    columns = {name: partial(_cells, table.column(name), name, path, data) for name in table.column_names}
+    from classy_vision.train.tables import read_columns  # pyarrow takes a fifth of a second
+
+    columns = read_columns(path, data)
     images = _image_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
     split = columns.pop("split", None)
     if split is None and isinstance(data.test, str):
@@ -467,68 +440,6 @@ def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
     return splits
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next((row for row in texts.reader(file) if row), [])
-
-
-def _read_csv(path: Path, data: TableConfig) -> pyarrow.Table:
-    """A table of texts."""
-    if not path.stat().st_size:
-        return pyarrow.table({})
-    wrong: list[csv.InvalidRow] = []
-
-    def note(row: csv.InvalidRow) -> str:
-        wrong.append(row)
-        return "skip"
-
-    table = csv.read_csv(
-        path,
-        csv.ReadOptions(use_threads=False, block_size=BLOCK),
-        csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        csv.ConvertOptions(column_types=dict.fromkeys(_header(path), pyarrow.string())),
-    )
-    if wrong:
-        row = wrong[0]
-        raise ConfigError(
-            f"{path}, line {row.number}: {row.actual_columns} cells under {row.expected_columns} headings"
-        )
-    return table.rename_columns([name.strip() for name in table.column_names])
-
-
-def _cells(column: pyarrow.ChunkedArray, name: str, path: Path, data: TableConfig) -> list[Any]:
-    """The cells of a column; times and dates as text, since Python's do not hold all of them."""
-    kind = column.type
-    try:
-        if path.suffix.lower() == ".csv":
-            column = _without_missing(column, data)
-        if pyarrow.types.is_temporal(kind):
-            column = column.cast(pyarrow.string())
-            if compute.any(compute.starts_with(column, "<value out of range")).as_py():
-                raise ValueError("a date beyond the year 32767")
-        return [None if cell != cell else cell for cell in column.to_pylist()]
-    except (ValueError, OverflowError, NotImplementedError, pyarrow.ArrowException) as error:
-        raise ConfigError(
-            f"{path}: column {name!r} of type {kind} cannot be read: {first_line(error)}"
-        ) from None
-
-
-def _without_missing(column: pyarrow.ChunkedArray, data: TableConfig) -> pyarrow.ChunkedArray:
-    words = ["", *(MISSING if data.missing is None else data.missing)]
-    cells = compute.utf8_trim_whitespace(column)
-    return compute.if_else(compute.is_in(cells, pyarrow.array(words, pyarrow.string())), None, cells)
-
-
-def _check_names(names: Sequence[str], path: Path) -> None:
-    twice = next((name for name, times in Counter(names).items() if times > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{path}: two columns are called {twice!r}")
-
-
-_READERS: dict[str, Callable[[Path, TableConfig], pyarrow.Table]] = {
-    ".csv": _read_csv,
-    ".parquet": lambda path, data: parquet.read_table(path),
-}
 _LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None, bool], _Found]] = {
     DigitsConfig: _load_digits,
     FolderConfig: _load_folder,

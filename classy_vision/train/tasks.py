@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -21,8 +21,6 @@ from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, Mea
 DASH = "-"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
 """What ``int`` reads for certain: str.isdigit also takes "²", and int refuses thousands of digits."""
-Score = tuple[str, float | None]
-"""A label and its probability; a number has none."""
 
 
 class Task(ABC):
@@ -95,10 +93,6 @@ class Task(ABC):
         return outputs, targets
 
     @abstractmethod
-    def scores(self, output: Tensor, top: int) -> list[Score]:
-        """The likeliest labels of one output (k,)."""
-
-    @abstractmethod
     def say(self, output: Tensor) -> str:
         """One output (k,) in words."""
 
@@ -145,9 +139,6 @@ class Classification(Task):
     def metrics(self) -> dict[str, Metric]:
         return {"accuracy": Accuracy()}
 
-    def scores(self, output: Tensor, top: int) -> list[Score]:
-        return _ranked(output.softmax(0), self.classes, top)
-
     def say(self, output: Tensor) -> str:
         return self.classes[int(output.argmax())]
 
@@ -180,9 +171,6 @@ class Multilabel(Task):
 
     def metrics(self) -> dict[str, Metric]:
         return {"mAP": MeanAveragePrecision(self.outputs), "f1": F1(self.outputs)}
-
-    def scores(self, output: Tensor, top: int) -> list[Score]:
-        return _ranked(output.sigmoid(), self.classes, top)
 
     def say(self, output: Tensor) -> str:
         return self.say_target((output > 0).float())
@@ -252,9 +240,6 @@ class Regression(Task):
     def metrics(self) -> dict[str, Metric]:
         return {"mae": MeanAbsoluteError(), "r2": R2()}
 
-    def scores(self, output: Tensor, top: int) -> list[Score]:
-        return [(self.say(output), None)]
-
     def say(self, output: Tensor) -> str:
         return f"{output[0].item():.4g}"
 
@@ -281,8 +266,3 @@ def find_classes(kind: type[Task], cells: Iterable[Any]) -> tuple[str, ...]:
     found = {label for cell in cells if cell is not None for label in kind.labels(cell)}
     numeric = all(WHOLE_NUMBER.fullmatch(label) for label in found)
     return tuple(sorted(found, key=int) if numeric else sorted(found))
-
-
-def _ranked(probabilities: Tensor, classes: Sequence[str], top: int) -> list[Score]:
-    best, codes = probabilities.topk(min(top, len(classes)))
-    return [(classes[code], probability) for probability, code in zip(best.tolist(), codes.tolist())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.layers.positions import in_front
 from classy_vision.layers.tokens import PREFIX, Tokens
-
-Channels = Literal["mean", "repeat", "new"]
-Patches = Literal["bicubic_antialias", "bicubic", "bilinear"]
-ClassToken = Literal["drop", "new"]
+from classy_vision.weights.methods import Channels, ClassToken, Patches
 
 NEW = "new: the file has none"
 """What a report says of tensors that come from no file."""

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from classy_vision.config import unknown
 
+HUB = "hf-hub:"
+"""Before the name of a repository."""
+
 DATA = Path(__file__).with_name("data")
 SOURCES = ("timm", "torchvision")
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from classy_vision.config import FAILURES, ConfigError, system_error, unknown
+from classy_vision.errors import FAILURES, ConfigError, system_error, unknown
 
 WEIGHTS = "model.safetensors"
 MAX_RATIO = 10

@@ -11,11 +11,10 @@ from urllib.error import URLError
 import torch
 
 from classy_vision.config import ConfigError, first_line
-from classy_vision.weights.catalogue import is_published, published
+from classy_vision.weights.catalogue import HUB, is_published, published
 from classy_vision.weights.files import WEIGHTS
 
 TORCHVISION = "https://download.pytorch.org/models"
-HUB = "hf-hub:"
 HUB_FILES = (WEIGHTS, "pytorch_model.bin")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 

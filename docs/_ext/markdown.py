@@ -27,9 +27,14 @@ def codes(texts: Iterable[object]) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` whose stars and angles are no markup, but for what it marks as code."""
+    """``text`` whose stars and angles are no markup, but for what it marks as code; options are code."""
     parts = re.split(r"(``?[^`]+``?)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*<])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else _escaped(part) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    """Two hyphens would become a dash on the site."""
+    return re.sub(r"(?<![\w-])(--[a-z][\w-]*)", r"`\1`", re.sub(r"([*<])", r"\\\1", text))
 
 
 def fence(language: str, text: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[1]
 FAMILIES = "families"
-"""The folder of the generated pages; git does not keep them."""
+"""The folder of the generated pages."""
 
 
 def names() -> list[str]:
@@ -38,6 +38,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
+def committed() -> dict[Path, str]:
+    """What the files in the repository hold: pages with their tables, and the pages of the families."""
+    pages = {file: sections.render(file.read_text(encoding="utf-8")) for file in DOCS.glob("*.md")}
+    return {**pages, **{DOCS / FAMILIES / name: family_pages.page(name) for name in family_pages.names()}}
+
+
 def _write_families(app: Sphinx) -> None:
     folder = Path(app.srcdir, FAMILIES)
     folder.mkdir(exist_ok=True)
@@ -53,3 +59,9 @@ def _write_families(app: Sphinx) -> None:
 
 def _expand(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = sections.expand(source[0])
+
+
+if __name__ == "__main__":
+    for file, page in committed().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(page, encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Parts of hand-written pages that come from code: ``<!-- table: NAME -->`` stands for one."""
+"""Parts of hand-written pages that come from code, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+They stand in the repository as they are rendered; ``python -m docs._ext.pages`` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,28 @@ from .fields import Schema, definitions, fields
 from .markdown import code, fence, paragraphs, plain, table
 
 MAPPING = {"type": "object"}
-MARKER = re.compile(r"^<!-- table: ([\w -]+) -->$", re.MULTILINE)
+END = "<!-- end -->"
+MARKER = re.compile(
+    rf"^<!-- table: ([\w -]+) -->$(?:(?:(?!^<!-- table:).)*?^{END}$)?", re.MULTILINE | re.DOTALL
+)
 
 
 def expand(text: str) -> str:
-    """``text`` with every marker replaced.
+    """``text`` with every marker, and what stands in the repository for it, replaced.
 
     Raises:
         KeyError: a marker that nothing is known by.
     """
     return MARKER.sub(lambda marker: SECTIONS[marker[1]](), text)
+
+
+def render(text: str) -> str:
+    """``text`` with what comes from code between its markers, as it stands in the repository."""
+
+    def filled(marker: re.Match[str]) -> str:
+        return f"<!-- table: {marker[1]} -->\n\n{SECTIONS[marker[1]]().strip()}\n\n{END}"
+
+    return MARKER.sub(filled, text)
 
 
 # -- configs
@@ -116,7 +131,8 @@ def _marked(text: str) -> str:
 def _commands() -> str:
     group: Any = get_command(app)
     context = group.context_class(group, info_name="classy")
-    return "\n\n".join(part for name, c in group.commands.items() for part in _command(name, c, context))
+    commands = ((name, group.get_command(context, name)) for name in group.list_commands(context))
+    return "\n\n".join(part for name, command in commands for part in _command(name, command, context))
 
 
 def _command(name: str, command: Any, parent: Any) -> Iterator[str]:

@@ -48,6 +48,25 @@ def test_presets_as_a_user_sees_them() -> None:
     assert "latency" not in done.stdout
 
 
+@pytest.mark.parametrize("width", [80, 60, 30])
+def test_names_are_whole_at_any_width(width: int) -> None:
+    names = ["torchvision/regnet_y_400mf.IMAGENET1K_V2", "resnet18"]
+    done = run(*names, width=width)
+    for name in names:
+        assert any(name in line.split() for line in done.stdout.splitlines())
+    assert "…" not in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "Too narrow for: input, acts" in said
+    assert "--output FILE has all columns." in said
+    needed = max(len(line.rstrip()) for line in done.stdout.splitlines())
+    assert needed <= max(width, 66)
+
+
+def test_the_column_that_rows_are_sorted_by_stays() -> None:
+    done = run("torchvision/regnet_y_400mf.IMAGENET1K_V2", "resnet18", "--sort", "activations", width=40)
+    assert "acts" in done.stdout.splitlines()[1].split()
+
+
 @pytest.mark.parametrize("width", [100, 80])
 def test_everything_that_is_measured_fits(width: int) -> None:
     options = ("--measure", "--input-size", "32", "--sort", "-latency")
@@ -121,7 +140,7 @@ def test_files(tmp_path: Path) -> None:
         (["resnet18", "--input-size", "0"], "input size '0'"),
         (["resnet18", "--device", "cuda:99"], "cuda:99"),
         (["resnet18", "--dtype", "int8"], "unknown dtype 'int8'"),
-        (["gone.csv"], "'gone.csv' is no table of a comparison"),
+        (["gone.csv"], "cannot read 'gone.csv': No such file"),
     ],
 )
 def test_usage_is_checked_before_any_work(

@@ -24,14 +24,14 @@ LONG = "a" * 300 + ".yaml"
             "error: 'long': File name too long",
         ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"), 1, "error: 'x': No space left on device"),
-        (MemoryError(), 1, "error: there is not enough memory"),
+        (MemoryError(), 1, "error: not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 1, "not enough memory"),
     ],
 )
 def test_errors(
     error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fail)

@@ -16,8 +16,7 @@ from PIL import Image
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model, save_weights
-from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, train
-from classy_vision.train import predict as train_predict
+from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, streaming, train
 from classy_vision.train.samples import read_views
 from classy_vision.weights.catalogue import labels, published
 from tests.train.command import classy, clips_job, head, job, write
@@ -112,7 +111,7 @@ def test_a_folder_as_a_table(run: Path, images: Path) -> None:
 def test_rows_come_before_the_last_file_is_read(
     run: Path, images: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, out = train_predict.read_input, io.StringIO()
+    read, out = streaming.read_input, io.StringIO()
 
     def wait(one: Any, *rest: Any) -> Any:
         deadline = time.monotonic() + 20
@@ -121,7 +120,7 @@ def test_rows_come_before_the_last_file_is_read(
             time.sleep(0.01)
         return read(one, *rest)
 
-    monkeypatch.setattr(train_predict, "read_input", wait)
+    monkeypatch.setattr(streaming, "read_input", wait)
     monkeypatch.setattr("sys.stdout", out)
     files = [str(images / name) for name in ["red.jpg"] * 6 + ["blue.png"]]
     options = ["--batch-size", "2", "--workers", "1", "--format", format]
@@ -139,14 +138,14 @@ def test_rows_come_before_the_last_file_is_read(
 def test_what_was_printed_is_valid_after_ctrl_c(
     run: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = train_predict.read_input
+    read = streaming.read_input
 
     def stop(one: Any, *rest: Any) -> Any:
         if one.name.endswith("blue.png"):
             raise KeyboardInterrupt
         return read(one, *rest)
 
-    monkeypatch.setattr(train_predict, "read_input", stop)
+    monkeypatch.setattr(streaming, "read_input", stop)
     files = [str(images / name) for name in ("red.jpg", "red.jpg", "blue.png")]
     options = ["--format", "json", "--batch-size", "1", "--workers", "1"]
     monkeypatch.setattr("sys.argv", ["classy", "predict", str(run), *files, *options])

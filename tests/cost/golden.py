@@ -29,7 +29,25 @@ def as_data(row: Costs) -> dict[str, object]:
     }
 
 
+def families() -> dict[str, list[str]]:
+    """Our families with their presets, in the order in which they are registered."""
+    ours = [entry for entry in MODELS if entry.cls.__module__.startswith("classy_vision.")]
+    found: dict[str, list[str]] = {entry.name: [] for entry in ours if not entry.is_preset}
+    for entry in ours:
+        if entry.is_preset:
+            found[entry.family].append(entry.name)
+    return found
+
+
+def dump(rows: dict[str, dict[str, object]]) -> str:
+    """Costs by preset, by family, as JSON with a line per preset."""
+    parts = []
+    for family, presets in families().items():
+        lines = [f"    {json.dumps(name)}: {json.dumps(rows[name])}" for name in presets]
+        inside = "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
+        parts.append(f"  {json.dumps(family)}: {inside}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 if __name__ == "__main__":
-    rows = {preset: costs(preset) for preset in PRESETS}
-    lines = (f"  {json.dumps(name)}: {json.dumps(as_data(row))}" for name, row in rows.items())
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    FILE.write_text(dump({preset: as_data(costs(preset)) for preset in PRESETS}))

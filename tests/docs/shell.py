@@ -6,6 +6,7 @@ import doctest
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ CLIPS = (*SMALL, "data.clip.frames=4", "data.clip.clips=1")
 
 def furnish(folder: Path, page: str) -> None:
     """Puts into ``folder`` what the commands of a page name: the repository's files, and data."""
-    for name in ("configs", "examples"):
-        (folder / name).symlink_to(ROOT / name)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     rows = ["path,split,species,habits,weight"]
     for n in range(16):
         split, kind = ("val" if n % 4 == 0 else "train"), ("daisy", "tulip")[n // 8]
@@ -47,6 +48,8 @@ def furnish(folder: Path, page: str) -> None:
     (folder / "birds.csv").write_text("\n".join(rows) + "\n")
     if page == "video.md":
         make_videos(folder / "sports", train=2, val=1, frames=12)
+    for name in ("flowers", "img", "birds.csv", "sports"):  # paths in a config start beside it
+        (folder / "configs" / name).symlink_to(folder / name)
 
 
 def _image(file: Path, n: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from torch import nn
+from typer.main import get_command
 
 from classy_vision.cli import app
 from classy_vision.config import PositiveInt
@@ -26,7 +27,8 @@ from docs._ext import pages
 from docs._ext.families import EXAMPLES, families
 from docs._ext.fields import words
 from docs._ext.markdown import plain, table
-from docs._ext.sections import expand
+from docs._ext.sections import expand, render
+from tests.docs.shell import fresh_registries
 from tests.docs.snippets import page_text
 
 ROOT = Path(__file__).parents[2]
@@ -130,16 +132,13 @@ def test_all_heads_are_there(head: str) -> None:
     assert f"### `{head}`" in page_text("heads.md")
 
 
-def _command_names(group: Any) -> list[str]:
-    return [info.name or info.callback.__name__ for info in group.registered_commands if info.callback]
-
-
 def test_all_commands_are_there() -> None:
-    names = _command_names(app)
-    for group in app.registered_groups:
-        assert group.typer_instance
-        name = group.typer_instance.info.name
-        names += [f"{name} {command}" for command in _command_names(group.typer_instance)]
+    group: Any = get_command(app)
+    context = group.context_class(group, info_name="classy")
+    names: list[str] = []
+    for name in group.list_commands(context):
+        inner = getattr(group.get_command(context, name), "commands", None)
+        names += [f"{name} {command}" for command in inner] if inner else [name]
     assert re.findall(r"^## `classy ([\w ]+)`", page_text("cli.md"), re.MULTILINE) == names
 
 
@@ -192,6 +191,22 @@ def test_markdown_is_left_alone() -> None:
 
 
 # -- the site
+
+
+def test_options_are_not_dashes() -> None:
+    assert plain("Columns for --sort and --x, not --, a--b or `--y`") == (
+        "Columns for `--sort` and `--x`, not --, a--b or `--y`"
+    )
+    text = re.sub(r"```.*?```|`[^`]*`", "", page_text("cli.md"), flags=re.DOTALL)
+    assert re.findall(r"(?<!\S)--[a-z][\w-]*", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_stands_in_the_repository_is_current(page: str) -> None:
+    file = pages.DOCS / page
+    with fresh_registries():
+        made = pages.family_pages.page(file.name) if file.parent != pages.DOCS else render(file.read_text())
+    assert file.read_text() == made, "write it anew: python -m docs._ext.pages"
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from classy_vision.config import parse_yaml
-from classy_vision.models import build_model
+from classy_vision.models import build_model, save_weights
 from classy_vision.train import TrainConfig, job
 from classy_vision.train.data_config import DataConfig
 from classy_vision.train.sources import Records, StrataOf, load_records
+from classy_vision.weights.sources import find_file
 from docs._ext import pages
 from tests.docs.shell import ROOT, furnish, run_shell
 from tests.docs.snippets import Block, blocks, run_python
@@ -31,10 +32,13 @@ REAL = {
     "costs.md",
     "evaluate.md",
     "optimize.md",
+    "fine-tune.md",
     "getting-started.md",
     "images.md",
     "in-other-projects.md",
+    "imbalance.md",
     "training.md",
+    "troubleshooting.md",
     "video.md",
     "weights.md",
 }
@@ -47,6 +51,8 @@ PEERS = ROOT / "build" / "peers"  # where `make bench` puts timm
 def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with what the page names; modules that it shows are gone after it."""
     furnish(tmp_path, page)
+    if page == "fine-tune.md":
+        _publish(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(job, "load_records", few_records)
@@ -58,6 +64,15 @@ def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def _publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights stand for those that the page downloads."""
+    name = "torchvision/regnet_y_400mf.IMAGENET1K_V2"
+    file = folder / "regnet_y_400mf.safetensors"
+    save_weights(build_model(name), file, layout="torchvision")
+    for module in ("classy_vision.models.pretrained", "classy_vision.train.initial"):
+        monkeypatch.setattr(f"{module}.find_file", lambda given: file if given == name else find_file(given))
 
 
 def few_records(data: DataConfig, strata: StrataOf | None = None) -> Records:

@@ -293,8 +293,8 @@ def test_num_classes_is_a_head_at_the_end() -> None:
     assert model(batch()).shape == (2, 7)
     assert list(model.get_heads()) == ["trunk_output"]
     assert build_model({"name": "regnet_x_200mf", "heads": None, "num_classes": 3})(batch()).shape == (2, 3)
-    both = build_model({**config("regnet"), "num_classes": 1000})
-    assert {head.unique_id for heads in both.get_heads().values() for head in heads} == {"early", "late"}
+    with pytest.raises(ConfigError, match="num_classes = 1000 beside heads means nothing"):
+        build_model({**config("regnet"), "num_classes": 1000})
 
 
 # -- building

@@ -77,14 +77,6 @@ def test_metrics(kind: str, outputs: list[list[float]], expected: dict[str, floa
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-def test_scores_are_probabilities_best_first() -> None:
-    scores = task("classification").scores(torch.tensor([0.0, 2.0, 1.0]), top=2)
-    assert [label for label, _ in scores] == ["b", "c"]
-    assert scores[0][1] == pytest.approx(0.6652, abs=1e-4)
-    assert task("multilabel").scores(torch.tensor([0.0, 2.0, 1.0]), 1)[0][1] == pytest.approx(0.8808, abs=1e-4)
-    assert task("regression").scores(torch.tensor([1.23456]), 5) == [("1.235", None)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_are_averaged_as_probabilities(kind: str) -> None:
     of = task(kind)

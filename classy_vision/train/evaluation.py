@@ -21,8 +21,9 @@ from torch import Tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.train.answers import answer_of
 from classy_vision.train.labelled import Labelled, find_labelled
-from classy_vision.train.predict import Output, Predictor
+from classy_vision.train.predict import Predictor
 from classy_vision.train.scores import HeadScores, is_right, score
+from classy_vision.train.streaming import Output
 from classy_vision.train.tasks import Task
 
 METRICS = "metrics.json"
@@ -164,7 +165,7 @@ def _run(
             else:
                 rows.append(row)
                 for head, output in one.outputs.items():
-                    kept[head].append(output)
+                    kept[head].append(torch.from_numpy(output))
             write(_rows(predictor, labelled, row, one))
             tell(row + 1)
     if not rows:
@@ -202,13 +203,13 @@ def _rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> li
     if one.error:
         return [{**name, "error": one.error}]
     return [
-        {**name, "head": head, **_judge(task, one.outputs[head], labelled.targets[head][row])}
+        {**name, "head": head, **_judge(task, torch.from_numpy(one.outputs[head]), labelled.targets[head][row])}
         for head, task in predictor.tasks.items()
     ]
 
 
 def _judge(task: Task, output: Tensor, target: Tensor) -> dict[str, Any]:
-    answer = answer_of(task, output, top=1)
+    answer = answer_of(task.config.kind, task.classes, output.numpy(), top=1)
     prediction = answer.value if answer.value is not None else ";".join(answer.labels)
     found: dict[str, Any] = {"prediction": prediction}
     if answer.kind == "classification":

@@ -1,0 +1,114 @@
+"""What the command line says of what goes wrong, and its exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import typer
+
+from classy_vision.errors import FAILURES, ConfigError, first_line, shown
+
+WRONG, FAILED, INTERRUPTED = 2, 1, 130
+"""A command that cannot be carried out as it stands; one that failed; one that Ctrl-C ended."""
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""Typer's own, or Click's, by its version."""
+OF_PRINTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF})
+"""Errors without a file's name that are of standard output."""
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+"""In messages of torch, whose error for memory on the CPU is a RuntimeError."""
+
+
+def run(app: Callable[..., Any]) -> NoReturn:
+    """Runs ``app``, and exits."""
+    try:
+        status = app(prog_name="classy", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except USAGE_ERROR as error:
+        _exit(_usage(error), WRONG)
+    except ConfigError as error:
+        _exit(f"error: {error}", FAILED if _is_failure(error) else error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _exit("stopped", INTERRUPTED)
+    except OSError as error:
+        _tell(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        _exit(f"error: not enough memory: {first_line(error)}", FAILED)
+    sys.exit(status)
+
+
+def _exit(text: str, status: int) -> NoReturn:
+    print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+def _tell(error: OSError) -> NoReturn:
+    """Of a file, the error has its name; of what is printed to, it has none."""
+    reason = error.strerror or first_line(error)
+    if error.filename is not None:
+        _exit(f"error: {shown(str(error.filename))}: {reason}", FAILED if _is_failure(error) else WRONG)
+    if error.errno not in OF_PRINTING:
+        _exit(f"error: {reason}", FAILED)
+    print(f"error: cannot print: {reason}", file=sys.stderr)
+    os._exit(FAILED)  # the interpreter would try to print the rest
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it came of the machine or the numbers, not of what was asked for."""
+    return any(
+        (isinstance(cause, ConfigError) and cause.exit_code == FAILED)
+        or _is_memory(cause)
+        or (isinstance(cause, OSError) and cause.errno in FAILURES)
+        or "no space left on device" in str(cause).lower()  # of a library that has its own errors
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_memory(error: BaseException) -> bool:
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY)
+
+
+# -- usage
+
+
+def _usage(error: Any) -> str:
+    """A usage error in one line."""
+    setting = _setting(error)
+    message = str(error.message if setting else error.format_message()).strip()
+    if message.startswith("Usage:"):  # the help, where nothing was asked for
+        return message
+    advice = setting or (f"see {error.ctx.command_path} --help" if error.ctx else "")
+    return f"error: {' '.join(message.split()).rstrip('.')}" + (f"; {advice}" if advice else "")
+
+
+def _setting(error: Any) -> str:
+    """How to say an option that is a key of training configs, such as --epochs 3."""
+    option = getattr(error, "option_name", "") or ""
+    if not error.ctx or not any("--set" in parameter.opts for parameter in error.ctx.command.params):
+        return ""
+    from classy_vision.config import find_key
+    from classy_vision.train.config import TrainConfig
+
+    path = find_key(TrainConfig, option.lstrip("-").replace("-", "_"))
+    return f"did you mean --set {path}={_value(option, sys.argv)}?" if option and path else ""
+
+
+def _value(option: str, words: list[str]) -> str:
+    """What stands after ``option`` on the command line."""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else next(iter(words[i + 1 : i + 2]), "VALUE")
+    return "VALUE"

@@ -1,0 +1,62 @@
+"""Which files are meant: of folders the images or the videos in them, by their suffixes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from classy_vision.errors import ConfigError
+
+IMAGES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+VIDEOS = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
+EXPORTS = (".onnx", ".pt2", ".safetensors")
+"""Of models that were exported."""
+
+
+def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
+    """Files as they are; a folder stands for the images in it, in order.
+
+    Args:
+        arguments: files and folders.
+        unit: what a folder stands for, "image" or "video".
+
+    Raises:
+        ConfigError: an empty name, or a folder without images.
+    """
+    return [path for argument in arguments for path in walk(argument, unit)]
+
+
+def walk(argument: str | Path, unit: str) -> Iterator[str]:
+    """A file as it is; the images or videos in a folder, in order.
+
+    Raises:
+        ConfigError: an empty name, or a folder in which there are none.
+    """
+    if not str(argument):
+        raise ConfigError(f"a file or folder of {unit}s is needed, not ''")
+    path = os.path.expanduser(argument)
+    if not os.path.isdir(path):
+        yield path
+        return
+    files = _files(path, SUFFIXES[unit])
+    first = next(files, None)
+    if first is None:
+        raise ConfigError(f"there is no {unit} in the folder {str(argument)!r}")
+    yield first
+    yield from files
+
+
+def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, suffixes)
+        elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            yield entry.path

@@ -1,0 +1,160 @@
+"""What commands import: what they say of wrong input, lists and ONNX files needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from classy_vision.cli import COMMANDS
+from classy_vision.deploy import Head, export
+from classy_vision.deploy.array_predictor import ArrayPredictor, input_of
+from classy_vision.deploy.artefact import load_artefact
+from classy_vision.deploy.predicting import load_predictor
+from classy_vision.models import MODELS, build_model
+from classy_vision.presets import families
+from classy_vision.train.data_config import DataConfig
+from classy_vision.train.preprocessing import Preprocessing
+
+CODE = """
+import json, sys
+from classy_vision.cli import main
+sys.argv = ["classy", *json.loads(sys.argv[1])]
+try:
+    main()
+finally:
+    print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def start(*arguments: object) -> tuple[int, str, set[str]]:
+    """The exit code, what was printed, and the packages that were imported."""
+    words = json.dumps([str(argument) for argument in arguments])
+    done = subprocess.run([sys.executable, "-c", CODE, words], capture_output=True, text=True)
+    *said, modules = done.stderr.splitlines()
+    return done.returncode, "\n".join([done.stdout.strip(), *said]).strip(), set(json.loads(modules))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "Usage: classy"),
+        (["list"], 0, "resnet50"),
+        (["list", "vgg16"], 2, "error: unknown model 'vgg16'; it is not of these families: anynet"),
+        (["show", "none.yaml"], 2, "error: cannot read the config 'none.yaml'"),
+        (["show", "resnte50"], 2, "error: unknown model 'resnte50'; did you mean 'resnet50'?"),
+        (["train", "none.yaml"], 2, "error: cannot read the config 'none.yaml'"),
+        (["train", "--resume", "none"], 2, "error: 'none' is no run folder"),
+        (["train", "configs/digits.yaml", "--set", "schedule.lr=1"], 2, "did you mean 'learning_rate'?"),
+        (["train", "configs/digits.yaml", "--epochs", "3"], 2, "did you mean --set schedule.epochs=3?"),
+        (["predict", "none", "a.png"], 2, "error: 'none' is no run folder"),
+        (["predict", "none.onnx", "a.png"], 2, "error: no such artefact: 'none.onnx'"),
+        (["weights", "list", "resnet50"], 0, "timm/resnet50.a1_in1k"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_what_needs_no_torch(arguments: list[str], code: int, said: str) -> None:
+    status, printed, modules = start(*arguments)
+    assert status == code, printed
+    assert said in printed
+    assert "torch" not in modules
+    if arguments == ["--help"]:
+        assert {"pydantic", "rich", "yaml", "numpy"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_summaries_are_those_of_the_commands(name: str) -> None:
+    place = COMMANDS[name]
+    found = getattr(importlib.import_module(f"classy_vision.cli.{place.module}"), place.name)
+    said = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
+    assert place.summary == str(said).split("\n\n")[0].replace("\n", " ")
+
+
+def test_names_in_the_data_are_those_that_are_registered() -> None:
+    ours = [entry for entry in MODELS if entry.cls.__module__.startswith("classy_vision.")]
+    found: dict[str, list[str]] = {entry.name: [] for entry in ours if not entry.is_preset}
+    for entry in ours:
+        if entry.is_preset:
+            found[entry.family].append(entry.name)
+    known = families()
+    assert {name: list(known[name]) for name in found} == found
+
+
+# -- ONNX files
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = {
+        "name": "anynet", "stem_type": "simple_stem_in", "stem_width": 4, "depths": [1], "widths": [8],
+        "group_widths": [4], "bottleneck_multipliers": [1.0], "strides": [2], "block_type": "vanilla_block",
+        "heads": [
+            {"name": "fully_connected", "unique_id": kind, "num_classes": classes, "fork_block": "trunk_output"}
+            for kind, classes in (("classification", 3), ("multilabel", 2), ("regression", 1))
+        ],
+    }  # fmt: skip
+    names: dict[str, Any] = {"classification": ("a", "b", "c"), "multilabel": ("x", "y")}
+    export(
+        build_model(config).eval(),
+        tmp_path_factory.mktemp("onnx") / "model.onnx",
+        format="onnx",
+        example=torch.empty(1, 3, 20, 20),
+        heads={kind: Head(kind=kind, classes=names.get(kind, ())) for kind in (*names, "regression")},
+        preprocessing={"image_size": 20, "resize": 24, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
+    )
+    return next(tmp_path_factory.getbasetemp().glob("onnx*/model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "colour.png")
+    Image.fromarray(pixels[:, :, 0]).save(folder / "grey.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return sorted(map(str, folder.iterdir()))
+
+
+def test_onnx_is_predicted_without_torch(onnx: Path, images: list[str]) -> None:
+    status, printed, modules = start("predict", onnx, images[1], "--format", "csv")
+    assert status == 0, printed
+    assert "classification,1," in printed
+    assert {"torch", "pyarrow", "sklearn"}.isdisjoint(modules)
+
+
+def test_onnx_predictions_are_those_with_torch(onnx: Path, images: list[str]) -> None:
+    artefact = load_artefact(onnx)
+    ours = list(ArrayPredictor(artefact, input_of(artefact)).predict(images, 2))
+    theirs = list(load_predictor(onnx).predict(images, 2))
+    assert [one.image for one in ours] == images
+    for one, other in zip(ours, theirs):
+        assert one.error == other.error
+        assert list(one.scores) == list(other.scores)
+        for head, scores in one.scores.items():
+            assert [label for label, _ in scores] == [label for label, _ in other.scores[head]]
+            numbers = [number for _, number in other.scores[head]]
+            assert [number for _, number in scores] == pytest.approx(numbers, abs=1e-6)
+    assert ours[0].error
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_those_of_torch(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    pixels = rng.integers(0, 256, (9, 9, channels), np.uint8)
+    mean, std = rng.uniform(0.1, 0.9, (2, channels)).tolist()
+    see = Preprocessing(DataConfig(image_size=9, mean=tuple(mean), std=tuple(std)))
+    found = see.array(Image.fromarray(pixels.squeeze()))
+    scaled = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    expected = (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    assert np.array_equal(found, expected.numpy())
