@@ -212,11 +212,6 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     heads = given.get("heads")
     if not isinstance(heads, (list, tuple, type(None))):
         raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
-    if heads and given.get("num_classes") is not None:
-        raise ConfigError(
-            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
-            f"that it is of, or leave heads out for the default head"
-        )
     for head in heads or ():
         if not isinstance(head, Mapping):
             raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")
@@ -225,6 +220,11 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
         if not isinstance(head["fork_block"], str):
             raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
     lenient = is_lenient(heads or (), unknown)
+    if heads and given.get("num_classes") is not None and not lenient:
+        raise ConfigError(
+            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
+            f"that it is of, or leave heads out for the default head"
+        )
     if unknown != "error":
         given = _without_unknown(entry, given, lenient)
     if heads:
