@@ -377,7 +377,7 @@ def test_a_config_in_the_originals_style_keeps_its_stray_keys() -> None:
         f"regnet_x_200mf: key 'freeze_trunk' {left_out}",
         f"regnet_x_200mf: key 'dephts' {left_out}; did you mean 'depth'?",
         f"head 'identity': key 'in_plane' {left_out}",
-        f"head 'fully_connected': key 'num_clases' {left_out}",
+        f"head 'fully_connected': key 'num_clases' {left_out}; did you mean 'num_classes'?",
     ]
     assert all(warning.filename == __file__ for warning in caught)
     assert list(model(batch())) == ["a", "FullyConnectedHead"]
