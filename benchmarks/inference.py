@@ -37,7 +37,7 @@ PLAIN = "as it is"
 
 def contenders(name: str, x: Tensor, compiled: bool, stack: ExitStack) -> Iterator[tuple[str, Tensor, Run]]:
     """(what, its output, a timed forward pass)."""
-    from classy_vision.deploy import optimize
+    from classy_vision.engines import optimize
 
     for library, model in models(name):
         yield f"{library}, {PLAIN}", *_run(model, x)

@@ -124,9 +124,9 @@ def trained(name: str, config: Mapping[str, Any], folder: Path) -> Path:
 
 def exported(run: Path) -> tuple[Any, dict[str, Path], list[list[object]]]:
     """The model, its files by type and format, and scores before and after by format and head."""
-    from classy_vision.deploy import export
-    from classy_vision.deploy.predicting import calibrate
-    from classy_vision.train import Predictor
+    from classy_vision.export import export
+    from classy_vision.predict import Predictor
+    from classy_vision.predict.exported import calibrate
     from classy_vision.train.job import prepare
     from classy_vision.train.run_folder import RunFolder
 
@@ -154,9 +154,9 @@ def exported(run: Path) -> tuple[Any, dict[str, Path], list[list[object]]]:
 def runner(path: Path, profile: str | None = None) -> tuple[Callable[[Tensor], Any], Any]:
     """How to run a file on one thread, and the session of ONNX Runtime if it has one."""
     if path.suffix != ".onnx":
-        from classy_vision.deploy import load_artefact
+        from classy_vision.export import load_exported
 
-        return load_artefact(path, trust=True), None
+        return load_exported(path, trust=True), None
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -169,7 +169,7 @@ def runner(path: Path, profile: str | None = None) -> tuple[Callable[[Tensor], A
 
 def times(model: Any, files: Mapping[str, Path], x: Tensor, seconds: float) -> dict[str, float]:
     """Milliseconds per sample by contender."""
-    from classy_vision.deploy import optimize
+    from classy_vision.engines import optimize
 
     calls: dict[str, Callable[[Tensor], Any]] = {
         f"ours {short}": optimize(model, x, dtype=dtype) for short, dtype in DTYPES.items()

@@ -65,7 +65,7 @@ def limits() -> dict[str, float]:
 def rows(name: str, batch: int, rounds: int, peaks: Mapping[str, float]) -> list[str]:
     """Of one model, the lines of the table."""
     from classy_vision.cost import count
-    from classy_vision.deploy import optimize
+    from classy_vision.engines import optimize
 
     x = images(name, batch)
     every = dict(models(name))

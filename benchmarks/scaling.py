@@ -50,7 +50,7 @@ TABLES: dict[str, tuple[str, list[Case]]] = {
 
 def contenders(name: str, batch: int, size: int) -> Iterator[tuple[tuple[str, str, str], Run]]:
     """((library, type, layout), a timed forward pass)."""
-    from classy_vision.deploy import optimize
+    from classy_vision.engines import optimize
 
     x = images(name, batch, size)
     for library, model in models(name, size):

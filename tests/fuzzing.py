@@ -98,7 +98,7 @@ def _metrics(path: Path) -> None:
 
 
 def _metadata(format: str) -> Any:
-    from classy_vision.deploy.metadata import Metadata
+    from classy_vision.export.metadata import Metadata
 
     return Metadata(
         format=format,
@@ -112,7 +112,7 @@ def _metadata(format: str) -> Any:
 
 
 def _exported(path: Path) -> None:
-    from classy_vision.deploy.metadata import KEY
+    from classy_vision.export.metadata import KEY
     from classy_vision.weights.files import write_tensors
 
     write_tensors(path, _model().state_dict(), {KEY: _metadata("safetensors").dump()})
@@ -121,7 +121,7 @@ def _exported(path: Path) -> None:
 def _onnx(path: Path) -> None:
     from onnx import TensorProto, helper
 
-    from classy_vision.deploy.metadata import KEY
+    from classy_vision.export.metadata import KEY
 
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 32])
     output = helper.make_tensor_value_info("default_head", TensorProto.FLOAT, ["n", 2])
@@ -136,7 +136,7 @@ def _onnx(path: Path) -> None:
 
 
 def _program(path: Path) -> None:
-    from classy_vision.deploy.exported_program import EXTRA
+    from classy_vision.export.exported_program import EXTRA
 
     class Small(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -194,16 +194,16 @@ def _build(path: Path) -> None:
 
 
 def _examine(path: Path) -> None:
-    from classy_vision.models.identify import examine
+    from classy_vision.identify.identify import examine
     from classy_vision.weights.files import read_tensors
 
     examine(read_tensors(path))
 
 
 def _load_exported(path: Path) -> None:
-    from classy_vision.deploy import load_artefact
+    from classy_vision.export import load_exported
 
-    load_artefact(path)
+    load_exported(path)
 
 
 def _read_checkpoint(path: Path) -> None:
@@ -220,8 +220,8 @@ def _read_metrics(path: Path) -> None:
 
 
 def _read_table(path: Path) -> None:
-    from classy_vision.train.data_config import TableConfig
-    from classy_vision.train.sources import load_records
+    from classy_vision.data.config import TableConfig
+    from classy_vision.data.sources import load_records
 
     (path.parent / "here.png").touch()
     load_records(TableConfig(source="table", file=str(path), image_size=32))
@@ -234,7 +234,7 @@ def _read_comparison(path: Path) -> None:
 
 
 def _read_image(path: Path) -> None:
-    from classy_vision.train.images import open_image
+    from classy_vision.data.images import open_image
 
     open_image(path, 3)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from classy_vision.config import ConfigError, find_key
+from classy_vision.data.config import DataConfig
 from classy_vision.errors import nearest, unknown
 from classy_vision.models import MODELS, build_model
 from classy_vision.train.config import ScheduleConfig, TrainConfig, load_settings
-from classy_vision.train.data_config import DataConfig
 
 MODEL_NAMES = [entry.name for entry in MODELS]
 

@@ -14,17 +14,24 @@ PACKAGE = Path(__file__).parents[1] / "classy_vision"
 # Each may import what stands before it.
 LAYERS = [
     {"errors"},
-    {"config", "registry", "presets", "text", "lazy"},
+    {"config", "registry", "presets", "text", "lazy", "removed"},
     {"layers"},
     {"weights"},
     {"heads"},
+    {"trunk"},
     {"models"},
     {"generic"},
+    {"identify"},
     {"cost"},
     {"hub"},
+    {"data"},
     {"train"},
-    {"deploy"},
+    {"engines"},
+    {"export"},
+    {"predict"},
+    {"evaluate"},
     {"study"},
+    {"deploy"},
     {"cli"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -32,7 +32,7 @@ def convert(
     import torch
 
     from classy_vision.models import build_model, load_weights
-    from classy_vision.models.pretrained import check_layout, find_source, save_weights
+    from classy_vision.trunk.pretrained import check_layout, find_source, save_weights
     from classy_vision.weights.catalogue import is_published
     from classy_vision.weights.files import check_target, read_tensors
 
@@ -66,7 +66,7 @@ def convert(
 def _check_known(layout: str) -> None:
     """Raises an UnknownNameError where no family is written so."""
     from classy_vision.models import MODELS
-    from classy_vision.models.pretrained import OURS
+    from classy_vision.trunk.pretrained import OURS
 
     known = dict.fromkeys([*OURS, *(name for entry in MODELS for name in entry.cls.layouts)])
     if layout not in known:
@@ -80,7 +80,7 @@ def network_of(state: Mapping[str, Any], model: str | None) -> dict[str, Any]:
         ConfigError: no such model, or nothing fits the file.
     """
     from classy_vision.cli.show import read_model
-    from classy_vision.models.identify import identify
+    from classy_vision.identify.identify import identify
     from classy_vision.weights.catalogue import is_published
 
     if model is None:

@@ -19,7 +19,7 @@ from classy_vision.cli.train import INTERRUPTED, training_package
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
-    from classy_vision.train import Evaluation
+    from classy_vision.evaluate import Evaluation
 
 
 class EvaluationFormat(str, Enum):

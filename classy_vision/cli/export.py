@@ -14,9 +14,9 @@ from classy_vision.cli.train import training_package
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
-    from classy_vision.deploy import Exported, Head
+    from classy_vision.data.config import DataConfig
+    from classy_vision.export import Exported, Head
     from classy_vision.models import ClassyModel
-    from classy_vision.train.data_config import DataConfig
 
 
 class ExportDtype(str, Enum):
@@ -85,8 +85,8 @@ def export(
     this kind of processor, which takes a minute.
     """
     training_package()
-    from classy_vision.deploy.arguments import check_arguments
-    from classy_vision.deploy.exporting import export
+    from classy_vision.export.arguments import check_arguments
+    from classy_vision.export.exporting import export
 
     options: dict[str, Any] = {
         "format": format.value,
@@ -105,7 +105,7 @@ def export(
     found = _find(source, weights)
     data = _resized(found.data, image_size)
     how = _calibration(found, data, max_loss) if int8 else None
-    from classy_vision.deploy.predicting import preprocessing
+    from classy_vision.predict.exported import preprocessing
 
     done = export(
         found.model,
@@ -146,7 +146,7 @@ def _find(source: str, weights: str | None) -> Found:
     if weights is not None:
         raise ConfigError("--weights is for a model that is no run; a run folder has its own")
     from classy_vision.models import ClassyModel
-    from classy_vision.train import Predictor
+    from classy_vision.predict import Predictor
 
     predictor = Predictor.load(folder)
     assert isinstance(predictor.model, ClassyModel)
@@ -157,7 +157,7 @@ def _find_network(source: str, weights: str | None) -> Found:
     from classy_vision.cli.predict import network
     from classy_vision.cli.show import read_model
     from classy_vision.models import build_model
-    from classy_vision.train.predict import expected_data, task_of
+    from classy_vision.predict.predictor import expected_data, task_of
     from classy_vision.weights.catalogue import is_published, published
 
     known = next((name for name in (weights, source) if name and is_published(name)), None)
@@ -182,7 +182,7 @@ def _find_network(source: str, weights: str | None) -> Found:
 
 
 def _heads(tasks: Any) -> dict[str, Head]:
-    from classy_vision.deploy import Head
+    from classy_vision.export import Head
 
     return {name: Head(kind=task.config.kind, classes=task.classes) for name, task in tasks.items()}
 
@@ -215,7 +215,7 @@ def _example(found: Found, data: DataConfig | None, image_size: int | None) -> A
 def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
     """How a run is quantised: its data are read again."""
     assert found.run is not None
-    from classy_vision.deploy.predicting import calibrate
+    from classy_vision.predict.exported import calibrate
     from classy_vision.train.job import prepare
     from classy_vision.train.run_folder import RunFolder
 
@@ -240,7 +240,7 @@ def _print(done: Exported, found: Found) -> None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
     if done.needs_trust:
-        print("  Reading it takes --trust, or load_artefact(..., trust=True).")
+        print("  Reading it takes --trust, or load_exported(..., trust=True).")
     for name, before in done.before.items():
         after = done.after[name]
         print(f"  checked {name}: {before:.2f} points before, {after:.2f} in int8 ({after - before:+.2f})")

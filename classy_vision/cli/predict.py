@@ -18,8 +18,8 @@ from classy_vision.cli.train import INTERRUPTED, training_package
 from classy_vision.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from classy_vision.deploy.array_predictor import ArrayPredictor
-    from classy_vision.train import Prediction, Predictor
+    from classy_vision.predict import Prediction, Predictor
+    from classy_vision.predict.array_predictor import ArrayPredictor
 
     AnyPredictor = Predictor | ArrayPredictor
 
@@ -83,7 +83,7 @@ def predict(
     code is 1 then.
     """
     predictor, files = _read_arguments(run, images, weights, model, device, trust)
-    from classy_vision.train.files import walk
+    from classy_vision.data.files import walk
 
     for argument in files:  # before any work is done
         next(walk(argument, predictor.unit))
@@ -141,7 +141,7 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: there is no such file, folder or published weights.
     """
-    from classy_vision.train.files import EXPORTS
+    from classy_vision.data.files import EXPORTS
     from classy_vision.weights.catalogue import HUB, is_published
 
     path = os.path.expanduser(name)
@@ -154,10 +154,10 @@ def check_model(name: str) -> None:
 
 def _onnx(path: str) -> ArrayPredictor | None:
     """Of an ONNX file of images; videos are read with torch."""
-    from classy_vision.deploy.array_predictor import ArrayPredictor, input_of
-    from classy_vision.deploy.artefact import load_artefact
+    from classy_vision.export.exported_model import load_exported
+    from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 
-    artefact = load_artefact(path)
+    artefact = load_exported(path)
     data = input_of(artefact)
     return None if data.clip else ArrayPredictor(artefact, data)
 
@@ -165,7 +165,7 @@ def _onnx(path: str) -> ArrayPredictor | None:
 def network(weights: str, model: str) -> dict[str, Any]:
     """The config that --model means, with the heads that are in the file."""
     from classy_vision.cli.convert import network_of
-    from classy_vision.models.pretrained import find_source
+    from classy_vision.trunk.pretrained import find_source
     from classy_vision.weights.files import read_tensors
 
     return network_of(read_tensors(find_source(weights)), model)

@@ -177,8 +177,8 @@ _FACTS = ("name", "params", "outputs", "labels", "top1", "licence", "place", "pr
 
 
 def _of_file(source: str) -> dict[str, Any]:
-    from classy_vision.models.identify import examine
-    from classy_vision.models.pretrained import find_source
+    from classy_vision.identify.identify import examine
+    from classy_vision.trunk.pretrained import find_source
     from classy_vision.weights.classy_vision import flatten
     from classy_vision.weights.files import read_tensors
 

@@ -13,8 +13,8 @@ from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.ledger import Ledger
 from classy_vision.cost.receptive_field import Field
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.models.features import FeatureInfo
-from classy_vision.models.twin import outline_of
+from classy_vision.trunk.features import FeatureInfo
+from classy_vision.trunk.twin import outline_of
 
 
 def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from classy_vision.cost.operators import MACS, activations, is_known
 from classy_vision.cost.receptive_field import Fields, tensors_in
-from classy_vision.layers.meta import OnMeta
+from classy_vision.trunk.meta import OnMeta
 
 
 @dataclass(frozen=True)

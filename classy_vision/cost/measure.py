@@ -18,7 +18,7 @@ from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.cost.room import check_fits, peak
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.models.trunk import END
+from classy_vision.trunk.trunk import END
 
 Key = tuple[str, str | None]
 """A row of the costs: its name, and the step that it reads."""

@@ -1,6 +1,6 @@
 """Shapes of what operators give in training, where torch's own answers take milliseconds or are missing.
 
-They add to ``classy_vision.layers.meta.SHORTCUTS``, which leave out what inference does not need.
+They add to ``classy_vision.trunk.meta.SHORTCUTS``, which leave out what inference does not need.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from classy_vision.layers.meta import SHORTCUTS, outline
+from classy_vision.trunk.meta import SHORTCUTS, outline
 
 _aten = torch.ops.aten
 

@@ -1,43 +1,20 @@
-"""Shipping a model: quicker, and in the forms that others run."""
-
-from typing import TYPE_CHECKING
+"""The old home of ``classy_vision.export`` and ``classy_vision.engines``; kept for one version."""
 
 from classy_vision.lazy import lazy
 
-if TYPE_CHECKING:
-    from classy_vision.deploy.artefact import Artefact, load_artefact
-    from classy_vision.deploy.exporting import Exported, export
-    from classy_vision.deploy.formats import FORMATS
-    from classy_vision.deploy.metadata import Head, Metadata
-    from classy_vision.deploy.optimized import Optimized, optimize
-    from classy_vision.deploy.verify import Int8
-
-__all__ = [
-    "FORMATS",
-    "Artefact",
-    "Exported",
-    "Head",
-    "Int8",
-    "Metadata",
-    "Optimized",
-    "export",
-    "load_artefact",
-    "optimize",
-]
-
-# Looked up when they are used: an ONNX file is run without torch, which takes a second to import.
 __getattr__ = lazy(
     __name__,
-    {
-        "FORMATS": "formats",
-        "Artefact": "artefact",
-        "Exported": "exporting",
-        "Head": "metadata",
-        "Int8": "verify",
-        "Metadata": "metadata",
-        "Optimized": "optimized",
-        "export": "exporting",
-        "load_artefact": "artefact",
-        "optimize": "optimized",
+    {},
+    moved={
+        "FORMATS": "classy_vision.export.FORMATS",
+        "Artefact": "classy_vision.export.ExportedModel",
+        "Exported": "classy_vision.export.Exported",
+        "Head": "classy_vision.export.Head",
+        "Int8": "classy_vision.export.Int8",
+        "Metadata": "classy_vision.export.Metadata",
+        "Optimized": "classy_vision.engines.Optimized",
+        "export": "classy_vision.export.export",
+        "load_artefact": "classy_vision.export.load_exported",
+        "optimize": "classy_vision.engines.optimize",
     },
 )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from classy_vision.models.removed import names_gone
+from classy_vision.removed import names_gone
 
 if not TYPE_CHECKING:
     __getattr__ = names_gone(__name__)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from classy_vision.hub.load import from_pretrained
 from classy_vision.hub.save import push_to_hub, save_pretrained
-from classy_vision.models.removed import names_gone
+from classy_vision.removed import names_gone
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 

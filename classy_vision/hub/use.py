@@ -8,7 +8,7 @@ from typing import Any
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.models.use import Use, preprocessing_of, set_use, use_of, use_of_run
+from classy_vision.trunk.use import Use, preprocessing_of, set_use, use_of, use_of_run
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 
 

@@ -4,20 +4,20 @@ from typing import TYPE_CHECKING
 
 from classy_vision.heads import build_head
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
-from classy_vision.models.anynet import AnyNet
+from classy_vision.models.anynet.model import AnyNet
 from classy_vision.models.classy_model import MODELS, ClassyModel, build_model, register_model
-from classy_vision.models.densenet import DenseNet
-from classy_vision.models.efficientnet import EfficientNet
-from classy_vision.models.features import FeatureInfo
+from classy_vision.models.densenet.model import DenseNet
+from classy_vision.models.efficientnet.model import EfficientNet
 from classy_vision.models.lecun_normal_init import lecun_normal_init
 from classy_vision.models.mlp import MLP
-from classy_vision.models.pretrained import load_weights, save_weights
 from classy_vision.models.regnet import RegNet
-from classy_vision.models.removed import names_gone
 from classy_vision.models.resnet import ResNet
-from classy_vision.models.resnext import ResNeXt
-from classy_vision.models.resnext3d import ResNeXt3D
-from classy_vision.models.vision_transformer import VisionTransformer
+from classy_vision.models.resnext.model import ResNeXt
+from classy_vision.models.resnext3d.model import ResNeXt3D
+from classy_vision.models.vision_transformer.model import VisionTransformer
+from classy_vision.removed import names_gone
+from classy_vision.trunk.features import FeatureInfo
+from classy_vision.trunk.pretrained import load_weights, save_weights
 
 __all__ = [
     "MLP",

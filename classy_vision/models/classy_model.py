@@ -12,17 +12,17 @@ from typing_extensions import Self
 
 from classy_vision.config import ConfigError, check_nesting, drop_unknown, read_config
 from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
-from classy_vision.layers.meta import OnMeta
 from classy_vision.models.hub import Shared
-from classy_vision.models.map_layout import MapLayout, find_layouts, read_layout, unclear
-from classy_vision.models.own_forward import OwnForward
-from classy_vision.models.pretrained import find_source, load_weights
 from classy_vision.models.published import with_published
-from classy_vision.models.removed import ATTRIBUTES, names_gone
-from classy_vision.models.taps import check_paths
-from classy_vision.models.trunk import END, ModelConfig
-from classy_vision.models.use import set_use, take_use, use_of, use_of_run
 from classy_vision.registry import Entry, Registry, unknown_model
+from classy_vision.removed import ATTRIBUTES, names_gone
+from classy_vision.trunk.hooks import check_paths
+from classy_vision.trunk.map_layout import MapLayout, find_layouts, read_layout, unclear
+from classy_vision.trunk.meta import OnMeta
+from classy_vision.trunk.own_forward import OwnForward
+from classy_vision.trunk.pretrained import find_source, load_weights
+from classy_vision.trunk.trunk import END, ModelConfig
+from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report

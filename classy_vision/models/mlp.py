@@ -20,7 +20,7 @@ from classy_vision.config import PositiveInt, Probability
 from classy_vision.layers.activation import ActivationType, new_activation
 from classy_vision.layers.conv_norm_act import chain
 from classy_vision.models.classy_model import ClassyModel, register_model
-from classy_vision.models.trunk import END, ModelConfig
+from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.key_map import KeyMap, Renaming
 
 

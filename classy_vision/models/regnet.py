@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from classy_vision.config import PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType
-from classy_vision.models.anynet import (
+from classy_vision.models.anynet.model import (
     AnyNet,
     AnyNetOptions,
     AnyNetParams,
@@ -24,8 +24,8 @@ from classy_vision.models.anynet import (
     StemType,
 )
 from classy_vision.models.classy_model import register_model
-from classy_vision.models.removed import names_gone
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.removed import names_gone
+from classy_vision.trunk.trunk import ModelConfig
 
 __all__ = ["ActivationType", "AnyNet", "AnyNetParams", "BlockType", "RegNet", "RegNetParams", "StemType"]
 

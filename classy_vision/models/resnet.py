@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from classy_vision.models.classy_model import register_model
-from classy_vision.models.resnext import ResNeXt, ResNeXtConfig
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.models.resnext.model import ResNeXt, ResNeXtConfig
+from classy_vision.trunk.trunk import ModelConfig
 
 
 class ResNetConfig(ResNeXtConfig):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classy_vision.models.anynet import STEMS, AnyNetParams
+from classy_vision.models.anynet.model import STEMS, AnyNetParams
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 from classy_vision.config import ConfigError
 from classy_vision.cost.table import human
 from classy_vision.models import MODELS
-from classy_vision.models.anynet import AnyNetParams
+from classy_vision.models.anynet.model import AnyNetParams
 from classy_vision.study.complexity import Complexity, complexity
 from classy_vision.study.region import WIDTH_STEP, AnyNetRegion, Region
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from classy_vision.config import Config, ConfigError, PositiveInt, read_config, unknown
-from classy_vision.models.anynet import StemType
+from classy_vision.models.anynet.model import StemType
 
 WIDTH_STEP = 8
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

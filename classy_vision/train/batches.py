@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from classy_vision.train.images import ImageError
+from classy_vision.data.images import ImageError
+from classy_vision.data.processors import processors
+from classy_vision.data.samples import blank_views, read_views
 from classy_vision.train.job import Job
-from classy_vision.train.processors import processors
-from classy_vision.train.samples import blank_views, read_views
 
 Key = tuple[int, int]
 """Epoch and row."""

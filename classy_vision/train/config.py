@@ -23,8 +23,11 @@ from classy_vision.config import (
     read_config,
     unknown,
 )
-from classy_vision.train.data_config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
 from classy_vision.weights.methods import Channels, ClassToken, Patches
+
+THRESHOLD = 0.5
+"""The probability from which a label of several counts as present."""
 
 
 class TaskConfig(Config):

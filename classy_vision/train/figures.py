@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.train.images import ImageError
+from classy_vision.data.images import ImageError
+from classy_vision.data.samples import read_stills
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
-from classy_vision.train.samples import read_stills
 from classy_vision.train.tasks import DASH
 
 RIGHT, WRONG, NEUTRAL = "#1a7f37", "#cf222e", "#333333"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from classy_vision.config import ConfigError, read_config
+from classy_vision.data.config import DataConfig
+from classy_vision.data.preprocessing import from_published
 from classy_vision.models import MODELS, ClassyModel, load_weights
 from classy_vision.models.published import with_published
 from classy_vision.train.config import TrainConfig, WeightsConfig
-from classy_vision.train.data_config import DataConfig
-from classy_vision.train.preprocessing import from_published
 from classy_vision.train.tasks import Task
 from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.report import Report

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.data.config import TableConfig
+from classy_vision.data.images import check_images
+from classy_vision.data.preprocessing import with_statistics
+from classy_vision.data.sources import Records, load_records, load_test_records
+from classy_vision.data.split import Strata
 from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.train.config import TaskConfig, TrainConfig
-from classy_vision.train.data_config import TableConfig
-from classy_vision.train.images import check_images
 from classy_vision.train.initial import what_is_published, with_network
-from classy_vision.train.preprocessing import with_statistics
-from classy_vision.train.sources import Records, load_records, load_test_records
-from classy_vision.train.split import Strata, strata_of
+from classy_vision.train.strata import strata_of
 from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
 from classy_vision.train.views import by_head
 

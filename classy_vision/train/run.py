@@ -18,10 +18,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, OperationError
+from classy_vision.data.config import FolderConfig
+from classy_vision.data.sources import Records, read_listing, write_listing
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TrainConfig
-from classy_vision.train.data_config import FolderConfig
 from classy_vision.train.display import Display
 from classy_vision.train.engine import Engine, StoppedError
 from classy_vision.train.figures import draw_curves, draw_predictions
@@ -30,7 +31,6 @@ from classy_vision.train.job import Job, prepare, trunk_parts
 from classy_vision.train.optimizer import learning_rate, make_optimizer, restore_optimizer
 from classy_vision.train.plan import plan
 from classy_vision.train.run_folder import CURVES, LISTING, PREDICTIONS, TENSORBOARD, Row, RunFolder
-from classy_vision.train.sources import Records, read_listing, write_listing
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.units import standardize, to_units
 from classy_vision.train.views import run_views

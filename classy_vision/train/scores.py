@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from classy_vision.train.answers import THRESHOLD
+from classy_vision.train.config import THRESHOLD
 from classy_vision.train.tasks import Task
 
 TOP = 5

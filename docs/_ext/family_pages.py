@@ -11,7 +11,7 @@ from classy_vision.config import ConfigError
 from classy_vision.cost import Costs, StepCost, count
 from classy_vision.cost.table import human, size
 from classy_vision.models.schema import MODEL_KEYS
-from classy_vision.models.trunk import END, ModelConfig
+from classy_vision.trunk.trunk import END, ModelConfig
 
 from .families import CLASSES, Family, families, outline
 from .fields import definitions, fields
@@ -68,7 +68,7 @@ def _page(family: Family, defs: Mapping[str, Any]) -> str:
 
 
 def _autoclass(cls: type[Any]) -> str:
-    return f".. autoclass:: {cls.__module__}.{cls.__qualname__}"
+    return f".. autoclass:: {cls.__module__.removesuffix('.model')}.{cls.__qualname__}"
 
 
 # -- an example with two heads

@@ -13,12 +13,12 @@ from typing import Any
 from typer.main import get_command
 
 from classy_vision.cli import app
+from classy_vision.data.config import SOURCES, DataConfig
 from classy_vision.heads import HEADS
-from classy_vision.models.removed import ATTRIBUTES, NAMES
 from classy_vision.models.schema import HEAD_KEYS, MODEL_KEYS, descriptions
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import TrainConfig
-from classy_vision.train.data_config import SOURCES, DataConfig
+from classy_vision.trunk.trunk import ModelConfig
 
 from . import costs
 from .fields import Schema, definitions, fields

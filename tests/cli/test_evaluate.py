@@ -27,8 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(run: Path, tmp_path: Path) -> Path:
     """Some digits as files, by class."""
-    from classy_vision.train.data_config import DigitsConfig
-    from classy_vision.train.sources import load_records
+    from classy_vision.data.config import DigitsConfig
+    from classy_vision.data.sources import load_records
 
     records = load_records(DigitsConfig(source="digits"))
     for row in records.rows(held_out=True)[:30]:

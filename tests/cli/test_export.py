@@ -10,11 +10,11 @@ import pytest
 
 from classy_vision.cli import main
 from classy_vision.cli.export import ExportFormat
-from classy_vision.deploy import FORMATS, load_artefact
+from classy_vision.export import FORMATS, load_exported
 from classy_vision.models import ClassyModel, build_model, save_weights
 from classy_vision.train import TrainConfig, train
+from tests.data.videos import make_videos
 from tests.train.command import SMALL_TRUNK, classy, clips_job, digits_job, write
-from tests.train.videos import make_videos
 
 ROOT = Path(__file__).parents[2]
 DIGITS = sorted(map(str, (ROOT / "examples/digits").glob("*.png")))
@@ -64,7 +64,7 @@ def test_predicts_as_the_run_does(format: str, run: Path, tmp_path: Path, capsys
     assert f"{path}: {format}, float32" in said
     assert "takes   (n, 1, 16, 16), n from 1 to 64" in said
     assert "digit: classification, 10 classes" in said
-    assert load_artefact(path, trust=True).labels["loop"] == ("closed", "open")
+    assert load_exported(path, trust=True).labels["loop"] == ("closed", "open")
     wanted = call(capsys, "predict", run, *DIGITS, "--format", "json")
     given = call(capsys, "predict", path, "--trust", *DIGITS, "--format", "json")
     assert given[0] == wanted[0] == 0
@@ -78,7 +78,7 @@ def test_a_folder_of_save_pretrained(run: Path, tmp_path: Path, capsys: Capture)
         path = tmp_path / f"{name}.safetensors"
         code, said = call(capsys, "export", source, "--format", "safetensors", "--output", path)
         assert code == 0, said
-        saved.append(load_artefact(path).metadata)
+        saved.append(load_exported(path).metadata)
     assert saved[0].heads == saved[1].heads
     assert saved[0].heads["loop"].classes == ("closed", "open")
     assert saved[0].preprocessing == saved[1].preprocessing
@@ -143,7 +143,7 @@ def test_models_that_are_no_runs(tmp_path: Path, capsys: Capture) -> None:
     assert code == 0, said
     assert "The weights are random" in said
     assert "(n, 3, any, any)" in said
-    artefact = load_artefact(path, trust=True)
+    artefact = load_exported(path, trust=True)
     assert artefact.preprocessing["image_size"] == 40
     assert artefact.preprocessing["mean"] == [0.485, 0.456, 0.406]
     assert artefact.labels == {"default_head": ("0", "1", "2")}

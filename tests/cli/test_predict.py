@@ -15,12 +15,14 @@ from PIL import Image
 
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
+from classy_vision.data.files import find_images
+from classy_vision.data.samples import read_views
 from classy_vision.models import ClassyModel, build_model, save_weights
-from classy_vision.train import Predictor, TrainConfig, find_images, load_settings, streaming, train
-from classy_vision.train.samples import read_views
+from classy_vision.predict import Predictor, streaming
+from classy_vision.train import TrainConfig, load_settings, train
 from classy_vision.weights.catalogue import labels, published
+from tests.data.videos import make_videos
 from tests.train.command import classy, clips_job, head, job, write
-from tests.train.videos import make_videos
 
 Capture = pytest.CaptureFixture[str]
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -248,7 +250,7 @@ def weights(tmp_path: Path) -> Path:
 def test_published_weights(
     weights: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classy_vision.models.pretrained.find_file", lambda source: weights)
+    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: weights)
     files = [images / "red.jpg", images / "broken.png"]
     code, out = predict(capsys, monkeypatch, *files, "--weights", RESNET, "--format", "json")
     red, broken = json.loads(out)
@@ -261,7 +263,7 @@ def test_published_weights(
 def test_images_are_seen_as_the_publisher_says(
     weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classy_vision.models.pretrained.find_file", lambda source: weights)
+    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: weights)
     for name in (RESNET, "timm/resnet18.a1_in1k"):
         theirs, seen = published(name).preprocessing, Predictor.of_weights(name).data
         assert (seen.image_size, seen.resize, seen.interpolation) == (
@@ -287,9 +289,7 @@ def test_video_weights(videos: Path, tmp_path: Path, capsys: Capture, monkeypatc
     name = "torchvision/r3d_18.KINETICS400_V1"
     torch.manual_seed(0)
     save_weights(build_model(name), tmp_path / "r3d.safetensors", layout="torchvision")
-    monkeypatch.setattr(
-        "classy_vision.models.pretrained.find_file", lambda source: tmp_path / "r3d.safetensors"
-    )
+    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: tmp_path / "r3d.safetensors")
     data = Predictor.of_weights(name).data
     assert data.resize == (128, 171)
     assert data.clip is not None

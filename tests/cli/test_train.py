@@ -19,8 +19,8 @@ from classy_vision.cli.train import train as train_command
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train import load_settings, train
+from tests.data.videos import make_videos
 from tests.train.command import classy, clips_job, digits_job, start, stop_when, write
-from tests.train.videos import make_videos
 
 TIMES = ("seconds", "images_per_second", "videos_per_second")
 

@@ -169,7 +169,7 @@ def test_convert(run: Any, tmp_path: Path, options: list[str]) -> None:
 def test_convert_published_weights(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, file, target = "timm/resnet18.a1_in1k", tmp_path / "there.safetensors", tmp_path / "out.safetensors"
     save_weights(build_model(name), file, layout="timm")
-    find = "classy_vision.models.pretrained.find_file"
+    find = "classy_vision.trunk.pretrained.find_file"
     monkeypatch.setattr(find, lambda source: file if source == name else source)
     code, _, err = run("convert", name, target, "--to", "pycls")
     assert (code, err) == (0, "")

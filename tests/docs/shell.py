@@ -18,9 +18,9 @@ from PIL import Image
 from classy_vision.cli import main
 from classy_vision.heads import HEADS
 from classy_vision.models import MODELS
+from tests.data.videos import make_videos
 from tests.docs.snippets import Block
 from tests.train.conftest import COLOURS
-from tests.train.videos import make_videos
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

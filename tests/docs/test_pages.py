@@ -16,13 +16,13 @@ from typer.main import get_command
 from classy_vision.cli import app
 from classy_vision.config import PositiveInt
 from classy_vision.cost.presets import known_costs
+from classy_vision.data.config import SOURCES, ClipConfig
 from classy_vision.heads import HEADS
 from classy_vision.models import MODELS, ClassyModel, register_model
-from classy_vision.models.removed import ATTRIBUTES, NAMES
-from classy_vision.models.trunk import ModelConfig
+from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train import run_folder
 from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig, WeightsConfig
-from classy_vision.train.data_config import SOURCES, ClipConfig
+from classy_vision.trunk.trunk import ModelConfig
 from docs._ext import pages
 from docs._ext.families import EXAMPLES, families
 from docs._ext.fields import words
@@ -153,7 +153,9 @@ def test_all_files_of_a_run_are_there() -> None:
     assert {getattr(run_folder, name) for name in constants} <= shown
 
 
-@pytest.mark.parametrize("package", ["models", "heads", "cost", "train", "deploy", "study"])
+@pytest.mark.parametrize(
+    "package", ["models", "heads", "cost", "train", "predict", "evaluate", "engines", "export", "study"]
+)
 def test_every_public_name_is_documented(package: str) -> None:
     module = importlib.import_module(f"classy_vision.{package}")
     documented = re.findall(r"^\.\. auto\w+:: [\w.]+?(\w+)$", "\n".join(map(page_text, PAGES)), re.MULTILINE)

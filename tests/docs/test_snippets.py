@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from classy_vision.config import parse_yaml
+from classy_vision.data.config import DataConfig
+from classy_vision.data.sources import Records, StrataOf, load_records
 from classy_vision.models import build_model, save_weights
 from classy_vision.train import TrainConfig, job
-from classy_vision.train.data_config import DataConfig
-from classy_vision.train.sources import Records, StrataOf, load_records
 from classy_vision.weights.sources import find_file
 from docs._ext import pages
 from tests.docs.shell import ROOT, furnish, run_shell
@@ -71,7 +71,7 @@ def _publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "torchvision/regnet_y_400mf.IMAGENET1K_V2"
     file = folder / "regnet_y_400mf.safetensors"
     save_weights(build_model(name), file, layout="torchvision")
-    for module in ("classy_vision.models.pretrained", "classy_vision.train.initial"):
+    for module in ("classy_vision.trunk.pretrained", "classy_vision.train.initial"):
         monkeypatch.setattr(f"{module}.find_file", lambda given: file if given == name else find_file(given))
 
 

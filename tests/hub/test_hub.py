@@ -155,7 +155,7 @@ def test_card_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     published = build_model("timm/resnet18.a1_in1k")
     save_weights(published, tmp_path / "weights.safetensors", layout="timm")
     monkeypatch.setattr(
-        "classy_vision.models.pretrained.find_file", lambda name: tmp_path / "weights.safetensors"
+        "classy_vision.trunk.pretrained.find_file", lambda name: tmp_path / "weights.safetensors"
     )
     model = build_model("timm/resnet18.a1_in1k", weights=tmp_path / "weights.safetensors")
     model.loaded = model.loaded and type(model.loaded)(

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from classy_vision.cost import count, measure
 from classy_vision.cost.picture.write import draw
-from classy_vision.deploy import export, optimize
+from classy_vision.engines import optimize
+from classy_vision.export import export
 from classy_vision.hub.describe import describe
 from classy_vision.models import ClassyModel
 from classy_vision.models.classy_model import ModelAdapter
-from classy_vision.models.pretrained import save_weights
+from classy_vision.trunk.pretrained import save_weights
 from tests.models.small import batch, build
-from tests.models.test_from_model import headed
+from tests.trunk.test_hooks import headed
 
 THREADS, CALLS = 8, 200
 LOOKS: dict[str, Callable[[ClassyModel], Any]] = {

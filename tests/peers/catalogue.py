@@ -20,7 +20,7 @@ from torch import nn
 
 from classy_vision.config import ConfigError
 from classy_vision.models import MODELS, build_model
-from classy_vision.models.pretrained import load_weights
+from classy_vision.trunk.pretrained import load_weights
 from classy_vision.weights.catalogue import DATA
 from tests.peers.test_vision_transformer import beyond_us
 from tests.peers.test_vision_transformer import config_of as config_of_vit

@@ -13,9 +13,9 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torchvision.models import get_model_weights
 
-from classy_vision.train.data_config import DataConfig
-from classy_vision.train.preprocessing import from_published, with_statistics
-from classy_vision.train.samples import read_views
+from classy_vision.data.config import DataConfig
+from classy_vision.data.preprocessing import from_published, with_statistics
+from classy_vision.data.samples import read_views
 from classy_vision.weights.catalogue import published
 
 SIZES = [(640, 427), (427, 640), (500, 375), (301, 1000), (97, 64)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.train.videos import make_videos
+from tests.data.videos import make_videos
 
 COLOURS = ["red", "lime", "blue"]
 

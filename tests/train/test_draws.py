@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.layers.recompute import recompute
 from classy_vision.layers.stochastic_depth import StochasticDepth
-from classy_vision.layers.tokens import some_patches
+from classy_vision.models.vision_transformer.tokens import some_patches
 from classy_vision.train.draws import GlobalDraws, seed_step
 
 IMAGES = torch.rand(6, 4, 3, 3) + 1

@@ -10,7 +10,7 @@ from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.config import ScheduleConfig
 from classy_vision.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, restore_optimizer
 from tests.models.small import FAMILIES
-from tests.models.test_vision_transformer import EVERYTHING
+from tests.models.vision_transformer.test_model import EVERYTHING
 from tests.train.command import SMALL_TRUNK, head
 
 

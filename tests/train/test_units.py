@@ -13,7 +13,8 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.train import Predictor, TrainConfig, resume, train
+from classy_vision.predict import Predictor
+from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.engine import Engine
 from classy_vision.train.job import prepare

@@ -12,7 +12,7 @@ import pytest
 
 from classy_vision.config import ConfigError
 from classy_vision.models import build_model
-from classy_vision.models.pretrained import save_weights
+from classy_vision.trunk.pretrained import save_weights
 from classy_vision.weights import sources
 from classy_vision.weights.sources import find_file
 from tests.weights.hub import serve

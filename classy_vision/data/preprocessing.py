@@ -1,0 +1,282 @@
+"""From an image to the tensor that the model sees: which part, which size, which scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from classy_vision.config import ConfigError
+from classy_vision.data.config import DataConfig
+from classy_vision.data.images import MODES, Picture, Planes, open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what exported files are run on needs none
+
+    from classy_vision.weights.catalogue import Preprocessing as Published
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
+# channels: mean, std
+STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    1: ((0.5,), (0.5,)),
+    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CLIP_STATISTICS = {**STATISTICS, 3: ((0.45,) * 3, (0.225,) * 3)}
+
+
+def with_statistics(data: DataConfig, channels: int) -> DataConfig:
+    """``data`` with a mean and std for ``channels``.
+
+    Raises:
+        ConfigError: videos do not have that many channels, or the given ones do not fit.
+    """
+    if data.clip and channels not in MODES:
+        raise ConfigError(f"model.in_channels = {channels}: videos have 1 channel (grey) or 3 (colour)")
+    usual = ((0.5,) * channels, (0.5,) * channels)
+    mean, std = (CLIP_STATISTICS if data.clip else STATISTICS).get(channels, usual)
+    data = data.model_copy(update={"mean": data.mean or mean, "std": data.std or std})
+    for name in ("mean", "std"):
+        if len(getattr(data, name)) != channels:
+            raise ConfigError(
+                f"data.{name} = {list(getattr(data, name))}: one value for each of the model's "
+                f"{channels} channels is needed"
+            )
+    return data
+
+
+def from_published(seen: Published, data: DataConfig) -> dict[str, Any]:
+    """What published weights expect of ``data``, for what the config leaves open.
+
+    Where the config has a size of its own, the part of the image that is seen remains theirs. Images
+    are cropped as torchvision and timm do it; clips are not, since torchvision resizes those as tensors.
+    """
+    given = {name for name in data.model_fields_set if getattr(data, name) is not None}
+    side = data.side(training=False) if given & {"image_size", "eval_size"} else seen.image_size
+    expected: dict[str, Any] = {
+        "image_size": seen.image_size,
+        "resize": _scaled(seen.resize, side, seen.image_size),
+        "interpolation": seen.interpolation,
+        "eval_transform": "exact" if data.clip else "torchvision",
+        "mean": seen.mean,
+        "std": seen.std,
+    }
+    return {name: value for name, value in expected.items() if name not in given}
+
+
+def _scaled(resize: int | tuple[int, int], side: int, usual: int) -> int | tuple[int, int]:
+    """``resize`` for another ``side`` than the ``usual``, rounded down as in timm."""
+    if isinstance(resize, int):
+        return resize * side // usual
+    return resize[0] * side // usual, resize[1] * side // usual
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an image, as the model sees it.
+
+    Attributes:
+        box: which part.
+        side: of the square that it becomes, in pixels.
+        mirrored: left and right change places.
+        resample: how pixels are interpolated.
+        resized: width and height that the whole image gets first; the box is then a part of that, in
+            whole pixels.
+    """
+
+    box: Box
+    side: int
+    mirrored: bool = False
+    resample: Image.Resampling = Image.Resampling.BILINEAR
+    resized: tuple[int, int] | None = None
+
+    def of(self, image: Picture) -> Picture:
+        """The square that ``image`` becomes."""
+        return image.each(self._of) if isinstance(image, Planes) else self._of(image)
+
+    def _of(self, image: Image.Image) -> Image.Image:
+        if self.resized is None:
+            part = image.resize((self.side, self.side), self.resample, box=self.box)
+        else:
+            left, top, right, bottom = map(int, self.box)
+            part = image.resize(self.resized, self.resample).crop((left, top, right, bottom))
+        return ImageOps.mirror(part) if self.mirrored else part
+
+    def reduction(self, size: tuple[int, int]) -> float:
+        """How many times the needed pixels an image of ``size`` has along a side."""
+        if self.resized is not None:
+            return min(size[0] / self.resized[0], size[1] / self.resized[1])
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top) / self.side
+
+    def within(self, size: tuple[int, int], reduced: tuple[int, int]) -> View:
+        """The same view of an image of ``size`` that was decoded as ``reduced``."""
+        if size == reduced or self.resized is not None:
+            return self
+        x, y = reduced[0] / size[0], reduced[1] / size[1]
+        left, top, right, bottom = self.box
+        return replace(self, box=(left * x, top * y, min(right * x, reduced[0]), min(bottom * y, reduced[1])))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Crops, resizes and normalises.
+
+    Attributes:
+        data: with ``mean`` and ``std``.
+    """
+
+    data: DataConfig
+
+    def read(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> list[Picture]:
+        """The views of an image, of which no more is decoded than they need.
+
+        Args:
+            source: a file, or an image in memory.
+            channels: of the model.
+            rng: draws the augmentation; None gives the centre crop.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        views: list[View] = []
+        whole: tuple[int, int] | None = None
+
+        def reduction(size: tuple[int, int]) -> float:
+            nonlocal whole
+            whole = size
+            views.extend(self.views(size, rng))
+            return min(view.reduction(size) for view in views)
+
+        image = open_image(
+            source,
+            channels,
+            value_range=self.data.value_range,
+            max_pixels=self.data.max_pixels,
+            reduction=reduction if self.data.reduces else None,
+        )
+        if whole is None:
+            return [view.of(image) for view in self.views(image.size, rng)]
+        return [view.within(whole, image.size).of(image) for view in views]
+
+    def __call__(self, image: Picture, rng: Random | None = None) -> Tensor:
+        """The tensor (c, side, side) of ``image``.
+
+        Args:
+            image: as ``open_image`` gives it.
+            rng: draws the augmentation; None gives the centre crop.
+        """
+        return self.normalize(self.crop(image, rng))
+
+    def crop(self, image: Picture, rng: Random | None = None) -> Picture:
+        """The part of ``image`` that the model sees, in its size."""
+        views = self.views(image.size, rng)
+        return views[len(views) // 2].of(image)
+
+    def views(self, size: tuple[int, int], rng: Random | None = None) -> list[View]:
+        """What the model sees of an image, or of every frame of a clip: in training one view.
+
+        Args:
+            size: width and height, in pixels.
+            rng: draws the augmentation; None gives the crops of evaluation.
+        """
+        side = self.data.side(training=rng is not None)
+        resample = RESAMPLING[self.data.interpolation]
+        if rng is None:
+            places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
+            return [self._view(size, side, place, resample) for place in places]
+        if self.data.augment == "crop":
+            view = View(random_box(size, self.data.crop_area, rng), side, resample=resample)
+        else:
+            view = self._view(size, side, 0.5, resample)
+        return [replace(view, mirrored=self.data.augment != "none" and rng.random() < 0.5)]
+
+    def _view(self, size: tuple[int, int], side: int, place: float, resample: Image.Resampling) -> View:
+        if self.data.eval_transform == "exact":
+            return View(self._part(size, side, place), side, resample=resample)
+        width, height = resized_size(size, self.data.resize or side)
+        left, top = width - side, height - side
+        left = round(left * (place if width >= height else 0.5))
+        top = round(top * (place if height > width else 0.5))
+        return View((left, top, left + side, top + side), side, False, resample, (width, height))
+
+    def _part(self, size: tuple[int, int], side: int, place: float) -> Box:
+        """What becomes the square: of the image as it is, or of the squeezed one."""
+        resize = self.data.resize or side
+        if isinstance(resize, int):
+            return square(size, side / resize, place)
+        x, y = size[0] / resize[1], size[1] / resize[0]
+        left, top, right, bottom = square((resize[1], resize[0]), side / min(resize), place)
+        return left * x, top * y, right * x, bottom * y
+
+    def normalize(self, image: Picture) -> Tensor:
+        """Values from 0 to 1, less the mean, over the standard deviation: (c, h, w)."""
+        import torch
+
+        return torch.from_numpy(self.array(image))
+
+    def array(self, image: Picture) -> np.ndarray[Any, Any]:
+        """The same as an array, for which torch is not needed."""
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.data.mean, self.data.std))
+        if isinstance(image, Planes):
+            x = image.numpy().transpose(2, 0, 1)
+        else:
+            pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+            x = pixels.astype(np.float32) / np.float32(255)
+        scaled: np.ndarray[Any, Any] = (x - mean) / std
+        return scaled
+
+
+def resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+    """The width and height to which torchvision resizes an image of ``size``.
+
+    Args:
+        size: width and height.
+        resize: the shorter side, or the height and the width.
+    """
+    if not isinstance(resize, int):
+        return resize[1], resize[0]
+    width, height = size
+    if width <= height:
+        return resize, int(resize * height / width)
+    return int(resize * width / height), resize
+
+
+def centre_box(size: tuple[int, int], part: float) -> Box:
+    """The square in the middle whose side is ``part`` of the shorter side."""
+    return square(size, part, 0.5)
+
+
+def square(size: tuple[int, int], part: float, place: float) -> Box:
+    """A square whose side is ``part`` of the shorter side.
+
+    Args:
+        size: of the image.
+        part: up to 1.
+        place: along the longer side, from 0 at its start to 1 at its end.
+    """
+    width, height = size
+    side = min(size) * part
+    left = (width - side) * (place if width >= height else 0.5)
+    top = (height - side) * (place if height > width else 0.5)
+    return left, top, left + side, top + side
+
+
+def random_box(size: tuple[int, int], area: tuple[float, float], rng: Random) -> Box:
+    """A box of random area, shape (3:4 to 4:3) and place; the centre where none fits."""
+    width, height = size
+    for _ in range(10):
+        target = width * height * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = math.sqrt(target * ratio), math.sqrt(target / ratio)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, left + w, top + h
+    return centre_box(size, 1.0)

@@ -1,0 +1,142 @@
+"""From a file to what the model sees of it: the views of an image, or of the clips of a video.
+
+Axes: v views, c channels, t time, h height, w width.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from classy_vision.data.config import MAX_RATE, ClipConfig, DataConfig
+from classy_vision.data.images import Picture, Planes, open_image
+from classy_vision.data.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from classy_vision.data.videos import Video
+
+
+def read_views(
+    source: Path | Image.Image, data: DataConfig, channels: int, rng: Random | None = None
+) -> Tensor:
+    """What the model sees of a file: (v, c, h, w) of an image, (v, c, t, h, w) of a video.
+
+    Args:
+        source: a file, or an image in memory.
+        data: which part of it, with ``mean`` and ``std``.
+        channels: 1 for grey, 3 for colour.
+        rng: draws the clip and the augmentation of training, which make one view; None gives the
+            views of evaluation.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    if data.clip is None:
+        see = Preprocessing(data)
+        return torch.stack([see.normalize(view) for view in see.read(source, channels, rng)])
+    from classy_vision.data.videos import read_video  # an extra, which images do not need
+
+    places = [rng.random()] if rng else even_places(data.clip.clips)
+    assert isinstance(source, Path)
+    return read_video(source, lambda video: _read_clips(video, places, data, channels, rng))
+
+
+def blank_views(data: DataConfig, channels: int, training: bool) -> Tensor:
+    """Zeros in the shape of what ``read_views`` gives."""
+    return torch.zeros(1 if training else data.views, *data.input_shape(channels, training))
+
+
+def read_stills(source: Path | Image.Image, data: DataConfig, channels: int) -> list[Image.Image]:
+    """What to show people of a file, cropped as in evaluation.
+
+    Of a video these are the first, the middle and the last frame of the clip in its middle.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    see = Preprocessing(data)
+    if data.clip is None:
+        return [_shown(view) for view in see.read(source, channels)]
+    from classy_vision.data.videos import read_video
+
+    def read(video: Video) -> list[Image.Image]:
+        assert data.clip is not None
+        times = clip_times(data.clip, video.duration, clip_rate(data.clip, video), place=0.5)
+        shown = sorted({0, len(times) // 2, len(times) - 1})
+        frames = video.frames(times[i] for i in shown)
+        return [_shown(see.crop(open_image(frame, channels))) for frame in frames]
+
+    assert isinstance(source, Path)
+    return read_video(source, read)
+
+
+def _shown(view: Picture) -> Image.Image:
+    return view.show() if isinstance(view, Planes) else view
+
+
+# -- clips
+
+
+def even_places(count: int) -> list[float]:
+    """Where clips are, from 0 at the start of a video to 1 at its end; one is in the middle."""
+    return [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+
+
+def clip_times(clip: ClipConfig, duration: Fraction, rate: Fraction, place: float) -> list[Fraction]:
+    """When the frames of a clip are shown, in seconds; see ``ClipConfig``.
+
+    Args:
+        clip: how many, and how far apart.
+        duration: of the video, in seconds.
+        rate: intervals per second.
+        place: of the clip, from 0 at the start to 1 at the end.
+    """
+    intervals = max(1, round(duration * rate))
+    room = max(0, intervals - (clip.frames - 1) * clip.stride - 1)
+    start = min(room, int(place * (room + 1)))
+    steps = (min(start + i * clip.stride, intervals - 1) for i in range(clip.frames))
+    return [min((step + Fraction(1, 2)) / rate, duration) for step in steps]
+
+
+def clip_rate(clip: ClipConfig, video: Video) -> Fraction:
+    """Intervals per second.
+
+    Raises:
+        VideoError: nobody says how many, or the file something that cannot be.
+    """
+    from classy_vision.data.videos import VideoError
+
+    if clip.fps:
+        return Fraction(str(clip.fps))
+    if video.rate is None or not 0 < video.rate <= MAX_RATE:
+        said = "does not say its frame rate" if video.rate is None else f"says {float(video.rate):g} frames/s"
+        raise VideoError(video.path, f"the file {said}; data.clip.fps would say at which to read it")
+    return video.rate
+
+
+def _read_clips(
+    video: Video, places: Sequence[float], data: DataConfig, channels: int, rng: Random | None
+) -> Tensor:
+    """Every clip in every view, clip by clip; each frame is cropped as it comes."""
+    assert data.clip is not None
+    see, rate = Preprocessing(data), clip_rate(data.clip, video)
+    views = see.views(video.size, rng)
+    slots: dict[Fraction, list[tuple[int, int]]] = defaultdict(list)
+    for c, place in enumerate(places):
+        for i, time in enumerate(clip_times(data.clip, video.duration, rate, place)):
+            slots[time].append((c, i))
+    clips = torch.empty(len(places), len(views), *data.input_shape(channels, training=rng is not None))
+    for time, frame in zip(times := sorted(slots), video.frames(times)):
+        for v, view in enumerate(views):
+            seen = see.normalize(view.of(open_image(frame, channels)))
+            for c, i in slots[time]:
+                clips[c, v, :, i] = seen
+    return clips.flatten(0, 1)

@@ -1,0 +1,447 @@
+"""Where images or videos and labels come from: every source gives the same records."""
+
+from __future__ import annotations
+
+import csv as texts
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.files import SUFFIXES
+from classy_vision.data.images import ImageError, channels_of
+from classy_vision.data.split import Strata, hold_out
+
+TRAINING, VALIDATION, TEST = "training", "validation", "test"
+SPLITS = {
+    **dict.fromkeys(("train", "training"), TRAINING),
+    **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
+    "test": TEST,
+}
+"""Names of splits, and which they are."""
+LOOKED_AT = 1000
+"""Entries of a folder by which it is judged."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Images or videos and what is known of them, row by row.
+
+    Attributes:
+        images: files, of images or videos, or images in memory.
+        columns: cells by column; None where a label is missing.
+        held_out: which rows are not trained on.
+        channels: 1 where the images are grey by nature, those of arrays and of TIFF files with
+            many channels, else 3.
+        note: what a user should know of how they were found.
+    """
+
+    images: Sequence[Path | Image.Image]
+    columns: Mapping[str, Sequence[Any]]
+    held_out: Sequence[bool]
+    channels: int = 3
+    note: str = ""
+
+    def rows(self, held_out: bool) -> list[int]:
+        """The rows of one split."""
+        return [row for row, held in enumerate(self.held_out) if held == held_out]
+
+    def name(self, row: int) -> str:
+        """What a message calls the row."""
+        image = self.images[row]
+        return str(image) if isinstance(image, Path) else f"image {row}"
+
+
+StrataOf = Callable[[Mapping[str, Sequence[Any]]], Strata]
+"""What a split has to balance, of the columns of a table."""
+
+
+def load_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
+    """The records of a source to train on and to validate with.
+
+    Args:
+        data: which, and where it lies.
+        strata: what the split of a table has to balance, where it does not have one.
+
+    Raises:
+        ConfigError: something is missing, empty or malformed; the message names it.
+    """
+    found = _LOADERS[type(data)](data, strata, False)
+    records = found.part(TRAINING, VALIDATION)
+    for held_out, name in ((False, TRAINING), (True, VALIDATION)):
+        if not records.rows(held_out):
+            raise ConfigError(f"no {data.unit} is in the {name} split of {len(records.images)}")
+    return records
+
+
+def load_test_records(data: DataConfig, strata: StrataOf | None = None) -> Records:
+    """The records of a source's test split, which training does not read; all of them are held out.
+
+    Args:
+        data: which, and where it lies.
+        strata: as for ``load_records``, which draws the same rows with them.
+
+    Raises:
+        ConfigError: there is no test split, or something in it is missing or malformed.
+    """
+    records = _LOADERS[type(data)](data, strata, True).part(TEST)
+    if not records.images:
+        raise ConfigError(
+            "the data have no test split: data.test sets one aside, by the name of a folder or of a "
+            "split in the table, or as a fraction"
+        )
+    return records
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All rows of a source, each with its split."""
+
+    images: Sequence[str | Path | Image.Image]
+    columns: Mapping[str, Sequence[Any]]
+    splits: Sequence[str]
+    channels: int = 3
+    note: str = ""
+
+    def part(self, *splits: str) -> Records:
+        """The records of some splits."""
+        rows = [row for row, split in enumerate(self.splits) if split in splits]
+        held_out = [self.splits[row] != TRAINING for row in rows]
+        columns = self.columns
+        if len(rows) < len(self.splits):
+            columns = Columns({name: partial(_take, columns, name, rows) for name in columns})
+        images = [self.images[row] for row in rows]
+        return Records(Files(images), columns, held_out, self.channels, self.note)
+
+
+class Files(Sequence[Any]):
+    """Files, or images in memory, by row; a file's path is made when it is asked for.
+
+    Args:
+        names: the files' names, or images.
+    """
+
+    def __init__(self, names: Sequence[Any]) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Files(self._names[row])
+        name = self._names[row]
+        return Path(name) if isinstance(name, str) else name
+
+
+def _take(columns: Mapping[str, Sequence[Any]], name: str, rows: Sequence[int]) -> list[Any]:
+    cells = columns[name]
+    return [cells[row] for row in rows]
+
+
+class Columns(Mapping[str, list[Any]]):
+    """Cells by column, which are read from a table where they are asked for.
+
+    Args:
+        readers: by column.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], list[Any]]]) -> None:
+        self._readers = readers
+        self._read: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._read:
+            self._read[name] = self._readers[name]()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+def _load_digits(data: DigitsConfig, strata: StrataOf | None, test: bool) -> _Found:
+    """1,797 scanned digits: which one, and whether its outline closes a loop (0, 6, 8, 9)."""
+    # Two seconds of imports that nothing else needs.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, digits = load_digits(return_X_y=True)
+    scans = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    held = train_test_split(range(len(digits)), test_size=0.2, stratify=digits, random_state=0)[1]
+    splits = np.where(np.isin(np.arange(len(digits)), held), VALIDATION, TRAINING).tolist()
+    columns = {
+        "digit": [str(digit) for digit in digits],
+        "loop": ["closed" if digit in (0, 6, 8, 9) else "open" for digit in digits],
+    }
+    return _Found([Image.fromarray(scan) for scan in scans], columns, splits, channels=1)
+
+
+# -- files by class
+
+
+def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Found:
+    """A folder per class; the column is ``label``."""
+    root = Path(data.root)
+    if not os.path.isdir(root):
+        raise ConfigError(f"data.root: no such folder: {data.root!r}")
+    folders = _split_folders(root, data)
+    note = ""
+    if test:
+        folders = {split: paths for split, paths in folders.items() if split == TEST} or folders
+    elif TRAINING in folders:
+        note = "; ".join(f"{path} is kept for testing" for path in folders.pop(TEST, []))
+    found: list[tuple[str, Path]] = []
+    splits: list[str] = []
+    for split in (TRAINING, VALIDATION, TEST):
+        for path in folders.get(split, []):
+            part = _files_by_class(path, data)
+            found += part
+            splits += [split] * len(part)
+    labels = [label for label, _ in found]
+    splits = _set_aside(
+        splits, data, lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed)
+    )
+    channels = _channels([path for _, path in found], data)
+    return _Found([path for _, path in found], {"label": labels}, splits, channels, note)
+
+
+def _split_folders(root: Path, data: FolderConfig) -> dict[str, list[Path]]:
+    """The folders of each split; the root is that of training where there are none."""
+    folders = _folders(root)
+    found: dict[str, list[Path]] = {}
+    for path in folders:
+        split = TEST if path.name == data.test else SPLITS.get(path.name.lower())
+        if split is not None:
+            found.setdefault(split, []).append(path)
+    if isinstance(data.test, str):
+        if not any(path.name == data.test for path in folders):
+            raise unknown("folder", data.test, [path.name for path in folders], f"data.test: {root}")
+    elif VALIDATION not in found and TEST in found:
+        found[VALIDATION] = found.pop(TEST)
+    if not found:
+        return {TRAINING: [root]}
+    if TRAINING not in found or (VALIDATION not in found and data.test is None):
+        there = next(iter(found.values()))[0].name
+        raise ConfigError(
+            f"{root} has a folder {there!r} but no other split: it needs 'train' and 'val', or "
+            f"the folders of the classes and nothing else"
+        )
+    return found
+
+
+Draw = Callable[[Sequence[int], float], Sequence[bool]]
+"""Which of some rows are held out, if a fraction of them is."""
+
+
+def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Draw) -> list[str]:
+    """Draws from the training split what the source leaves open: a fraction to test, one to validate."""
+    splits = list(splits)
+    wanted = [(TEST, data.test)] if isinstance(data.test, float) else []
+    if VALIDATION not in splits and TRAINING in splits:
+        wanted.append((VALIDATION, data.val_fraction))
+    for split, fraction in wanted:
+        rows = [row for row, name in enumerate(splits) if name == TRAINING]
+        for row in (row for row, out in zip(rows, draw(rows, fraction)) if out):
+            splits[row] = split
+    return splits
+
+
+def _channels(images: Sequence[str | Path], data: DataConfig) -> int:
+    """Those of the first image, where it is not simply in grey or in colour."""
+    if data.clip or not images:
+        return 3
+    try:
+        return channels_of(Path(images[0])) or 3
+    except ImageError:  # for whoever reads it
+        return 3
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files_by_class(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
+    found: list[tuple[str, Path]] = []
+    folders = _folders(root)
+    _check_level(root, folders)
+    known = frozenset().union(*SUFFIXES.values())
+    for folder in folders:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
+        if not paths:
+            raise ConfigError(f"{folder} is the folder of a class, but there is no {data.unit} in it")
+        _check_kind(paths, data)
+        found += [(folder.name, path) for path in paths]
+    if not folders:
+        raise ConfigError(f"{root} has no folders in it; each class needs one, named after it")
+    return found
+
+
+def _check_level(root: Path, folders: Sequence[Path]) -> None:
+    """Raises where ``root`` looks like the folder above the one that was meant."""
+    inner: list[set[str]] = []
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            seen = [e for e in islice(entries, LOOKED_AT) if not e.name.startswith(".")]
+        names = {entry.name for entry in seen if entry.is_dir()}
+        splits = sorted(name for name in names if name.lower() in SPLITS)
+        if any(SPLITS[name.lower()] == TRAINING for name in splits):
+            raise ConfigError(
+                f"{folder} has folders of splits in it ({', '.join(splits)}), but it would be the folder "
+                f"of a class: data.root is probably {str(folder)!r}"
+            )
+        inner.append(names if len(names) == len(seen) else set())
+    if inner and all(inner) and (len(inner) == 1 or set.intersection(*inner)):
+        levels = ", ".join(folder.name for folder in folders[:4])
+        classes = ", ".join(sorted(inner[0])[:4])
+        raise ConfigError(
+            f"{root}: its folders ({levels}) would be the classes, but there are only folders in them "
+            f"({classes}). If those are the classes, data.root is probably {str(folders[0])!r}"
+        )
+
+
+def _check_kind(paths: Iterable[str | Path], data: DataConfig) -> None:
+    """Raises where images are among videos, or the other way round; suffixes decide."""
+    others = {"video": "image", "image": "video"}[data.unit]
+    suffixes = tuple(SUFFIXES[others])
+    wrong = next((path for path in paths if str(path).lower().endswith(suffixes)), None)
+    if wrong is not None:
+        mend = {
+            "video": "leave data.clip out to train on images",
+            "image": "set data.clip, such as {frames: 16}, to train on videos",
+        }
+        raise ConfigError(
+            f"{wrong} is no {data.unit}, and a run is of {data.unit}s or {others}s: {mend[data.unit]}"
+        )
+
+
+def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
+    """Holds out ``fraction`` of the rows of each label, at least one of two."""
+    held = [False] * len(labels)
+    rows_of: dict[Any, list[int]] = {}
+    for row, label in enumerate(labels):
+        rows_of.setdefault(label, []).append(row)
+    for rows in rows_of.values():
+        count = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
+        for row in Random(seed).sample(rows, count):
+            held[row] = True
+    return held
+
+
+def write_listing(records: Records, data: FolderConfig) -> bytes:
+    """The files of a folder and their splits as a table, for ``read_listing``."""
+    table = io.StringIO(newline="")
+    rows = [
+        [os.path.relpath(records.name(row), data.root), label, "val" if held else "train"]
+        for row, (label, held) in enumerate(zip(records.columns["label"], records.held_out))
+    ]
+    texts.writer(table).writerows([["path", "label", "split"], *rows])
+    return table.getvalue().encode(errors="surrogateescape")
+
+
+def read_listing(path: Path, data: FolderConfig) -> Records:
+    """The records of a folder as they were when the listing was written, whatever is there now.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(texts.DictReader(file))
+        images = [Path(data.root, row["path"]) for row in rows]
+        held_out = [row["split"] == "val" for row in rows]
+        columns = {"label": [row["label"] for row in rows]}
+    except (OSError, texts.Error, KeyError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
+    there = [image for image in images if image.is_file()]
+    return Records(images, columns, held_out, _channels(there, data))
+
+
+# -- a table
+
+
+def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Found:
+    """A row per image or video."""
+    path = Path(data.file)
+    if not os.path.isfile(path):
+        raise ConfigError(f"data.file: no such file: {data.file!r}")
+    from classy_vision.data.tables import read_columns  # pyarrow takes a fifth of a second
+
+    columns = read_columns(path, data)
+    images = _image_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
+    split = columns.pop("split", None)
+    if split is None and isinstance(data.test, str):
+        raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
+    splits = _read_splits(split(), data) if split else [TRAINING] * len(images)
+    if split is None or data.test is not None:
+        splits = _set_aside(splits, data, _draw(Columns(columns), data, strata))
+    rows = [row for row, name in enumerate(splits) if (name == TEST) == test]
+    wanted = [images[row] for row in rows]
+    _check_exist(wanted, path, data)
+    _check_kind(wanted, data)
+    return _Found(images, Columns(columns), splits, _channels(wanted, data))
+
+
+def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: StrataOf | None) -> Draw:
+    """Rows by chance, or the same part of each stratum."""
+    if not data.stratify or strata is None:
+        return lambda rows, fraction: _hold_out([0] * len(rows), fraction, data.split_seed)
+    balanced = strata(columns)
+    return lambda rows, fraction: hold_out([balanced[row] for row in rows], fraction, data.split_seed)
+
+
+def _image_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
+    root = data.images or os.path.dirname(data.file)
+    for row, cell in enumerate(cells, 1):
+        if not isinstance(cell, str):
+            raise ConfigError(f"{data.file}, row {row}: there is no path")
+    return [os.path.join(root, cell) for cell in cells]
+
+
+def _check_exist(images: Sequence[str], table: Path, data: DataConfig) -> None:
+    """Raises where files are missing; those that may be skipped, only where all are."""
+    missing = [image for image in images if not os.path.isfile(image)]
+    if len(missing) > (0 if data.on_bad_image == "error" else len(images) - 1):
+        raise ConfigError(
+            f"{table} names {len(missing)} of {len(images)} {data.unit}s that do not exist, the first is "
+            f"{shorten(missing[0])!r}; data.images says where relative paths start"
+        )
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """``text`` with its middle left out, where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
+
+
+def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
+    splits = []
+    for row, cell in enumerate(cells, 1):
+        split = TEST if cell is not None and cell == data.test else SPLITS.get(str(cell).lower())
+        if split is None:
+            raise unknown("split", cell, SPLITS, f"{data.file}, row {row}")
+        splits.append(split)
+    if isinstance(data.test, str):
+        if TEST not in splits or (data.test not in cells and data.test.lower() not in SPLITS):
+            raise unknown("split", data.test, dict.fromkeys(map(str, cells)), f"data.test: {data.file}")
+    elif VALIDATION not in splits:
+        return [VALIDATION if split == TEST else split for split in splits]
+    return splits
+
+
+_LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None, bool], _Found]] = {
+    DigitsConfig: _load_digits,
+    FolderConfig: _load_folder,
+    TableConfig: _load_table,
+}

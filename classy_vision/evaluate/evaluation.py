@@ -1,0 +1,314 @@
+"""A model held against labels: metrics, every prediction, confusions and the worst mistakes, in a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.evaluate.labelled import Labelled, find_labelled
+from classy_vision.predict.answers import answer_of
+from classy_vision.predict.predictor import Predictor
+from classy_vision.predict.streaming import Output
+from classy_vision.train.scores import HeadScores, is_right, score
+from classy_vision.train.tasks import Task
+
+METRICS = "metrics.json"
+CLASSES = "metrics.csv"
+PREDICTIONS = "predictions.csv"
+COLUMNS = ("head", "target", "prediction", "probability", "correct", "loss", "error")
+WORST = 24
+"""Mistakes that are shown of a head."""
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of an evaluation.
+
+    Attributes:
+        model, data, split: what was evaluated, on what.
+        heads: what was measured, by head.
+        count: images or videos that were read.
+        errors: the others, by name, and why.
+        folder: where everything is written, if it was.
+    """
+
+    model: str
+    data: str
+    split: str
+    heads: Mapping[str, HeadScores]
+    count: int
+    errors: Mapping[str, str]
+    folder: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float | None]]:
+        """Metrics by head."""
+        return {head: scores.metrics for head, scores in self.heads.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``metrics.json`` has it."""
+        heads = {
+            head: {"kind": s.kind, "labelled": s.count, "metrics": s.metrics, "classes": s.classes}
+            for head, s in self.heads.items()
+        }
+        about = {"model": self.model, "data": self.data, "split": self.split}
+        return {**about, "read": self.count, "unreadable": len(self.errors), "heads": heads}
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    data: str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    split: str | None = None,
+    heads: Sequence[str] | None = None,
+    targets: Mapping[str, str] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    trust: bool = False,
+    force: bool = False,
+    progress: Callable[[int], Progress] | None = None,
+) -> Evaluation:
+    """Measures a model on images or videos with labels.
+
+    Args:
+        model: what ``Predictor.load`` takes, or a predictor.
+        data: a folder of classes, or a table; by default the run's own.
+        output: a folder for ``metrics.json``, ``metrics.csv`` (by class), ``predictions.csv`` and, per head,
+            the confusion matrix as a table and a picture, and the worst mistakes as a picture. It takes
+            its place when all is there. None writes nothing.
+        split: "train", "validation" or "test": see ``find_labelled``.
+        heads: those to evaluate; by default all.
+        targets: columns by head, where they are called otherwise than in training.
+        device, batch_size, workers, trust: as for ``Predictor``.
+        force: replace an evaluation that is there.
+        progress: is told how many there are, and gives a function that is told how many are done.
+
+    Raises:
+        ConfigError: there is no such model, head or data, labels are missing or unknown to the model, or
+            the folder cannot be written.
+    """
+    place = None if output is None else Path(os.path.expanduser(output))
+    if place is not None:
+        _check_place(place, force)
+    loaded = isinstance(model, Predictor)
+    predictor = model if isinstance(model, Predictor) else Predictor.load(model, device=device, trust=trust)
+    predictor = _with_heads(predictor, heads)
+    for head in targets or ():
+        if head not in predictor.tasks:
+            raise unknown("head", head, predictor.tasks, "--target")
+    run = None if loaded else os.path.expanduser(str(model))
+    labelled = find_labelled(predictor.tasks, predictor.data, run=run, data=data, split=split, targets=targets)
+    name = "a predictor" if loaded else str(model)
+    tell = progress(len(labelled.inputs)) if progress else lambda done: None
+    with _beside(place) as folder:
+        outputs = predictor.outputs(labelled.inputs, batch_size=batch_size, workers=workers)
+        found = _run(predictor, labelled, outputs, folder, name, tell)
+        if folder is not None:
+            _write(folder, found, predictor, labelled)
+    return found.evaluation if place is None else replace(found.evaluation, folder=place)
+
+
+def _with_heads(predictor: Predictor, heads: Sequence[str] | None) -> Predictor:
+    for head in heads or ():
+        if head not in predictor.tasks:
+            raise unknown("head", head, predictor.tasks)
+    tasks = {head: task for head, task in predictor.tasks.items() if not heads or head in heads}
+    return replace(predictor, tasks=tasks)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An evaluation with what the pictures are made of.
+
+    Attributes:
+        rows: of the inputs that could be read.
+        outputs: of these, by head.
+    """
+
+    evaluation: Evaluation
+    rows: Sequence[int]
+    outputs: Mapping[str, Tensor]
+
+
+def _run(
+    predictor: Predictor,
+    labelled: Labelled,
+    outputs: Iterator[Output],
+    folder: Path | None,
+    name: str,
+    tell: Progress,
+) -> _Found:
+    kept: dict[str, list[Tensor]] = {head: [] for head in predictor.tasks}
+    rows: list[int] = []
+    errors: dict[str, str] = {}
+    with _table(folder, predictor.unit) as write:
+        for row, one in enumerate(outputs):
+            if one.error:
+                errors[one.input.name] = one.error
+            else:
+                rows.append(row)
+                for head, output in one.outputs.items():
+                    kept[head].append(torch.from_numpy(output))
+            write(_rows(predictor, labelled, row, one))
+            tell(row + 1)
+    if not rows:
+        first = ": ".join(next(iter(errors.items())))
+        raise ConfigError(f"none of {len(errors)} {predictor.unit}s could be read; {first}")
+    stacked = {head: torch.stack(one) for head, one in kept.items()}
+    heads = {}
+    for head, task in predictor.tasks.items():
+        targets = labelled.targets[head][rows]
+        valid = task.valid(targets)
+        if not valid.any():
+            raise ConfigError(f"head {head!r}: no {predictor.unit} with a label could be read")
+        heads[head] = score(task, stacked[head][valid], targets[valid])
+    done = Evaluation(name, labelled.name, labelled.split, heads, len(rows), errors)
+    return _Found(done, rows, stacked)
+
+
+# -- every prediction
+
+
+@contextmanager
+def _table(folder: Path | None, unit: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    if folder is None:
+        yield lambda rows: None
+        return
+    with (folder / PREDICTIONS).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, [unit, *COLUMNS], restval="", lineterminator="\n")
+        writer.writeheader()
+        yield writer.writerows
+
+
+def _rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> list[dict[str, Any]]:
+    """A row per head, or one that holds the error."""
+    name = {predictor.unit: one.input.name}
+    if one.error:
+        return [{**name, "error": one.error}]
+    return [
+        {**name, "head": head, **_judge(task, torch.from_numpy(one.outputs[head]), labelled.targets[head][row])}
+        for head, task in predictor.tasks.items()
+    ]
+
+
+def _judge(task: Task, output: Tensor, target: Tensor) -> dict[str, Any]:
+    answer = answer_of(task.config.kind, task.classes, output.numpy(), top=1)
+    prediction = answer.value if answer.value is not None else ";".join(answer.labels)
+    found: dict[str, Any] = {"prediction": prediction}
+    if answer.kind == "classification":
+        found["probability"] = answer.probability
+    if task.valid(target[None]).item():
+        found["target"] = _said(task, target)
+        found["loss"] = task.losses(output[None], target[None]).item()
+        if task.has_classes:
+            found["correct"] = int(is_right(task, output[None], target[None]).item())
+    return found
+
+
+def _said(task: Task, target: Tensor) -> str | float:
+    if not task.has_classes:
+        return target.item()
+    codes = [int(target)] if target.ndim == 0 else target.nonzero()[:, 0].tolist()
+    return ";".join(task.classes[code] for code in codes)
+
+
+# -- the folder
+
+
+def _check_place(place: Path, force: bool) -> None:
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    if not (place / METRICS).is_file() or not (place / PREDICTIONS).is_file():
+        raise ConfigError(f"{str(place)!r} exists and is no evaluation: choose another --output")
+    if not force:
+        raise ConfigError(f"{str(place)!r} exists: choose another --output, or replace it by --force")
+
+
+@contextmanager
+def _beside(place: Path | None) -> Iterator[Path | None]:
+    """A folder that takes its place when all is well."""
+    if place is None:
+        yield None
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        folder.chmod(0o755)
+        try:
+            yield folder
+            if place.exists():
+                shutil.rmtree(place)
+            folder.rename(place)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(place)!r}: {error.strerror or error}") from None
+
+
+def _write(folder: Path, found: _Found, predictor: Predictor, labelled: Labelled) -> None:
+    from classy_vision.evaluate.figures import draw_confusion, draw_mistakes, draw_numbers
+
+    evaluation = found.evaluation
+    (folder / METRICS).write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n", encoding="utf-8")
+    _write_classes(folder / CLASSES, evaluation.heads)
+    for head, scores in evaluation.heads.items():
+        task, name = predictor.tasks[head], re.sub(r"[^\w.-]", "_", head)
+        targets = labelled.targets[head][found.rows]
+        if scores.confusion is not None:
+            _write_confusion(folder / f"{name}.confusion.csv", task, scores)
+            (folder / f"{name}.confusion.png").write_bytes(draw_confusion(task, scores))
+        else:
+            (folder / f"{name}.scatter.png").write_bytes(draw_numbers(task, found.outputs[head], targets))
+        worst = worst_mistakes(task, found.outputs[head], targets)
+        if worst:
+            inputs = [labelled.inputs[found.rows[i]] for i in worst]
+            picture = draw_mistakes(predictor, task, inputs, found.outputs[head][worst], targets[worst])
+            (folder / f"{name}.mistakes.png").write_bytes(picture)
+
+
+def worst_mistakes(task: Task, outputs: Tensor, targets: Tensor) -> list[int]:
+    """Which of the samples are wrong, those of the largest loss first; of numbers, any may be wrong."""
+    losses = task.losses(outputs, targets)
+    wrong = task.valid(targets)
+    if task.has_classes:
+        wrong = wrong & ~is_right(task, outputs, targets)
+    order = losses.argsort(descending=True).tolist()
+    return list(islice((row for row in order if wrong[row]), WORST))
+
+
+def _write_classes(path: Path, heads: Mapping[str, HeadScores]) -> None:
+    names = ("head", "class", "precision", "recall", "f1", "average_precision", "support")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        for head, scores in heads.items():
+            writer.writerows({"head": head, "class": n, **values} for n, values in scores.classes.items())
+
+
+def _write_confusion(path: Path, task: Task, scores: HeadScores) -> None:
+    """A row per true class and a column per predicted one; of several labels at once, counts per class."""
+    assert scores.confusion is not None
+    columns = task.classes
+    if scores.kind == "multilabel":
+        columns = ("true negatives", "false positives", "false negatives", "true positives")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", *columns])
+        writer.writerows([name, *counts] for name, counts in zip(task.classes, scores.confusion.tolist()))

@@ -1,0 +1,203 @@
+"""Images or videos with labels to evaluate a model on: of its own run, of a folder or of a table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from torch import Tensor, tensor
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.data.config import DataConfig, TableConfig
+from classy_vision.data.files import walk
+from classy_vision.data.sources import Records, load_records, load_test_records
+from classy_vision.predict.inputs import Input
+from classy_vision.train.job import prepare, test_records
+from classy_vision.train.run_folder import CONFIG, RunFolder
+from classy_vision.train.tasks import Task
+
+FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""By part of the data, what its folder may be called."""
+LABEL = "label"
+"""The column of the names of folders."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Inputs and what is true of them.
+
+    Attributes:
+        name: where they are from.
+        split: "train", "validation", "test", or "all" where the data are not split.
+        inputs: images or videos.
+        targets: by head, a row per input.
+    """
+
+    name: str
+    split: str
+    inputs: Sequence[Input]
+    targets: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Inputs and their cells by column, before anyone asked which head they are for."""
+
+    split: str
+    inputs: Sequence[Input]
+    columns: Mapping[str, Sequence[Any]]
+
+
+def find_labelled(
+    tasks: Mapping[str, Task],
+    seen: DataConfig,
+    *,
+    run: str | Path | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    targets: Mapping[str, str] | None = None,
+) -> Labelled:
+    """What a model is evaluated on.
+
+    Args:
+        tasks: by head.
+        seen: what the model sees of a file.
+        run: the model's run folder, whose data are meant where there are no other.
+        data: a folder with one folder per class, or with such folders in "train", "val" and "test"; or a
+            CSV or Parquet table as for training.
+        split: "train", "validation" or "test"; by default "validation", and all of the data where they are
+            not split.
+        targets: columns by head, where they are called otherwise than in training.
+
+    Raises:
+        ConfigError: there are no such data, a head has no labels there, or a label that it does not know.
+    """
+    if split is not None and split not in FOLDERS:
+        raise unknown("split", split, FOLDERS)
+    path = None if data is None else os.path.expanduser(data)
+    if path is None:
+        rows = _of_run(run, split)
+    elif os.path.isdir(path):
+        rows = _of_folder(Path(path), seen, split)
+    elif Path(path).suffix.lower() in (".csv", ".parquet"):
+        rows = _of_table(Path(path), seen, split)
+    else:
+        there = "is no folder and no table (.csv, .parquet)" if os.path.exists(path) else "does not exist"
+        raise ConfigError(f"DATA = {str(data)!r} {there}")
+    name = str(run if data is None else data)
+    columns = {head: _column(task, tasks, rows.columns, targets or {}, name) for head, task in tasks.items()}
+    found = {head: _encode(tasks[head], columns[head], rows, name) for head in tasks}
+    return Labelled(name, rows.split, rows.inputs, found)
+
+
+# -- the rows
+
+
+def _of_run(run: str | Path | None, split: str | None) -> _Rows:
+    if run is None or not (Path(run) / CONFIG).is_file():
+        raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
+    settings = RunFolder(Path(run)).settings()
+    if split == "test":
+        return _of_records(test_records(settings), split)
+    # The same checks and the same split as in training, whatever device that was on and began with.
+    schedule = settings.schedule.model_copy(update={"mixed_precision": "no"})
+    records = prepare(settings.model_copy(update={"schedule": schedule, "weights": None})).records
+    return _of_records(records, split or "validation")
+
+
+def _of_records(records: Records, split: str) -> _Rows:
+    rows = list(range(len(records.images)))
+    if split in ("train", "validation"):
+        rows = records.rows(held_out=split == "validation")
+    inputs = [Input(records.name(row), records.images[row]) for row in rows]
+    return _Rows(split, inputs, {n: [cells[row] for row in rows] for n, cells in records.columns.items()})
+
+
+def _of_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
+    """The class of an image is the name of its folder."""
+    there = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    parts = {part: there[name] for part, names in FOLDERS.items() for name in names if name in there}
+    if split and split not in parts:
+        raise ConfigError(f"{root} has no folder for --split {split}: it has {_some(there)}")
+    if parts:
+        split = split or next(part for part in ("validation", "test", "train") if part in parts)
+        root = parts[split]
+    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise ConfigError(f"{root} has no folders in it; each class needs one, named after it")
+    found = [(folder.name, file) for folder in classes for file in walk(folder, seen.unit)]
+    inputs = [Input(file, Path(file)) for _, file in found]
+    return _Rows(split or "all", inputs, {LABEL: [name for name, _ in found]})
+
+
+def _of_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
+    if not file.is_file():
+        raise ConfigError(f"DATA: no such file: {str(file)!r}")
+    has_splits = "split" in _headings(file)
+    if split and not has_splits:
+        raise ConfigError(f"{file} has no column 'split', so --split {split} has no meaning: leave it out")
+    data = TableConfig(source="table", file=str(file), clip=seen.clip)
+    part = (split or "validation") if has_splits else "all"
+    return _of_records(load_test_records(data) if part == "test" else load_records(data), part)
+
+
+def _headings(file: Path) -> list[str]:
+    try:
+        if file.suffix.lower() == ".parquet":
+            return list(pyarrow.parquet.read_schema(file).names)
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            return [name.strip() for name in next(csv.reader(text), [])]
+    except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
+        raise ConfigError(f"cannot read {str(file)!r}: {error}") from None
+
+
+# -- their labels
+
+
+def _column(
+    task: Task,
+    tasks: Mapping[str, Task],
+    columns: Mapping[str, Sequence[Any]],
+    targets: Mapping[str, str],
+    where: str,
+) -> str:
+    """The column of a head's labels."""
+    given = targets.get(task.name)
+    if given is not None and given not in columns:
+        raise unknown("column", given, columns, f"{where}: --target {task.name}={given}")
+    only = next(iter(columns)) if len(columns) == len(tasks) == 1 else None
+    for name in (given, task.config.target, task.name, only):
+        if name is not None and name in columns:
+            return name
+    raise ConfigError(
+        f"{where} has no labels for head {task.name!r}: its columns are {_some(columns)}. Name one by "
+        f"--target {task.name}=COLUMN, or evaluate other heads alone by --head"
+    )
+
+
+def _encode(task: Task, column: str, rows: _Rows, where: str) -> Tensor:
+    encoded = []
+    for one, cell in zip(rows.inputs, rows.columns[column]):
+        try:
+            encoded.append(task.encode(cell))
+        except ConfigError as error:
+            hint = "; the model knows only the classes it was trained on" if task.has_classes else ""
+            raise ConfigError(f"{one.name}, column {column!r}, head {task.name!r}: {error}{hint}") from None
+    found = tensor(encoded)
+    if not len(found) or not task.valid(found).any():
+        raise ConfigError(f"{where}: column {column!r} has no label for head {task.name!r}")
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "") if names else "none"

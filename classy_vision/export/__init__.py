@@ -1,0 +1,38 @@
+"""Models as files to ship: write one, read it back, compare it with the model."""
+
+from typing import TYPE_CHECKING
+
+from classy_vision.lazy import lazy
+
+if TYPE_CHECKING:
+    from classy_vision.export.exported_model import ExportedModel, load_exported
+    from classy_vision.export.exporting import Exported, export
+    from classy_vision.export.formats import FORMATS
+    from classy_vision.export.metadata import Head, Metadata
+    from classy_vision.export.verify import Int8
+
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "ExportedModel",
+    "Head",
+    "Int8",
+    "Metadata",
+    "export",
+    "load_exported",
+]
+
+# Looked up when they are used, because importing torch takes a second and not every use needs it.
+__getattr__ = lazy(
+    __name__,
+    {
+        "Exported": "exporting",
+        "ExportedModel": "exported_model",
+        "FORMATS": "formats",
+        "Head": "metadata",
+        "Int8": "verify",
+        "Metadata": "metadata",
+        "export": "exporting",
+        "load_exported": "exported_model",
+    },
+)

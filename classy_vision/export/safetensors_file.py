@@ -1,0 +1,57 @@
+"""Weights in a ``.safetensors`` file whose header has the config that builds the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from classy_vision.config import ConfigError
+from classy_vision.export.formats import Loaded, Request
+from classy_vision.export.metadata import KEY, parse_metadata
+from classy_vision.hub.load import check_values
+from classy_vision.models.classy_model import build_model
+from classy_vision.weights.files import write_tensors
+
+
+def save(request: Request, path: Path) -> None:
+    """Writes the weights, and the metadata with the network's config.
+
+    Raises:
+        ConfigError: no config can describe the model.
+    """
+    if request.metadata.model is None:
+        raise ConfigError(
+            f"{type(request.model).__name__} has no config that could be written beside its weights: a "
+            f"model of build_model has one"
+        )
+    header = {"format": "pt", KEY: request.metadata.dump()}
+    write_tensors(path, request.model.state_dict(), header)
+
+
+def load(path: Path, trust: bool) -> Loaded:
+    """Builds the network again.
+
+    Raises:
+        ConfigError: the file is damaged, another tool's, or describes what no model is like.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
+    metadata = parse_metadata(text, str(path))
+    if metadata.model is None:
+        raise ConfigError(f"{str(path)!r} does not describe its network")
+    check_values(metadata.model, str(path))
+    model = build_model(metadata.model, weights={"source": path, "skip_heads": ()}).eval()
+    names = metadata.outputs
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> list[Tensor]:
+        outputs = model(images)
+        return [outputs[name] for name in names] if isinstance(outputs, dict) else [outputs]
+
+    return Loaded(metadata, run, "torch")

@@ -1,0 +1,232 @@
+"""Vision transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021), with what DeiT,
+CLIP, MAE, DINOv2 and others changed in it, optionally with a convolutional stem (Xiao et al.,
+"Early Convolutions Help Transformers See Better", 2021).
+
+Blocks are named ``layer_{index}``, counted from 0, and ``ln``, the norm behind them. Each gives
+tokens (n, s, d), first those that are no patches: class token, distillation token, registers; or
+maps of the patches (n, d, h, w). ``trunk_output`` is one vector per image, (n, d).
+Axes: n batch, s tokens, d width, h height, w width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from classy_vision.config import ConfigError, NonNegativeInt, PositiveInt, Probability
+from classy_vision.layers.stochastic_depth import depth_rates
+from classy_vision.models.classy_model import ClassyModel, register_model
+from classy_vision.models.vision_transformer.conv_stem import ConvStemLayer, conv_stem, patch_conv
+from classy_vision.models.vision_transformer.encoder import EncoderConfig, EncoderLayer
+from classy_vision.models.vision_transformer.fit import CLASS_TOKEN, fit_tokens
+from classy_vision.models.vision_transformer.keys import LAYOUTS
+from classy_vision.models.vision_transformer.positions import PositionResize
+from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
+from classy_vision.trunk.trunk import END, ModelConfig
+
+# -- config
+from classy_vision.weights.fitting import Fitting
+
+
+class VisionTransformerConfig(ModelConfig, EncoderConfig):
+    """A vision transformer.
+
+    Attributes:
+        image_size: height and width, or (height, width), for which positions are learned; those of
+            other images are resized.
+        patch_size: height and width of a token, in pixels.
+        num_layers: of the encoder.
+        classifier: "token", or "gap", the mean over patches.
+        conv_stem_layers: convolutions instead of one patch embedding; their strides multiply to
+            ``patch_size``.
+        class_token: whether there is one; by default where the classifier reads it.
+        distillation_token: a second one, behind it (DeiT); the default head reads both.
+        num_register_tokens: further tokens that nothing reads (DINOv2).
+        pos_embed_prefix: tokens that are no patches have positions too; not in DeiT III.
+        pos_embed_resize: how positions are resized; see ``classy_vision.models.vision_transformer.positions``.
+        patch_bias: the patch embedding has biases.
+        pre_norm: a norm before the encoder (CLIP).
+        final_norm: before pooling, which is block ``ln``, behind it (MAE), or none.
+        patch_drop_rate: part of the patches that is left out in training, at random.
+        feature_format: what blocks give: all "tokens", or the patches as a "map" (n, d, h, w).
+    """
+
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    patch_size: PositiveInt
+    num_layers: PositiveInt
+    classifier: Literal["token", "gap"] = "token"
+    conv_stem_layers: tuple[ConvStemLayer, ...] | None = None
+    class_token: bool | None = None
+    distillation_token: bool = False
+    num_register_tokens: NonNegativeInt = 0
+    pos_embed_prefix: bool = True
+    pos_embed_resize: PositionResize = "bicubic_align_corners"
+    patch_bias: bool = True
+    pre_norm: bool = False
+    final_norm: Literal["before_pool", "after_pool", "none"] = "before_pool"
+    patch_drop_rate: Probability = 0.0
+    feature_format: Literal["tokens", "map"] = "tokens"
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if any(side % self.patch_size for side in self.image_shape):
+            fit = [max(1, round(side / self.patch_size)) * self.patch_size for side in self.image_shape]
+            raise ValueError(
+                f"image_size = {self.image_size} must be a multiple of patch_size, as "
+                f"{fit[0] if isinstance(self.image_size, int) else tuple(fit)}"
+            )
+        if self.conv_stem_layers is not None:
+            stride = torch.Size([layer.stride for layer in self.conv_stem_layers]).numel()
+            if not self.conv_stem_layers or stride != self.patch_size:
+                raise ValueError(
+                    f"the strides of conv_stem_layers multiply to {stride}, not to patch_size = "
+                    f"{self.patch_size}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.classifier == "token" and self.class_token is False:
+            raise ValueError("classifier = 'token' needs class_token = True; without one it is 'gap'")
+        if self.distillation_token and (self.classifier == "gap" or self.final_norm == "after_pool"):
+            raise ValueError(
+                "distillation_token = True needs classifier = 'token' and a final_norm = 'before_pool' or "
+                "'none': each token has a classifier of its own"
+            )
+        if self.patch_drop_rate and self.feature_format == "map":
+            raise ValueError(
+                f"patch_drop_rate = {self.patch_drop_rate:g} leaves holes in maps: it needs "
+                f"feature_format = 'tokens'"
+            )
+        return self
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width for which positions are learned."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.classifier == "token" if self.class_token is None else self.class_token
+
+
+_SIZES = {  # table 1: patch size, layers, width, MLP width, heads
+    "vit_b_32": (32, 12, 768, 3072, 12),
+    "vit_b_16": (16, 12, 768, 3072, 12),
+    "vit_l_32": (32, 24, 1024, 4096, 16),
+    "vit_l_16": (16, 24, 1024, 4096, 16),
+    "vit_h_14": (14, 32, 1280, 5120, 16),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    name: {
+        "image_size": 224,
+        "patch_size": patch,
+        "num_layers": layers,
+        "hidden_dim": width,
+        "mlp_dim": mlp,
+        "num_heads": heads,
+    }
+    for name, (patch, layers, width, mlp, heads) in _SIZES.items()
+}
+
+# -- model
+
+
+@register_model("vision_transformer", PRESETS)
+class VisionTransformer(ClassyModel):
+    """Tokens, encoder layers, a norm, and one vector per image.
+
+    Shape: (n, in_channels, h, w), both multiples of the patch size, to (n, hidden_dim).
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = VisionTransformerConfig
+    layouts = LAYOUTS
+    optional_keys = frozenset({CLASS_TOKEN})
+    config: VisionTransformerConfig
+    stem: Tokens
+
+    def __init__(
+        self, config: VisionTransformerConfig | Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(config, **options)
+        c = self.config
+        self.stem = _tokens(c)
+        drops = depth_rates(c.stochastic_depth, c.num_layers)
+        self.blocks = nn.ModuleDict({f"layer_{i}": EncoderLayer(c, drop, i) for i, drop in enumerate(drops)})
+        if c.final_norm == "before_pool":
+            self.blocks["ln"] = c.norm()
+        norm = c.norm() if c.final_norm == "after_pool" else None
+        self.tail = TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm)
+        self.declare_chain(dict.fromkeys(("stem", *self.blocks, END), c.hidden_dim))
+
+    @classmethod
+    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
+        """One classifier; of a distilled model one for each of its two tokens, averaged."""
+        assert isinstance(config, VisionTransformerConfig)
+        if not config.distillation_token:
+            return {"name": "vision_transformer_head"}
+        if config.feature_format == "map":
+            raise ConfigError(
+                "num_classes: the two classifiers of a distilled model read tokens, which feature_format "
+                "= 'map' leaves out; list heads instead, or take 'tokens'"
+            )
+        return {"name": "vision_transformer_head", "num_tokens": 2, "fork_block": "ln"}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.config.in_channels, *self.config.image_shape)
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"stem.{name}" for name in ("positions", *self.stem.prefix_tokens())}
+
+    def check_input(self, x: Tensor) -> None:
+        super().check_input(x)
+        patch = self.config.patch_size
+        if isinstance(x, Tensor) and (x.shape[2] % patch or x.shape[3] % patch):
+            raise ValueError(
+                f"height and width must be multiples of the patch size {patch}, not {tuple(x.shape[2:])}"
+            )
+
+    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
+        """As of every trunk; with maps of the patches where the config says so."""
+        steps = super().walk(x, until)
+        return steps if self.config.feature_format == "tokens" else self._maps(x, steps)
+
+    def _maps(self, x: Tensor, steps: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        size = self.stem.size_of(x)
+        for name, feature in steps:
+            yield name, feature if name == END else patch_map(feature, self.stem.prefix, size)
+
+    def _all_aliases(self) -> Mapping[str, str]:
+        last = f"layer_{self.config.num_layers - 1}"
+        return {"layers": last, **({"encoder": "ln"} if "ln" in self.blocks else {"ln": last, "encoder": last})}
+
+    def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
+        return fit_tokens(native, self.stem, fitting)
+
+
+def _tokens(c: VisionTransformerConfig) -> Tokens:
+    height, width = c.image_shape
+    if c.conv_stem_layers is None:
+        proj: nn.Module = patch_conv(c.in_channels, c.hidden_dim, c.patch_size, c.patch_bias)
+    else:
+        proj = conv_stem(c.in_channels, c.hidden_dim, c.conv_stem_layers, c.patch_bias)
+    return Tokens(
+        proj,
+        c.hidden_dim,
+        (height // c.patch_size, width // c.patch_size),
+        c.patch_size,
+        class_token=c.has_class_token,
+        distillation_token=c.distillation_token,
+        num_register_tokens=c.num_register_tokens,
+        prefix_positions=c.pos_embed_prefix,
+        resize=c.pos_embed_resize,
+        dropout=c.dropout_rate,
+        patch_drop=c.patch_drop_rate,
+        norm=c.norm() if c.pre_norm else None,
+    )

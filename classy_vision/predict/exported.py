@@ -1,0 +1,91 @@
+"""Predictions for files by an exported model, as by the run that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classy_vision.config import ConfigError
+from classy_vision.data.config import DataConfig
+from classy_vision.export.exported_model import ExportedModel, load_exported
+from classy_vision.export.verify import Batched, Int8, Run
+from classy_vision.predict.array_predictor import checked, input_of
+from classy_vision.predict.predictor import Predictor
+from classy_vision.train.batches import Samples, make_loader
+from classy_vision.train.config import TaskConfig
+from classy_vision.train.job import Job
+from classy_vision.train.tasks import KINDS, Task
+from classy_vision.train.views import run_views
+from classy_vision.trunk.use import preprocessing_of
+
+CALIBRATION = 256
+"""Samples of the training split from which ranges are taken."""
+SCORES = {"classification": "accuracy", "multilabel": "mAP", "regression": "r2"}
+"""By kind of task the metric that int8 must keep; 1 is 100 points."""
+
+
+def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
+    """The predictor of an exported model.
+
+    Raises:
+        ConfigError: it cannot be loaded, or does not say how images become its input, or what its
+            outputs mean.
+    """
+    artefact = load_exported(path, trust=trust)
+    metadata, data = artefact.metadata, input_of(artefact)
+    tasks = {name: _task(artefact, name) for name in artefact.heads}
+    shape = data.input_shape(len(data.mean or ()), training=False)
+    network = Batched(partial(checked, artefact), metadata.max_batch, shape)
+    return Predictor(network, data, tasks, torch.device("cpu"))
+
+
+def _task(artefact: ExportedModel, name: str) -> Task:
+    head = artefact.metadata.heads[name]
+    assert head.kind is not None
+    return KINDS[head.kind](name, TaskConfig(kind=head.kind, classes=head.classes or None))
+
+
+def calibrate(job: Job, max_loss: float) -> Int8:
+    """How to quantise the model of a run: by its training split, and measured on what was held out."""
+    return Int8(list(_inputs(job)), lambda run: _measure(run, job), max_loss)
+
+
+def _inputs(job: Job) -> Iterator[Tensor]:
+    """Samples from all over the training split, as in evaluation.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    rows = job.records.rows(held_out=False)
+    samples = Samples(job, augment=False)
+    for row in rows[:: max(1, len(rows) // CALIBRATION)][:CALIBRATION]:
+        _, views, error = samples[0, row]
+        if not error:
+            yield views
+        elif job.settings.data.on_bad_image == "error":
+            raise ConfigError(f"cannot calibrate with {error}")
+
+
+@torch.no_grad()
+def _measure(run: Run, job: Job) -> dict[str, float]:
+    """Scores in points on the held-out split, by head."""
+    metrics = {head: task.metrics()[SCORES[task.config.kind]] for head, task in job.tasks.items()}
+    for batch in make_loader(job, held_out=True, rank=0, world=1, pin_memory=False):
+        if not len(batch.rows):
+            continue
+        for head, output in run_views(run, batch.images, job.tasks).items():
+            task, targets = job.tasks[head], job.targets[head][batch.rows]
+            valid = task.valid(targets)
+            if valid.any():
+                metrics[head].update(*task.comparable(output[valid], targets[valid]))
+    return {head: 100 * float(metric.compute()) for head, metric in metrics.items()}
+
+
+def preprocessing(data: DataConfig) -> dict[str, Any]:
+    """What an artefact says of how images become its input."""
+    return preprocessing_of(data.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,109 @@
+"""Where the channels of a foreign module's maps are: first, as in convolutional networks, or last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError, unknown
+from classy_vision.trunk.features import Trace, trace
+
+MapLayout = Literal["nchw", "nhwc"]
+"""Channels first, (n, c, h, w) and (n, c, t, h, w), or last, (n, h, w, c) and (n, t, h, w, c)."""
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """A map or clip with channels last, seen with channels first; other tensors as they are."""
+    return x.movedim(-1, 1) if x.dim() in (4, 5) else x
+
+
+def read_layout(
+    layout: MapLayout | Mapping[str, MapLayout] | None, steps: Iterable[str], aliases: Mapping[str, str]
+) -> dict[str, MapLayout]:
+    """The layouts that a caller has named, by step.
+
+    Raises:
+        ConfigError: no such layout or block.
+    """
+    names = {**{step: step for step in steps}, **aliases}
+    given = layout if isinstance(layout, Mapping) else dict.fromkeys(names, layout) if layout else {}
+    for name, value in given.items():
+        if name not in names:
+            raise unknown("block", name, names, "layout")
+        if value not in get_args(MapLayout):
+            raise unknown("layout", value, get_args(MapLayout))
+    return {names[name]: value for name, value in given.items() if value}
+
+
+def find_layouts(
+    model: nn.Module, module: nn.Module, steps: Sequence[str], input_shape: tuple[int, ...]
+) -> dict[str, MapLayout | None]:
+    """The layouts of the steps that give maps, found without data; None where they cannot be told.
+
+    An axis that grows with the input is no channel. Where a module takes one size alone, a map has the
+    proportions of the input; where all axes are alike, the module may say what it gives, as timm's do.
+
+    Args:
+        model: a trunk, whose features are still as ``module`` makes them.
+        module: whose ``output_fmt`` is asked.
+        steps: of the walk.
+        input_shape: without the batch.
+    """
+    if len(input_shape) < 3:
+        return {}
+    traced = _traced(model, input_shape, steps)
+    shapes = {step: tuple(x.shape[1:]) for step, x in traced.features.items()} if traced else {}
+    maps = {step: shape for step, shape in shapes.items() if len(shape) in (3, 4)}
+    fits = {step: _fitting(shape, input_shape) for step, shape in maps.items()}
+    larger: Trace | None = None
+    if any(layouts != {"nchw"} for layouts in fits.values()):
+        double = (*input_shape[:-2], *(2 * size for size in input_shape[-2:]))
+        larger = _traced(model, double, [step for step in steps if step in maps])
+    said = {"NHWC": "nhwc", "NCHW": "nchw"}.get(str(getattr(module, "output_fmt", "")))
+    found: dict[str, MapLayout | None] = {}
+    for step, shape in maps.items():
+        grown = tuple(larger.features[step].shape[1:]) if larger and step in larger.features else shape
+        found[step] = _layout(shape, grown, fits[step], said)
+    return found
+
+
+def _traced(model: nn.Module, input_shape: tuple[int, ...], steps: Sequence[str]) -> Trace | None:
+    for until in steps[:-3:-1]:  # what follows the last block may need what is not there
+        try:
+            return trace(model, input_shape, until)
+        except ConfigError:
+            continue
+    return None
+
+
+def _layout(
+    shape: tuple[int, ...], grown: tuple[int, ...], fitting: set[str], said: str | None
+) -> MapLayout | None:
+    if fitting == {"nchw"}:
+        return "nchw"
+    if grown[-1] != shape[-1]:
+        return "nchw"
+    if grown[-2] != shape[-2] or fitting == {"nhwc"} or said == "nhwc":
+        return "nhwc"
+    return "nchw" if said == "nchw" else None
+
+
+def _fitting(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> set[str]:
+    """The layouts in which a map has the proportions of the input."""
+    areas = {"nchw": shape[-2:], "nhwc": shape[-3:-1]}
+    return {layout for layout, area in areas.items() if _is_scaled(area, input_shape[-2:])}
+
+
+def _is_scaled(area: Sequence[int], whole: Sequence[int]) -> bool:
+    (h, w), (height, width) = area, whole
+    return h == w if height == width else abs(h * width - w * height) <= max(height, width)
+
+
+def unclear(step: str) -> ConfigError:
+    """The error where the layout of a step is needed and cannot be told."""
+    return ConfigError(
+        f"block {step!r}: it cannot be told whether the channels of its map come first or last; say "
+        f"from_model(..., layout='nchw') or layout='nhwc', or layout={{{step!r}: 'nchw'}} for one block"
+    )

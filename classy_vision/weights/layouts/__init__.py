@@ -1,1 +1,0 @@
-"""How other libraries name the weights of our families, a table per family."""
