@@ -91,7 +91,7 @@ def _of_pytorchvideo(name: str) -> nn.Module:
 
 def models(name: str, size: int = 224) -> Iterator[tuple[str, nn.Module]]:
     """(library, model) in evaluation, all with the same weights; ours comes first."""
-    from classy_vision.trunk.pretrained import to_layout
+    from classy_vision.trunk.saving import to_layout
 
     calls = builders(name, size)
     ours = calls.pop("ours")().eval()

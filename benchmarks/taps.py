@@ -26,7 +26,7 @@ from benchmarks.tables import about, header, row
 from benchmarks.timing import clocked, medians
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel
-from classy_vision.trunk.pretrained import to_layout
+from classy_vision.trunk.saving import to_layout
 
 
 class Early(NamedTuple):

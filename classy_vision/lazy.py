@@ -5,11 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, NoReturn
 
 
 def lazy(
-    package: str, places: Mapping[str, str], moved: Mapping[str, str] | None = None
+    package: str,
+    places: Mapping[str, str],
+    moved: Mapping[str, str] | None = None,
+    otherwise: Callable[[str], NoReturn] | None = None,
 ) -> Callable[[str], Any]:
     """Returns the ``__getattr__`` of ``package``.
 
@@ -18,17 +22,19 @@ def lazy(
         places: the module in it that holds each public name.
         moved: names that were public here, with the dotted name under which each is found now; using one
             gives a DeprecationWarning.
+        otherwise: raises the error for other names.
     """
 
     def find(name: str) -> Any:
         if moved and name in moved:
-            module, _, attribute = moved[name].rpartition(".")
             warnings.warn(
                 f"{package}.{name} is now {moved[name]}; the old name will be removed in the next version",
                 DeprecationWarning,
                 stacklevel=2,
             )
-            return getattr(import_module(module), attribute)
+            return resolve_name(moved[name])
+        if name not in places and otherwise:
+            otherwise(name)
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{places[name]}"), name)

@@ -6,13 +6,11 @@ Read from data, so that commands know names without the import of torch.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from classy_vision.registry import unknown_model
+from classy_vision.registry import REGISTRIES, unknown_model
 
 FILE = Path(__file__).with_name("cost") / "presets.json"
 
@@ -32,17 +30,11 @@ def known_costs() -> dict[str, dict[str, Any]]:
 def families() -> dict[str, tuple[str, ...]]:
     """The presets by family, with those that were registered in this process."""
     found = {family: list(presets) for family, presets in _families().items()}
-    for entry in _registered():
+    for entry in REGISTRIES.get("model", ()):  # empty as long as nobody has imported the models
         presets = found.setdefault(entry.family, [])
         if entry.is_preset and entry.name not in presets:
             presets.append(entry.name)
     return {family: tuple(presets) for family, presets in found.items()}
-
-
-def _registered() -> Iterable[Any]:
-    """The entries of ``MODELS``, where somebody has imported it: nobody can have added to it otherwise."""
-    module = sys.modules.get("classy_vision.models.classy_model")
-    return getattr(module, "MODELS", ())
 
 
 def is_model(name: str) -> bool:

@@ -30,6 +30,10 @@ class Entry(Generic[T]):
         return self.name != self.family
 
 
+REGISTRIES: dict[str, Registry[Any]] = {}
+"""Every registry that was made, by its kind."""
+
+
 class Registry(Generic[T]):
     """The classes of one kind by name, e.g. all models.
 
@@ -49,6 +53,7 @@ class Registry(Generic[T]):
         self.base = base
         self._error = error or (lambda name, _, names: unknown(kind, name, names))
         self._entries: dict[str, Entry[T]] = {}
+        REGISTRIES[kind] = self
 
     def register(
         self,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 ATTRIBUTES = {
     "execute_heads": "call the model: model(x) gives the heads' outputs",
@@ -61,7 +64,7 @@ NAMES = {
 }
 
 
-def names_gone(module: str, presets: Iterable[str] = ()) -> Callable[[str], NoReturn]:
+def explain_removed(module: str, presets: Iterable[str] = ()) -> Callable[[str], NoReturn]:
     """A module's ``__getattr__``: for a name of the original, what to write instead.
 
     Args:
@@ -74,9 +77,18 @@ def names_gone(module: str, presets: Iterable[str] = ()) -> Callable[[str], NoRe
         plain = re.sub(r"(\d)_(\d)", r"\1.\2", name).replace("_", "").lower()
         preset = classes.get(plain) or next((p for c, p in classes.items() if c.startswith(plain)), None)
         if name in NAMES:
-            raise ImportError(f"{module}.{name} is gone: {NAMES[name]}")
+            raise ImportError(f"{module}.{name} was removed: {NAMES[name]}")
         if preset and name[:1].isupper():
-            raise ImportError(f"{module}.{name} is gone: presets are data; use build_model({preset!r})")
+            raise ImportError(f"{module}.{name} was removed: presets are data; use build_model({preset!r})")
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return explain
+
+
+def take_renamed(old: str, old_value: T | None, new: str, new_value: T | None) -> T | None:
+    """The value of a keyword argument that has a new name; the old one gives a DeprecationWarning."""
+    if old_value is None:
+        return new_value
+    text = f"the argument {old} is now {new}; the old name will be removed in the next version"
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return old_value if new_value is None else new_value

@@ -187,6 +187,7 @@ def _read_config(path: Path) -> None:
 
 def _build(path: Path) -> None:
     from classy_vision.hub.load import check_config
+
     from classy_vision.models import build_model
 
     with torch.device("meta"):

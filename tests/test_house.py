@@ -17,13 +17,13 @@ LAYERS = [
     {"config", "registry", "presets", "text", "lazy", "removed"},
     {"layers"},
     {"weights"},
+    {"hub"},
     {"heads"},
     {"trunk"},
+    {"cost"},
     {"models"},
     {"generic"},
     {"identify"},
-    {"cost"},
-    {"hub"},
     {"data"},
     {"train"},
     {"engines"},
@@ -64,6 +64,17 @@ def test_imports_run_one_way(file: Path) -> None:
         assert rank(target[0]) <= rank(parts[0]), f"{file.name} must not import {module}"
         inside = target[0] == parts[0] and parts[-1] != "__main__"
         assert not (inside and len(target) == 1), f"{file.name} imports its own package's __init__"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_no_module_of_ours_is_imported_by_a_string(file: Path) -> None:
+    """The tests of order and circles see ``from classy_vision.x import y`` in a function, and not a string."""
+    for call in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(call, ast.Call) or "import_module" not in ast.dump(call.func) or not call.args:
+            continue
+        name = call.args[0].values[0] if isinstance(call.args[0], ast.JoinedStr) else call.args[0]
+        value = name.value if isinstance(name, ast.Constant) else ""
+        assert not str(value).startswith("classy_vision"), f"{file.name}, line {call.lineno}"
 
 
 def test_no_import_circles() -> None:

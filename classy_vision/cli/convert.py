@@ -32,7 +32,8 @@ def convert(
     import torch
 
     from classy_vision.models import build_model, load_weights
-    from classy_vision.trunk.pretrained import check_layout, find_source, save_weights
+    from classy_vision.trunk.loading import find_source
+    from classy_vision.trunk.saving import check_layout, save_weights
     from classy_vision.weights.catalogue import is_published
     from classy_vision.weights.files import check_target, read_tensors
 
@@ -66,7 +67,7 @@ def convert(
 def _check_known(layout: str) -> None:
     """Raises an UnknownNameError where no family is written so."""
     from classy_vision.models import MODELS
-    from classy_vision.trunk.pretrained import OURS
+    from classy_vision.weights.layout import OURS
 
     known = dict.fromkeys([*OURS, *(name for entry in MODELS for name in entry.cls.layouts)])
     if layout not in known:

@@ -88,11 +88,13 @@ def evaluate(
     mistakes. A file that cannot be read is left out of the metrics, and makes the exit code 1.
     """
     check_model(model)
-    package = training_package("evaluation")
+    training_package()
+    from classy_vision.evaluate import evaluate
+
     place = output or Path("evaluations", os.path.basename(os.path.normpath(model)) or "model")
     try:
         with _progress() as progress:
-            found = package.evaluate(
+            found = evaluate(
                 os.path.expanduser(model),
                 data,
                 output=place,

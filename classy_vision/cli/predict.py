@@ -121,9 +121,11 @@ def _read_arguments(
         return _load(run, device, trust), images
     if not run:
         raise ConfigError("give files of images or videos behind --weights")
-    package = training_package("predict")
+    training_package()
+    from classy_vision.predict import Predictor
+
     config = None if model is None else network(weights, model)
-    return package.Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
+    return Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
 
 
 def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
@@ -131,8 +133,10 @@ def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
     check_model(run)
     if run.endswith(".onnx") and device in (None, "cpu") and (found := _onnx(run)):
         return found
-    predictor: Predictor = training_package("predict").Predictor.load(run, device=device, trust=trust)
-    return predictor
+    training_package()
+    from classy_vision.predict import Predictor
+
+    return Predictor.load(run, device=device, trust=trust)
 
 
 def check_model(name: str) -> None:
@@ -165,7 +169,7 @@ def _onnx(path: str) -> ArrayPredictor | None:
 def network(weights: str, model: str) -> dict[str, Any]:
     """The config that --model means, with the heads that are in the file."""
     from classy_vision.cli.convert import network_of
-    from classy_vision.trunk.pretrained import find_source
+    from classy_vision.trunk.loading import find_source
     from classy_vision.weights.files import read_tensors
 
     return network_of(read_tensors(find_source(weights)), model)

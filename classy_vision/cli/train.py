@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -69,18 +68,16 @@ def _settings(config: Path, overrides: Sequence[str]) -> Any:
     return load_settings(config, overrides)
 
 
-def training_package(module: str = "run") -> Any:
+def training_package() -> Any:
     """``classy_vision.train``, whose packages are an extra and slow to import.
-
-    Args:
-        module: the file in it that is used.
 
     Raises:
         ConfigError: they are not installed.
     """
     try:
-        importlib.import_module(f"classy_vision.train.{module}")
-        return importlib.import_module("classy_vision.train")
+        import classy_vision.train.run
+
+        return classy_vision.train
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"this command needs {error.name}: pip install 'classy-vision-models[train]'"

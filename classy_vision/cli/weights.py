@@ -50,7 +50,7 @@ def list_weights(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
 ) -> None:
-    """List published weights that load here: network, parameters, image size, accuracy, licence.
+    """List published weights that load here: network, parameters, image size, accuracy, license.
 
     Top-1 is the accuracy in percent that their publisher states, on the classes they were trained on.
     More of one: classy weights show NAME
@@ -97,7 +97,7 @@ def _matching(pattern: str, source: Source | None, preset: str | None) -> list[d
             "params": entry.params,
             "image_size": entry.preprocessing.image_size,
             "top1": entry.top1,
-            "licence": entry.licence,
+            "license": entry.license,
         }
         for entry in found
     ]
@@ -110,9 +110,9 @@ COLUMNS: dict[str, tuple[Callable[[Mapping[str, Any]], str], bool]] = {
     "M params": (lambda row: f"{row['params'] / 1e6:.2f}", True),
     "px": (lambda row: str(row["image_size"]), True),
     "top-1": (lambda row: "" if row["top1"] is None else f"{row['top1']:.1f}", True),
-    "licence": (lambda row: row["licence"] or "not stated", False),
+    "license": (lambda row: row["license"] or "not stated", False),
 }
-DISPENSABLE = ("network", "licence", "px")
+DISPENSABLE = ("network", "license", "px")
 """What a narrow terminal leaves out, so that names, which people copy, stay whole."""
 WIDE = 1000
 """Columns of a file or a pipe."""
@@ -173,12 +173,12 @@ def _of_name(name: str) -> dict[str, Any]:
     return {key: facts[key] for key in _FACTS}
 
 
-_FACTS = ("name", "params", "outputs", "labels", "top1", "licence", "place", "preprocessing", "config")
+_FACTS = ("name", "params", "outputs", "labels", "top1", "license", "place", "preprocessing", "config")
 
 
 def _of_file(source: str) -> dict[str, Any]:
     from classy_vision.identify.identify import examine
-    from classy_vision.trunk.pretrained import find_source
+    from classy_vision.trunk.loading import find_source
     from classy_vision.weights.classy_vision import flatten
     from classy_vision.weights.files import read_tensors
 

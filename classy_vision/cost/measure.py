@@ -17,7 +17,7 @@ from classy_vision.cost.count import count
 from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.cost.room import check_fits, peak
-from classy_vision.models.classy_model import ClassyModel
+from classy_vision.trunk.own_forward import OwnForward as ClassyModel
 from classy_vision.trunk.trunk import END
 
 Key = tuple[str, str | None]

@@ -30,7 +30,6 @@ from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.formats import FORMATS, Format, Request
 from classy_vision.export.metadata import Head, Metadata
 from classy_vision.export.verify import Int8, Scores, compare, measure
-from classy_vision.hub.describe import describe
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.weights.files import system_cause
 
@@ -139,7 +138,8 @@ def export(
 
 def _config(model: nn.Module) -> dict[str, Any] | None:
     try:
-        return describe(model)
+        config = model.to_config() if isinstance(model, ClassyModel) else None
+        return config and {k: v for k, v in config.items() if k not in ("preprocessing", "tasks")}
     except ConfigError:  # a model of one's own
         return None
 

@@ -72,11 +72,11 @@ class Format:
 
     def save(self, request: Request, path: Path) -> None:
         """Writes the file."""
-        import_module(f"classy_vision.export.{self.module}").save(request, path)
+        import_module(f"{__package__}.{self.module}").save(request, path)
 
     def load(self, path: Path, trust: bool) -> Loaded:
         """Reads the file."""
-        loaded: Loaded = import_module(f"classy_vision.export.{self.module}").load(path, trust)
+        loaded: Loaded = import_module(f"{__package__}.{self.module}").load(path, trust)
         return loaded
 
 

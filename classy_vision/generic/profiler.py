@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    __getattr__ = explain_removed(__name__)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from typing_extensions import Self
 
 from classy_vision import config as configs
 from classy_vision.config import ConfigError, config_of, drop_unknown
+from classy_vision.layers.activation import activation_name
 from classy_vision.registry import Registry
 
 Unknown = Literal["warn", "error"] | None
@@ -31,12 +35,20 @@ class ClassyHead(nn.Module):
         ConfigError: the name cannot be used.
     """
 
+    config: Mapping[str, Any]
+    """The options it was made with, as JSON values; see ``to_config``."""
     in_plane: int | None = None
-    """Channels of the feature it reads, where it minds."""
+    """Channels of the feature it reads, if its layers depend on them."""
     task: Mapping[str, Any] | None = None
     """What its outputs mean: ``kind`` ("classification", "multilabel", "regression") and ``classes``."""
     classifier: ClassVar[str | None] = None
     """Its last linear layer, if it has one: where a published classifier goes."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Keeps the arguments of whatever constructor a subclass has."""
+        head = super().__new__(cls)
+        head.__dict__["config"] = _read_arguments(cls, args, options)
+        return head
 
     def __init__(self, unique_id: str | int | None = None, num_classes: int | None = None) -> None:
         if type(self) is ClassyHead:
@@ -55,6 +67,28 @@ class ClassyHead(nn.Module):
         known = {key: value for key, value in config.items() if key not in ("name", "fork_block")}
         options = config_of(cls.__init__).parse(known, where=f"head {config.get('name', cls.__name__)!r}")
         return cls(**{name: getattr(options, name) for name in options.model_fields_set})
+
+    def to_config(self) -> dict[str, Any]:
+        """The config, of JSON values, from which ``build_head`` makes this head again, with new weights.
+
+        Options at their defaults are left out, and so is ``in_plane`` if the head takes it from its block.
+
+        Raises:
+            ConfigError: the class is not registered, or an option is not a JSON value.
+        """
+        cls = type(self)
+        names = [entry.name for entry in HEADS if entry.cls is cls]
+        if not names:
+            raise ConfigError(f"no config can name a {cls.__name__}: its class needs register_head(name)")
+        parameters = inspect.signature(cls.__init__).parameters
+        defaults = {} if _has_own_from_config(cls) else {k: _to_json(p.default) for k, p in parameters.items()}
+        if cls.build is not ClassyHead.build and defaults.get("in_plane", 0) is None:
+            defaults["in_plane"] = self.config.get("in_plane")
+        options = {key: value for key, value in self.config.items() if value != defaults.get(key, _Unnamed(""))}
+        for key, value in options.items():
+            if isinstance(value, _Unnamed):
+                raise ConfigError(f"head {self.unique_id!r}: no config can give {key} = a {value.kind}")
+        return {"name": names[0], **options, "unique_id": self.unique_id}
 
     def build(self, in_plane: int) -> None:
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
@@ -111,7 +145,7 @@ def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
     cls: type[ClassyHead] = HEADS[config["name"]].cls
     if config.get("unique_id") is None and (lenient or "unique_id" in config):
         config = {**config, "unique_id": cls.__name__}
-    if lenient and cls.from_config.__func__ is ClassyHead.from_config.__func__:  # type: ignore[attr-defined]
+    if lenient and not _has_own_from_config(cls):
         known = ("name", "fork_block", *config_of(cls.__init__).known_keys())
         config = drop_unknown(config, known, f"head {config['name']!r}", only_strays=False)
     return dict(config)
@@ -120,7 +154,46 @@ def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
 def _build(config: Mapping[str, Any]) -> ClassyHead:
     if "unique_id" not in config:
         raise ConfigError(f"head config {dict(config)!r}: key 'unique_id' is required")
-    return HEADS[config["name"]].cls.from_config(config)
+    head = HEADS[config["name"]].cls.from_config(config)
+    if _has_own_from_config(type(head)):  # its constructor's arguments are not the config's
+        head.config = {k: _to_json(v) for k, v in config.items() if k not in ("name", "fork_block")}
+    return head
+
+
+def _has_own_from_config(cls: type[ClassyHead]) -> bool:
+    return cls.from_config.__func__ is not ClassyHead.from_config.__func__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Unnamed:
+    """A value that JSON does not have."""
+
+    kind: str
+
+
+def _read_arguments(cls: type[ClassyHead], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor by name, as JSON values."""
+    try:
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **options).arguments
+    except TypeError:  # the constructor will say it better
+        return {}
+    return {name: _to_json(value) for name, value in list(bound.items())[1:]}
+
+
+def _to_json(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, default=_to_plain))
+    except (TypeError, ValueError):
+        return _Unnamed(type(value).__name__)
+
+
+def _to_plain(value: Any) -> Any:
+    """An activation by its name, and a number of numpy as one of Python."""
+    if isinstance(value, nn.Module) and (name := activation_name(value)):
+        return name
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError
 
 
 def check_name(what: str, name: str) -> str:

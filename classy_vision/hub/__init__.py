@@ -1,12 +1,15 @@
-"""Models as folders and repositories of the Hugging Face hub: config, weights and a card."""
+"""Folders and repositories of models: files and text. ``ClassyModel`` has the methods that use them."""
 
 from typing import TYPE_CHECKING
 
-from classy_vision.hub.load import from_pretrained
-from classy_vision.hub.save import push_to_hub, save_pretrained
-from classy_vision.removed import names_gone
-
-__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+from classy_vision.lazy import lazy
+from classy_vision.removed import explain_removed
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    _model = "classy_vision.models.classy_model.ClassyModel"
+    __getattr__ = lazy(
+        __name__,
+        {},
+        moved={name: f"{_model}.{name}" for name in ("from_pretrained", "push_to_hub", "save_pretrained")},
+        otherwise=explain_removed(__name__),
+    )

@@ -4,84 +4,84 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from classy_vision.config import ConfigError
-from classy_vision.cost.count import count
-from classy_vision.cost.table import human, size
-from classy_vision.hub.load import read_json
-from classy_vision.hub.use import published_of, run_settings
-from classy_vision.models.classy_model import ClassyModel
+from classy_vision.text import human, size
 from classy_vision.weights.catalogue import Published
 
 LIBRARY = "classy-vision-models"
 MAX_LABELS = 20
+PATHS = ("root", "file", "images")
+"""Keys of ``data`` that are paths of the machine that trained the model."""
 Rows = Iterable[Sequence[object]]
 
 
-def card(
-    model: ClassyModel,
-    config: Mapping[str, Any],
-    name: str,
-    *,
-    licence: str | None = None,
-    run: str | Path | None = None,
-) -> str:
-    """A model card in Markdown, with the front matter that the hub reads.
+@dataclass(frozen=True)
+class Facts:
+    """What a card says of a model.
 
-    Args:
-        model: its heads and costs are shown.
-        config: that of the folder: what ``describe`` says of it, and what it takes to use it.
+    Attributes:
         name: what ``from_pretrained`` takes to load it.
-        licence: of the weights; by default that of the published ones they are.
-        run: the run folder it comes from: its data, classes and metrics are shown.
-
-    Raises:
-        ConfigError: ``run`` is no run folder.
+        config: of its folder.
+        input_shape: without the batch.
+        params: the number of its parameters.
+        macs: multiply-adds for one input; None if they are not known.
+        license: of the weights; None if it is not known.
+        published: the weights that they are, if a publisher made them.
+        settings: the config of the run that it comes from; empty if there is none.
+        metrics: of the last epoch of that run.
     """
-    entry = published_of(model)
-    settings = run_settings(run)
-    licence = licence or (entry.licence if entry else None)
+
+    name: str
+    config: Mapping[str, Any]
+    input_shape: Sequence[int]
+    params: int
+    macs: int | None
+    license: str | None
+    published: Published | None
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def write_card(facts: Facts) -> str:
+    """A model card in Markdown, with the front matter that the hub reads."""
+    license = _escape(facts.license) if facts.license else "Not stated."
     parts = [
-        _front_matter(model, config, licence, entry),
-        f"# {_cell(name.rpartition('/')[2])}\n",
-        _summary(model, config),
-        _heads(config),
-        _data(settings, entry),
-        _metrics(run),
-        f"## Licence\n\n{_cell(licence) if licence else 'Not stated.'}\n",
-        _use(name),
+        _front_matter(facts),
+        f"# {_escape(facts.name.rpartition('/')[2])}\n",
+        _summary(facts),
+        _heads(facts.config),
+        _data(facts),
+        _metrics(facts.metrics),
+        f"## License\n\n{license}\n",
+        f"## Use\n\n```python\nfrom classy_vision.models import ClassyModel\n\n"
+        f"model = ClassyModel.from_pretrained({facts.name!r}).eval()\n```\n",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(
-    model: ClassyModel, config: Mapping[str, Any], licence: str | None, entry: Published | None
-) -> str:
+def _front_matter(facts: Facts) -> str:
     import yaml
 
-    task = "video-classification" if len(model.input_shape) == 4 else "image-classification"
-    classifies = any(head.get("num_classes") for head in config["heads"])
+    task = "video-classification" if len(facts.input_shape) == 4 else "image-classification"
+    classifies = any(head.get("num_classes") for head in facts.config["heads"])
+    place = facts.published.place if facts.published else ""
     data = {
         "library_name": LIBRARY,
         "pipeline_tag": task if classifies else "image-feature-extraction",
-        "license": licence,
-        "base_model": entry.place if entry and "/" in entry.place else None,
-        "tags": [LIBRARY, config["name"]],
+        "license": facts.license,
+        "base_model": place if "/" in place else None,
+        "tags": [LIBRARY, facts.config["name"]],
     }
     data = {key: value for key, value in data.items() if value is not None}
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _summary(model: ClassyModel, config: Mapping[str, Any]) -> str:
-    rows: list[tuple[str, object]] = [("family", config["name"])]
-    try:
-        costs = count(model)
-        rows += [("parameters", f"{human(costs.params)} ({costs.params:,})")]
-        rows += [("multiply-adds", f"{human(costs.macs)}, for one input of {size(costs.input_shape)}")]
-    except ConfigError:  # a model that takes no such input
-        rows += [("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+def _summary(facts: Facts) -> str:
+    rows = [("family", facts.config["name"]), ("parameters", f"{human(facts.params)} ({facts.params:,})")]
+    if facts.macs is not None:
+        rows += [("multiply-adds", f"{human(facts.macs)}, for one input of {size(facts.input_shape)}")]
     return _table(("model", ""), rows)
 
 
@@ -89,52 +89,40 @@ def _heads(config: Mapping[str, Any]) -> str:
     if not config["heads"]:
         return "## Heads\n\nNone: the output is the feature at the end of the trunk.\n"
     tasks = config.get("tasks") or {}
-    rows = []
-    for head in config["heads"]:
-        names = (tasks.get(head["unique_id"]) or {}).get("classes")
-        rows.append(
-            (head["unique_id"], head["fork_block"], head["name"], head.get("num_classes", ""), _short(names))
+    rows = [
+        (
+            *(head["unique_id"], head["fork_block"], head["name"], head.get("num_classes", "")),
+            _cut((tasks.get(head["unique_id"]) or {}).get("classes") or ()),
         )
+        for head in config["heads"]
+    ]
     return f"## Heads\n\n{_table(('head', 'block', 'kind', 'classes', 'labels'), rows)}"
 
 
-def _short(names: Sequence[str] | None) -> str:
-    shown = ", ".join(map(str, (names or ())[:MAX_LABELS]))
-    return f"{shown}, …" if names and len(names) > MAX_LABELS else shown
+def _cut(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:MAX_LABELS])) + (", …" if len(names) > MAX_LABELS else "")
 
 
-def _data(settings: Mapping[str, Any], entry: Published | None) -> str:
-    if entry:
+def _data(facts: Facts) -> str:
+    if entry := facts.published:
         values = {**vars(entry.preprocessing), "weights": entry.name, "labels": entry.labels}
     else:
-        values = {**(settings.get("data") or {}), "started from": settings.get("weights")}
-    hidden = ("root", "file", "images")  # paths of the machine that trained it
-    rows = [(key, value) for key, value in values.items() if value is not None and key not in hidden]
+        values = {**(facts.settings.get("data") or {}), "started from": facts.settings.get("weights")}
+    rows = [(key, value) for key, value in values.items() if value is not None and key not in PATHS]
     return f"## Data\n\n{_table(('', ''), rows)}" if rows else ""
 
 
-def _metrics(run: str | Path | None) -> str:
-    found = read_json(Path(run) / "metrics.json") if run else None
-    final = found.get("final") if isinstance(found, dict) else None
-    if not isinstance(final, dict):
-        return ""
-    rows = [(key, f"{value:.4g}") for key, value in final.items() if isinstance(value, (int, float))]
-    return f"## Metrics of the last epoch\n\n{_table(('metric', 'value'), rows)}"
-
-
-def _use(name: str) -> str:
-    return (
-        f"## Use\n\n```python\nfrom classy_vision.models import ClassyModel\n\n"
-        f"model = ClassyModel.from_pretrained({name!r}).eval()\n```\n"
-    )
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    rows = [(key, f"{value:.4g}") for key, value in metrics.items() if isinstance(value, (int, float))]
+    return f"## Metrics of the last epoch\n\n{_table(('metric', 'value'), rows)}" if rows else ""
 
 
 def _table(heading: Sequence[str], rows: Rows) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(_escape(cell) for cell in line) + " |\n" for line in lines)
 
 
-def _cell(value: object) -> str:
+def _escape(value: object) -> str:
     """Text that stays in its place, whatever it holds."""
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

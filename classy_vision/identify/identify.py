@@ -22,7 +22,7 @@ from classy_vision.identify.heads import heads_of
 from classy_vision.identify.shapes import Inferred, Shapes, depths
 from classy_vision.models.classy_model import MODELS, build_model
 from classy_vision.trunk.loadable_trunk import LoadableTrunk
-from classy_vision.trunk.pretrained import load_weights
+from classy_vision.trunk.loading import load_weights
 from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.key_map import KeyMap, listed
 from classy_vision.weights.layout import HEAD

@@ -33,3 +33,8 @@ _CLASSES: dict[ActivationType, type[nn.Module]] = {
 def new_activation(kind: ActivationType | str, inplace: bool = True) -> nn.Module:
     """A new activation module. One that works in place is only for what nothing else reads."""
     return _CLASSES[ActivationType(kind)](inplace=inplace)
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The name for which ``new_activation`` makes such a module; None if there is none."""
+    return next((kind.value for kind, cls in _CLASSES.items() if type(module) is cls), None)

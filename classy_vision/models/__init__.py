@@ -15,9 +15,10 @@ from classy_vision.models.resnet import ResNet
 from classy_vision.models.resnext.model import ResNeXt
 from classy_vision.models.resnext3d.model import ResNeXt3D
 from classy_vision.models.vision_transformer.model import VisionTransformer
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 from classy_vision.trunk.features import FeatureInfo
-from classy_vision.trunk.pretrained import load_weights, save_weights
+from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.saving import save_weights
 
 __all__ = [
     "MLP",
@@ -42,4 +43,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    __getattr__ = explain_removed(__name__)

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, check_nesting, drop_unknown, read_config
+from classy_vision.config import ConfigError, drop_unknown, read_config
 from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
-from classy_vision.models.hub import Shared
-from classy_vision.models.published import with_published
+from classy_vision.hub.card import write_card
+from classy_vision.hub.download import find_folder
+from classy_vision.hub.folder import CONFIG, read_foreign_config, write_folder
+from classy_vision.hub.upload import upload_folder
+from classy_vision.models.facts import find_use, published_of, read_facts
+from classy_vision.models.published import check_heads, read_given, with_published
 from classy_vision.registry import Entry, Registry, unknown_model
-from classy_vision.removed import ATTRIBUTES, names_gone
+from classy_vision.removed import ATTRIBUTES, explain_removed, take_renamed
 from classy_vision.trunk.hooks import check_paths
+from classy_vision.trunk.loading import find_source, load_weights
 from classy_vision.trunk.map_layout import MapLayout, find_layouts, read_layout, unclear
 from classy_vision.trunk.meta import OnMeta
 from classy_vision.trunk.own_forward import OwnForward
-from classy_vision.trunk.pretrained import find_source, load_weights
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
+from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
 
 
-class ClassyModel(Shared, OwnForward):
+class ClassyModel(OwnForward):
     """A trunk with heads, made from configs, checkpoints and other modules.
 
-    ``model(x)`` gives the end of the trunk where there are no heads, the output of a single
-    head, or a dict of outputs by head id. Nothing behind the deepest block that is read runs.
+    ``model(x)`` gives the end of the trunk if there are no heads, the output of a single
+    head, or a dict of outputs by head id. Nothing after the deepest block that is read runs.
 
     Args:
         config: the family's configuration, as an object or a mapping.
@@ -45,17 +52,15 @@ class ClassyModel(Shared, OwnForward):
     loaded: Report | None = None
     """What ``build_model`` loaded."""
     preprocessing: Mapping[str, Any] | None = None
-    """How a file becomes an input, in keys of ``data`` of a training config; None where nobody said."""
+    """How a file becomes an input, in keys of ``data`` of a training config; None if it is not known."""
     __jit_unused_properties__: ClassVar = [
-        "block_names",
-        "classy_model",
-        "frozen_until",
-        "input_shape",
-        "labels",
+        *("block_names", "classy_model", "frozen_until", "input_shape", "labels")
     ]
-    """What ``torch.jit.script`` is to leave alone, as in the original."""
+    """What ``torch.jit.script`` leaves alone, as in the original."""
     default_num_classes: ClassVar[int | None] = None
-    """``num_classes`` where a config has neither that nor heads."""
+    """``num_classes`` of a config that has neither that nor heads."""
+    _built_from: Mapping[str, Any] | None = None
+    """The config of a family that has a ``from_config`` of its own."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,42 +77,64 @@ class ClassyModel(Shared, OwnForward):
 
     def __getattr__(self, name: str) -> Any:
         if name in ATTRIBUTES and name not in self.__dict__.get("_modules", ()):
-            raise AttributeError(f"{type(self).__name__}.{name} is gone: {ATTRIBUTES[name]}")
+            raise AttributeError(f"{type(self).__name__}.{name} was removed: {ATTRIBUTES[name]}")
         return super().__getattr__(name)
 
-    # Building
+    # Configs
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The model that ``config`` describes, without the heads it lists.
 
-        ``num_classes`` attaches the family's default head to the end of the trunk, where the
-        config lists no heads of its own.
+        ``num_classes`` attaches the family's default head to the end of the trunk, unless the
+        config lists heads.
 
         Raises:
             ConfigError: a key or value that the family does not take.
         """
-        heads = cls.default_heads(config)
-        for head in heads:
-            build_head(head)  # a wrong value is found before the trunk is made
-        model = cls(cls._options(config))
+        given = {key: value for key, value in config.items() if key not in MODEL_KEYS}
+        options = cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
+        heads = []
+        classes = config.get("num_classes", cls.default_num_classes)
+        if classes is not None and config.get("heads") is None:
+            head = {"unique_id": "default_head", "num_classes": classes}
+            heads = _build_heads([{"fork_block": END, **cls.default_head(options), **head}])
+        model = cls(options)
         _attach(model, heads)
         return model
 
-    @classmethod
-    def default_heads(cls, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The head that ``config`` means by its ``num_classes``, where it lists none."""
-        options = cls._options(config)
-        classes = config.get("num_classes", cls.default_num_classes)
-        if classes is None or config.get("heads") is not None:
-            return []
-        head = {"unique_id": "default_head", "num_classes": classes}
-        return [{"fork_block": END, **cls.default_head(options), **head}]
+    def to_config(self) -> dict[str, Any]:
+        """The config, of JSON values, from which ``build_model`` makes this model again, with new weights.
 
-    @classmethod
-    def _options(cls, config: Mapping[str, Any]) -> ModelConfig:
-        given = {k: v for k, v in config.items() if k not in MODEL_KEYS}
-        return cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
+        It names the family, the options that are not at their defaults, the heads, and, if they are
+        known, the preprocessing and the meaning of the outputs.
+
+        Raises:
+            ConfigError: no config can describe the model: it comes from ``from_model``, its class or that
+                of a head is not registered, or a head has an option that is not a JSON value.
+        """
+        cls = type(self)
+        if isinstance(self, ModelAdapter):
+            kind = type(self.model).__name__
+            raise ConfigError(f"a model of from_model has no config: only code can make its {kind} again")
+        names = [entry.name for entry in MODELS if entry.cls is cls and not entry.is_preset]
+        if not names:
+            raise ConfigError(f"no config can name a {cls.__name__}: its class needs register_model(name)")
+        if not _has_own_from_config(cls):
+            options = self.config.model_dump(mode="json", exclude_defaults=True)
+        elif self._built_from is None:
+            raise ConfigError(f"{cls.__name__} has a from_config of its own: build it with build_model")
+        else:
+            options = dict(self._built_from)
+        attached = ((block, head) for block, heads in self.get_heads().items() for head in heads)
+        heads = [{**head.to_config(), "fork_block": block} for block, head in attached]
+        config = {"name": names[0], **options, "heads": heads, **use_of(self).as_config()}
+        try:
+            return dict(json.loads(json.dumps(config)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the config of {cls.__name__} is not JSON: {error}") from None
+
+    # Other modules, checkpoints, folders and the hub
 
     @staticmethod
     def from_model(
@@ -128,8 +155,8 @@ class ClassyModel(Shared, OwnForward):
             input_shape: the input without the batch, (3, 224, 224) by default.
             model_depth: not used; the original took it.
             layout: of maps and clips, "nchw" for channels first or "nhwc" for last, for all blocks or
-                by block. By default it is found by a look without data; a module that takes none is
-                read as it is.
+                by block. By default it is found by a run without data; a module for which that fails
+                is read as it is.
 
         Raises:
             ConfigError: a path that the module does not have, or no such layout.
@@ -162,15 +189,112 @@ class ClassyModel(Shared, OwnForward):
         model.set_classy_state(checkpoint)
         return model
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """The model of a folder, of a repository of the Hugging Face hub, or of published weights.
+
+        Nothing is unpickled, and the config is held to sizes that models have. The hub's own library
+        handles its cache, ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE``.
+
+        Args:
+            name: a folder of ``save_pretrained``, a run folder, "owner/repository[@revision]", or
+                published weights ("timm/resnet50.a1_in1k").
+            options: what ``huggingface_hub.hf_hub_download`` takes: ``revision``, ``token``,
+                ``cache_dir``, ``local_files_only``, ``force_download``.
+
+        Raises:
+            ConfigError: there is no such model, it cannot be downloaded, it is damaged, or it is not a ``cls``.
+        """
+        if not Path(name).expanduser().exists() and is_published(str(name)):
+            model = build_model(str(name), weights=True)
+        else:
+            model = _read_folder(find_folder(name, options))
+        if not isinstance(model, cls):
+            raise ConfigError(f"{str(name)!r} is a {type(model).__name__}, not a {cls.__name__}")
+        return model
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        repo_id: str | None = None,
+        license: str | None = None,
+        run: str | Path | None = None,
+        licence: str | None = None,
+    ) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and a card, ``README.md``, for ``from_pretrained``.
+
+        Each file is written beside its place and renamed. A ``README.md`` that exists is kept.
+
+        Args:
+            folder: it is made if it does not exist.
+            repo_id: what the card says to load, "owner/name"; by default the folder's name.
+            license: of the weights, for the card ("mit"); ``licence`` is its old name.
+            run: the run folder the model comes from. Its classes and preprocessing go into the config, and
+                its data and metrics onto the card. By default they are those that the model carries:
+                ``from_checkpoint``, ``from_pretrained`` and published weights bring them along.
+
+        Raises:
+            ConfigError: no config can describe the model, ``run`` is of another model, or the folder
+                cannot be written.
+        """
+        license = take_renamed("licence", licence, "license", license)
+        config = {**self.to_config(), **find_use(self, run).as_config()}
+        facts = read_facts(self, config, repo_id or Path(folder).name, license, published_of(self), run)
+        write_folder(Path(folder), self.state_dict(), config, write_card(facts))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Push model using classy-vision-models",
+        license: str | None = None,
+        run: str | Path | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Uploads what ``save_pretrained`` writes, in one commit; a card that exists there is kept.
+
+        Args:
+            repo_id: "owner/name"; the repository is made if it does not exist.
+            private: whether a new repository is private.
+            token: of the hub; by default that of ``hf auth login`` or ``HF_TOKEN``.
+            branch: the branch to upload to, "main" by default.
+            create_pr: open a pull request instead of committing.
+            commit_message: of the commit.
+            license, run: as for ``save_pretrained``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ConfigError: no config can describe the model, or the hub refuses.
+        """
+        license = take_renamed("licence", licence, "license", license)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id=repo_id, license=license, run=run)
+            return upload_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
+
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """The names of classes in the order of the outputs, by head, where they are known."""
+        """The names of classes in the order of the outputs, by head, if they are known."""
         tasks = use_of(self).tasks
         return {head: tuple(task["classes"]) for head, task in tasks.items() if task.get("classes")}
 
     @property
     def classy_model(self) -> Self:
-        """The model itself. In the original: the model behind its wrapper."""
+        """The model itself. In the original: the model inside its wrapper."""
         return self
 
 
@@ -178,6 +302,8 @@ MODEL_KEYS = ("name", "heads", "num_classes", "weights", "preprocessing", "tasks
 """Keys of a model config that are not the family's."""
 MODELS: Registry[ClassyModel] = Registry("model", ClassyModel, unknown_model)
 register_model = MODELS.register
+_Attachment = tuple[str, ClassyHead]
+"""A head, after the name of its block."""
 
 
 def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **overrides: Any) -> ClassyModel:
@@ -200,76 +326,77 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     Raises:
         ConfigError: no such model, head, block or weights, or options that they do not take.
     """
-    if not isinstance(config, (str, Mapping)):
-        raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
-    check_nesting([config, overrides], "the model config")
-    given = {**({"name": config} if isinstance(config, str) else config), **overrides}
-    if "name" not in given:
-        raise ConfigError(f"a model config needs a name: {given!r}")
-    given, weights = with_published(given, MODELS)
+    given, weights = with_published(read_given(config, overrides), MODELS)
     use = take_use(given)
     entry = MODELS[given["name"]]
+    given = _check_keys(entry, given, unknown)
+    heads = _build_heads(given.get("heads") or ())  # a wrong head is found before the trunk is made
+    if weights is not None:
+        weights["source"] = find_source(weights["source"])  # and so are wrong weights
+    with OnMeta() if weights is not None else nullcontext():
+        model = entry.cls.from_config({**entry.preset, **given})
+        _attach(model, heads)
+    if _has_own_from_config(entry.cls):
+        model._built_from = {k: v for k, v in {**entry.preset, **given}.items() if k not in ("name", "heads")}
+    if weights is not None:
+        model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
+        _renew_heads(model, model.loaded.kept)
+    set_use(model, use)
+    return model
+
+
+def _check_keys(entry: Entry[ClassyModel], given: Mapping[str, Any], unknown: Unknown) -> dict[str, Any]:
+    """A model config and its heads, without keys that mean nothing if that is allowed."""
     heads = given.get("heads")
-    if not isinstance(heads, (list, tuple, type(None))):
-        raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
-    for head in heads or ():
-        if not isinstance(head, Mapping):
-            raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")
-        if "fork_block" not in head:
-            raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
-        if not isinstance(head["fork_block"], str):
-            raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
+    check_heads(heads)
     lenient = is_lenient(heads or (), unknown)
     if heads and given.get("num_classes") is not None and not lenient:
         raise ConfigError(
             f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
             f"that it is of, or leave heads out for the default head"
         )
-    if unknown != "error":
-        given = _without_unknown(entry, given, lenient)
-    if heads:
-        given["heads"] = heads = list(map(partial(clean_head, lenient=lenient), heads))
-        for head in heads:
-            build_head(head, "error")  # a wrong head is found before the trunk is made
-    config = {**entry.preset, **given}
-    if weights is None:
-        model = entry.cls.from_config(config)
-        _attach(model, heads or ())
-        set_use(model, use)
-        return model
-    weights["source"] = find_source(weights["source"])  # before any work is done
-    with OnMeta():
-        model = entry.cls.from_config({**config, "heads": []})
-        wanted = entry.cls.default_heads(config) if heads is None else heads
-        _attach(model, wanted)
-    model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
-    new = {str(head["unique_id"]): head for head in wanted if str(head["unique_id"]) in model.loaded.kept}
-    if new:
-        made = {name: build_head(head, "error") for name, head in new.items()}
-        heads_now = model.get_heads().items()
-        model.set_heads({block: [made.get(h.unique_id, h) for h in entries] for block, entries in heads_now})
-    set_use(model, use)
-    return model
+    cls = entry.cls  # a user's from_config reads what it likes
+    is_open = _has_own_from_config(cls) or (entry.is_preset and not lenient)
+    if unknown != "error" and not is_open:
+        known = (*MODEL_KEYS, *cls.config_class.known_keys())
+        given = drop_unknown(given, known, entry.name, only_strays=not lenient)
+    return {**given, "heads": [clean_head(head, lenient) for head in heads]} if heads else dict(given)
 
 
-def _without_unknown(entry: Entry[ClassyModel], given: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
-    """A model config without keys that mean nothing, where that is allowed."""
-    cls = entry.cls
-    if cls.from_config.__func__ is not ClassyModel.from_config.__func__:  # type: ignore[attr-defined]
-        return dict(given)  # a user's model reads what it likes
-    if entry.is_preset and not lenient:
-        return dict(given)
-    return drop_unknown(
-        given, (*MODEL_KEYS, *cls.config_class.known_keys()), entry.name, only_strays=not lenient
-    )
+def _has_own_from_config(cls: type[ClassyModel]) -> bool:
+    return cls.from_config.__func__ is not ClassyModel.from_config.__func__  # type: ignore[attr-defined]
 
 
-def _attach(model: ClassyModel, configs: Iterable[Mapping[str, Any]]) -> None:
+def _build_heads(configs: Iterable[Mapping[str, Any]]) -> list[_Attachment]:
+    return [(config["fork_block"], build_head(config, "error")) for config in configs]
+
+
+def _attach(model: ClassyModel, attachments: Iterable[_Attachment]) -> None:
     heads: dict[str, list[ClassyHead]] = {}
-    for config in configs:
-        heads.setdefault(config["fork_block"], []).append(build_head(config, "error"))
+    for block, head in attachments:
+        heads.setdefault(block, []).append(head)
     if heads:
         model.set_heads(heads)
+
+
+def _renew_heads(model: ClassyModel, names: Iterable[str]) -> None:
+    """Builds heads again that were on the meta device and got no weights."""
+    heads = model.get_heads()
+    new = set(names) & {head.unique_id for entries in heads.values() for head in entries}
+    for entries in heads.values() if new else ():
+        entries[:] = [build_head(h.to_config(), "error") if h.unique_id in new else h for h in entries]
+    if new:
+        model.set_heads(heads)
+
+
+def _read_folder(folder: Path) -> ClassyModel:
+    """The model of a run folder, or of one of ``save_pretrained``."""
+    if not (folder / CONFIG).is_file():
+        return ClassyModel.from_checkpoint(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"no such weights file: {str(folder / WEIGHTS)!r}")
+    weights = {"source": folder / WEIGHTS, "skip_heads": ()}
+    return build_model(read_foreign_config(folder / CONFIG), weights=weights)
 
 
 TOKENS_AND_POSITIONS = frozenset(
@@ -370,4 +497,4 @@ class ModelAdapter(ClassyModel):
 
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    __getattr__ = explain_removed(__name__)

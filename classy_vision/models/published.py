@@ -1,11 +1,11 @@
-"""Model configs that name published weights."""
+"""Model configs as they are given, and those that name published weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from classy_vision.config import Config, ConfigError
+from classy_vision.config import Config, ConfigError, check_nesting
 from classy_vision.registry import Registry
 from classy_vision.weights.catalogue import is_published, published
 
@@ -22,6 +22,30 @@ class LoadOptions(Config):
     prefix: str = ""
 
 
+def check_heads(heads: Any) -> None:
+    """Raises a ConfigError unless ``heads`` are mappings that name their block, or None."""
+    if not isinstance(heads, (list, tuple, type(None))):
+        raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
+    for head in heads or ():
+        if not isinstance(head, Mapping):
+            raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")
+        if "fork_block" not in head:
+            raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
+        if not isinstance(head["fork_block"], str):
+            raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
+
+
+def read_given(config: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a mapping with a name."""
+    if not isinstance(config, (str, Mapping)):
+        raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
+    check_nesting([config, overrides], "the model config")
+    given = {**({"name": config} if isinstance(config, str) else config), **overrides}
+    if "name" not in given:
+        raise ConfigError(f"a model config needs a name: {given!r}")
+    return given
+
+
 def with_published(
     given: Mapping[str, Any], models: Registry[Any]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -35,7 +59,7 @@ def with_published(
     name = config["name"]
     named = published(name) if isinstance(name, str) and is_published(name) else None
     if weights is True and named is None:
-        raise ConfigError(f"weights: true is for a name of published weights, and {name!r} is none")
+        raise ConfigError(f"weights: true is for the name of published weights, which {name!r} is not")
     if weights is True:
         weights = name
     options = dict(weights) if isinstance(weights, Mapping) and "source" in weights else {"source": weights}

@@ -24,7 +24,7 @@ from classy_vision.models.anynet.model import (
     StemType,
 )
 from classy_vision.models.classy_model import register_model
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 from classy_vision.trunk.trunk import ModelConfig
 
 __all__ = ["ActivationType", "AnyNet", "AnyNetParams", "BlockType", "RegNet", "RegNetParams", "StemType"]
@@ -161,4 +161,4 @@ class RegNet(AnyNet):
 
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

@@ -15,7 +15,6 @@ from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.verify import Batched, Int8, Run
 from classy_vision.predict.array_predictor import checked, input_of
-from classy_vision.predict.predictor import Predictor
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import Job
@@ -29,8 +28,8 @@ SCORES = {"classification": "accuracy", "multilabel": "mAP", "regression": "r2"}
 """By kind of task the metric that int8 must keep; 1 is 100 points."""
 
 
-def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
-    """The predictor of an exported model.
+def read_exported(path: str | Path, *, trust: bool = False) -> tuple[Batched, DataConfig, dict[str, Task]]:
+    """An exported model, what it sees of a file, and its tasks by head: what a ``Predictor`` is made of.
 
     Raises:
         ConfigError: it cannot be loaded, or does not say how images become its input, or what its
@@ -41,7 +40,7 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
     tasks = {name: _task(artefact, name) for name in artefact.heads}
     shape = data.input_shape(len(data.mean or ()), training=False)
     network = Batched(partial(checked, artefact), metadata.max_batch, shape)
-    return Predictor(network, data, tasks, torch.device("cpu"))
+    return network, data, tasks
 
 
 def _task(artefact: ExportedModel, name: str) -> Task:

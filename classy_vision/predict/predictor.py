@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
@@ -22,10 +21,9 @@ from classy_vision.data.images import ImageError
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
-from classy_vision.hub.describe import CONFIG
-from classy_vision.hub.load import from_pretrained
-from classy_vision.hub.use import find_use
+from classy_vision.hub.folder import CONFIG
 from classy_vision.models import ClassyModel, build_model
+from classy_vision.models.facts import find_use
 from classy_vision.predict.answers import answer_of
 from classy_vision.predict.inputs import find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction
@@ -93,13 +91,11 @@ class Predictor:
         if os.path.isfile(path) or path.endswith(EXPORTS):
             if place.type != "cpu" and device is not None:
                 raise ConfigError(f"device = {str(device)!r}: exported files run on the CPU")
-            # Exported files are read by a package that stands right of this one.
-            loaded: Predictor = import_module("classy_vision.predict.exported").load_predictor(
-                path, trust=trust
-            )
-            return loaded
+            from classy_vision.predict.exported import read_exported  # which most callers do not need
+
+            return cls(*read_exported(path, trust=trust), device=torch.device("cpu"))
         if str(source).startswith(HUB) or os.path.isfile(os.path.join(path, CONFIG)):
-            return cls.of_model(from_pretrained(source), device=place)
+            return cls.of_model(ClassyModel.from_pretrained(source), device=place)
         if not os.path.isdir(path) and is_published(str(source)):
             return cls.of_weights(str(source), device=place)
         return cls._of_run(path, place)

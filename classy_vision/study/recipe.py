@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -47,7 +46,9 @@ class Recipe:
         Raises:
             ConfigError: it cannot be read, or cannot train a model of its own heads.
         """
-        recipe = cls(importlib.import_module("classy_vision.train").load_settings(path, overrides))
+        from classy_vision.train.config import load_settings
+
+        recipe = cls(load_settings(path, overrides))
         if not recipe.settings.model.get("heads"):
             raise ConfigError(f"{path}: the recipe's model lists the heads of all models: give it heads")
         return recipe
@@ -62,13 +63,14 @@ class Recipe:
         """
         key = repr(config)
         if key not in self._complete:
-            job = importlib.import_module("classy_vision.train.job")
+            from classy_vision.train.job import prepare
+
             ours = self.settings.model
             heads = [{k: v for k, v in head.items() if k != "in_plane"} for head in ours["heads"]]
             model = {k: v for k, v in config.items() if k not in OF_THE_RECIPE}
             model |= {k: ours[k] for k in ("in_channels",) if k in ours}
             settings = self.settings.model_copy(update={"model": {**model, "heads": heads}})
-            self._complete[key] = job.prepare(settings).settings
+            self._complete[key] = prepare(settings).settings
         return self._complete[key]
 
     def model(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -93,8 +95,10 @@ class Recipe:
         Raises:
             ConfigError: the run is of another recipe, or something does not fit or cannot be written.
         """
-        package = importlib.import_module("classy_vision.train")
-        run = importlib.import_module("classy_vision.train.run_folder").RunFolder(folder)
+        from classy_vision.train.run import resume, train
+        from classy_vision.train.run_folder import RunFolder
+
+        run = RunFolder(folder)
         settings = self.complete(config)
         if run.is_run:
             self._check_same(run.settings(), settings, folder)
@@ -102,14 +106,15 @@ class Recipe:
             self._check_room(costs)
             with redirect_stdout(sys.stderr):
                 if run.is_run:
-                    package.resume(folder)
+                    resume(folder)
                 else:
-                    package.train(settings, folder)
+                    train(settings, folder)
         return accuracies(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"])
 
     def _check_same(self, there: TrainConfig, wanted: TrainConfig, folder: Path) -> None:
-        dump = importlib.import_module("classy_vision.train.config").dump_settings
-        if dump(there) != dump(wanted):
+        from classy_vision.train.config import dump_settings
+
+        if dump_settings(there) != dump_settings(wanted):
             old, new = there.model_dump(mode="json"), wanted.model_dump(mode="json")
             parts = ", ".join(key for key in new if old[key] != new[key])
             raise ConfigError(

@@ -25,7 +25,7 @@ def ids_of(state: Iterable[str]) -> set[str]:
     return {name for name in map(id_of, state) if name is not None}
 
 
-def skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: bool | Iterable[str]) -> set[str]:
+def find_skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: bool | Iterable[str]) -> set[str]:
     """The ids of heads to leave out, of the model's and of a file's."""
     known = ids_of(model.state_dict()) | ids_of(state)
     if isinstance(skip_heads, bool):
@@ -36,14 +36,14 @@ def skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: bool | I
     return skip
 
 
-def unfit(model: LoadableTrunk, native: Mapping[str, Any]) -> set[str]:
+def find_misfits(model: LoadableTrunk, native: Mapping[str, Any]) -> set[str]:
     """The ids of the heads that ``native`` does not hold in their shape, and of those of others."""
     own = model.state_dict()
     wrong = (key for key in own if shape_of(own[key]) != shape_of(native.get(key)) and "num_batches" not in key)
     return ids_of(wrong) | (ids_of(native) - ids_of(own))
 
 
-def end_heads(model: LoadableTrunk) -> dict[str, ClassyHead]:
+def find_end_heads(model: LoadableTrunk) -> dict[str, ClassyHead]:
     """The heads at the end of the trunk, by their place in the state dict."""
     return {
         f"heads.{block}.{head.unique_id}": head
@@ -55,20 +55,20 @@ def end_heads(model: LoadableTrunk) -> dict[str, ClassyHead]:
 
 
 def _default_block(model: LoadableTrunk) -> str:
-    """Where the family's default head stands, if not at the end."""
+    """The step of the family's default head."""
     try:
         return model._step(type(model).default_head(model.config).get("fork_block", END))
     except ConfigError:  # the config takes no default head
         return END
 
 
-def target_of(model: LoadableTrunk, head: str | None, lenient: bool) -> tuple[str, ClassyHead] | None:
-    """The head that a published classifier is for; of several none, where that is no error."""
-    ends = end_heads(model)
+def find_target(model: LoadableTrunk, head: str | None, lenient: bool) -> tuple[str, ClassyHead] | None:
+    """The head that a published classifier is for; None if there are several and that is not an error."""
+    ends = find_end_heads(model)
     if head is not None:
         ends = {name: entry for name, entry in ends.items() if entry.unique_id == head}
         if not ends:
-            known = [entry.unique_id for entry in end_heads(model).values()]
+            known = [entry.unique_id for entry in find_end_heads(model).values()]
             raise unknown("head", head, known, "a published classifier goes to a head at the end of the trunk")
     if len(ends) > 1 and lenient:
         return None
@@ -81,7 +81,7 @@ def target_of(model: LoadableTrunk, head: str | None, lenient: bool) -> tuple[st
     return next(iter(ends.items()), None)
 
 
-def real_key(ours: str, target: tuple[str, ClassyHead] | None) -> str | None:
+def to_real_key(ours: str, target: tuple[str, ClassyHead] | None) -> str | None:
     """The key of ours that a row means: its ``head`` is the target."""
     if not ours.startswith(HEAD):
         return ours
@@ -93,8 +93,8 @@ def real_key(ours: str, target: tuple[str, ClassyHead] | None) -> str | None:
     return f"{place}.{ours.removeprefix(HEAD)}"
 
 
-def virtual_key(key: str, ends: Mapping[str, ClassyHead]) -> str:
-    """The inverse of ``real_key``."""
+def to_virtual_key(key: str, ends: Mapping[str, ClassyHead]) -> str:
+    """The inverse of ``to_real_key``."""
     place = head_of(key)
     if place is None or place not in ends:
         return key

@@ -12,7 +12,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from classy_vision.config import ConfigError
 from classy_vision.trunk.headed_trunk import HeadedTrunk
 from classy_vision.trunk.undo import all_or_nothing
-from classy_vision.weights.classy_vision import to_native
+from classy_vision.weights.classy_vision import rename, unpack
 from classy_vision.weights.fitting import Fitting
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import Layouts
@@ -125,10 +125,8 @@ class LoadableTrunk(HeadedTrunk):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _to_native(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
-        return self.fit(self._rename(state, strict), Fitting())
-
-    def _rename(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
-        return to_native(state, self.key_map(), {k for k in self.state_dict() if not head_of(k)}, strict)
+        names = {key for key in self.state_dict() if not head_of(key)}
+        return self.fit(rename(unpack(state), self.key_map(), names, strict), Fitting())
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         """Makes weights by our names fit this model, where the family knows how: positions, kernels.

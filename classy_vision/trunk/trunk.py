@@ -58,6 +58,9 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
+        if isinstance(config, self.config_class) and not options:
+            self.config = config
+            return
         given = config.model_dump(exclude_unset=True) if isinstance(config, ModelConfig) else config
         if not isinstance(given or {}, Mapping):
             raise ConfigError(f"{type(self).__name__} takes a config or keyword arguments, not {config!r}")

@@ -16,7 +16,6 @@ from classy_vision.config import unknown
 
 HUB = "hf-hub:"
 """Before the name of a repository."""
-
 DATA = Path(__file__).with_name("data")
 SOURCES = ("timm", "torchvision")
 
@@ -51,9 +50,9 @@ class Published:
         outputs: "classes"; "features" of a network without a classifier; or "embeddings" in a
             space that images share with texts (CLIP).
         preprocessing: what the weights expect.
-        labels: the names of the classes: "imagenet_1k", "kinetics_400", or None where they are others.
-        top1: accuracy in percent on those, as its publisher says; None where it does not.
-        licence: as its publisher says; None where it does not.
+        labels: the names of the classes: "imagenet_1k", "kinetics_400", or None if they are others.
+        top1: accuracy in percent on those, as its publisher says; None if the publisher does not say.
+        license: as its publisher says; None if the publisher does not say.
         place: a repository of the Hugging Face hub, or the name of a file of torchvision's.
     """
 
@@ -64,7 +63,7 @@ class Published:
     preprocessing: Preprocessing
     labels: str | None
     top1: float | None
-    licence: str | None
+    license: str | None
     place: str
 
     @classmethod

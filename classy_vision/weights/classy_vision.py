@@ -2,7 +2,7 @@
 
 classy state:    {"model": {"trunk": {...}, "heads": {block: {id: {...}}}}, "version": 0.2}
 checkpoint:      {"classy_state_dict": {"base_model": classy state}, "input_args": {"config": ...}}
-raw state dict:  trunk keys with "._module" behind every block that has a head, and
+raw state dict:  trunk keys with "._module" after every block that has a head, and
                  "_heads.<block>.<id>.<key>"
 """
 
@@ -18,9 +18,8 @@ from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.state import head_of
 
 State = dict[str, Tensor]
-Heads = dict[str, dict[str, State]]
 MAX_KEYS = 10_000
-"""Of a state dict; the key names of every layout are tried on each."""
+"""Of the state dict in a file; the key names of every layout are tried on each."""
 MAX_KEY = 1000
 """Characters of a key."""
 
@@ -47,13 +46,11 @@ _CONTAINERS = (
 _PREFIXES = ("module.", "_orig_mod.", "base_encoder.")  # of data-parallel, compiled and MoCo's models
 
 
-def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
-    """Trunk and heads, out of whatever container they are in.
-
-    A flat state dict is all trunk, unless it has heads as the original writes them.
+def unpack(state: Mapping[str, Any]) -> State:
+    """A flat state dict out of whatever container it is in; heads are ``heads.<block>.<id>.<key>``.
 
     Raises:
-        ConfigError: this is no state.
+        ConfigError: this is not a state.
     """
     for key in _CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -64,23 +61,22 @@ def unpack(state: Mapping[str, Any]) -> tuple[State, Heads]:
         heads = state.get("heads") or {}
         if not isinstance(heads, Mapping):
             raise ConfigError(f"the heads of a state are a mapping by block, not a {type(heads).__name__}")
-        return dict(state["trunk"]), dict(heads)
+        return {**state["trunk"], **dict(_leaves("heads", heads))}
     for prefix in _PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     if any(key.startswith("_heads.") for key in state):
-        return _without_wrappers(state)
-    return dict(state), {}
+        return _remove_wrappers(state)
+    return dict(state)
 
 
 def flatten(state: Mapping[str, Any]) -> State:
-    """A flat state dict out of whatever container it is in; heads begin with ``heads``.
+    """What ``unpack`` gives, of a file that may be anyone's.
 
     Raises:
-        ConfigError: this is no state, or it has more keys than any model.
+        ConfigError: this is not a state, or it has more keys than any model.
     """
-    trunk, heads = unpack(state)
-    flat = {**trunk, **dict(_leaves("heads", heads))}
+    flat = unpack(state)
     if len(flat) > MAX_KEYS:
         raise ConfigError(f"{len(flat):,} keys in a state dict: no model has more than {MAX_KEYS:,}")
     if (longest := max(map(len, flat), default=0)) > MAX_KEY:
@@ -97,7 +93,7 @@ def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, Mapping):
             yield path, value
         elif depth > _DEPTH or id(value) in seen:
-            raise ConfigError(f"no state dict: {path!r} is nested too deeply, or stands in it twice")
+            raise ConfigError(f"this is not a state dict: {path!r} is nested too deeply, or stands in it twice")
         else:
             seen.add(id(value))
             rest += [(f"{path}.{key}", entry, depth + 1) for key, entry in reversed(list(value.items()))]
@@ -107,46 +103,41 @@ _DEPTH = 6
 """Levels of a state; heads are in blocks, and keys in heads."""
 
 
-def _without_wrappers(state: Mapping[str, Any]) -> tuple[State, Heads]:
+def _remove_wrappers(state: Mapping[str, Any]) -> State:
+    """A raw state dict without the names of the modules that wrapped blocks with heads."""
+    heads = {key.removeprefix("_"): value for key, value in state.items() if key.startswith("_heads.")}
+    blocks = dict.fromkeys(key.split(".")[1] for key in heads)
     trunk: State = {}
-    heads: Heads = {}
-    for key, value in state.items():
-        if key.startswith("_heads."):
-            _, block, head, rest = key.split(".", 3)
-            heads.setdefault(block, {}).setdefault(head, {})[rest] = value
     for key, value in state.items():
         if not key.startswith("_heads."):
             path = f".{key}"
-            for block in heads:
+            for block in blocks:
                 path = path.replace(f".{block}._module.", f".{block}.", 1)
             trunk[path[1:]] = value
-    return trunk, heads
+    return {**trunk, **heads}
 
 
-def to_native(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str], strict: bool) -> State:
-    """A flat state dict in our layout from any container, in the original's layout or ours.
+def rename(state: Mapping[str, Any], key_map: KeyMap | None, native: set[str], strict: bool) -> State:
+    """A flat state dict by our names, from one in the original's layout or ours.
 
     Args:
-        state: what a user may hand over.
-        key_map: the trunk's names in the original's layout; None where they are ours.
-        native: the names in our layout, to tell the layouts apart.
+        state: what ``unpack`` gives; keys of heads are ours already.
+        key_map: the trunk's names in the original's layout; None if they are ours.
+        native: the trunk's names in our layout, to tell the layouts apart.
         strict: whether keys that the map does not know are an error, or left as they are.
 
     Raises:
-        ConfigError: this is no state, or it is of neither layout.
+        ConfigError: a key is of neither layout.
     """
-    flat, heads = unpack(state)
-    trunk = {key: value for key, value in flat.items() if not head_of(key)}
+    trunk = {key: value for key, value in state.items() if not head_of(key)}
+    heads = {key: value for key, value in state.items() if head_of(key)}
     # A head without weights has left nothing but the infix at its block.
+    plain = {key: key.replace("._module.", ".") for key in trunk}
     if key_map is None:
-        plain = {key: key.replace("._module.", ".") for key in trunk}
-        trunk = {plain[key] if plain[key] in native else key: value for key, value in trunk.items()}
-    elif not native.intersection(trunk):
-        known = {
-            key: key if key_map.to_native(key) in native else key.replace("._module.", ".") for key in trunk
-        }
-        strangers = {} if strict else {k: v for k, v in trunk.items() if not key_map.knows(known[k])}
-        theirs = {known[key]: value for key, value in trunk.items() if key not in strangers}
-        trunk = {**key_map.load(theirs), **strangers}
-    trunk.update({key: value for key, value in flat.items() if head_of(key)})
-    return trunk | dict(_leaves("heads", heads))
+        return {plain[key] if plain[key] in native else key: value for key, value in trunk.items()} | heads
+    if native.intersection(trunk):
+        return trunk | heads
+    names = {key: key if key_map.to_native(key) in native else plain[key] for key in trunk}
+    unexpected = {} if strict else {k: v for k, v in trunk.items() if not key_map.knows(names[k])}
+    theirs = {names[key]: value for key, value in trunk.items() if key not in unexpected}
+    return key_map.load(theirs) | unexpected | heads

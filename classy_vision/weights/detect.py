@@ -13,21 +13,21 @@ from classy_vision.weights.state import StateError
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """How well a layout explains the keys of a file.
 
     Attributes:
         layout: its name.
-        known: keys that lead to a place in the model, to its head, or nowhere on purpose.
-        strangers: the others.
+        known: the number of keys that the model or its head has a place for, or that are left out on purpose.
+        unexpected: the other keys.
     """
 
     layout: str
     known: int
-    strangers: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
-def detect(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str]) -> list[Found]:
+def rank_layouts(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str]) -> list[Candidate]:
     """The layouts that know any of ``keys``, the best first.
 
     Args:
@@ -37,9 +37,9 @@ def detect(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection
     """
     found = []
     for name, key_map in maps.items():
-        strangers = tuple(key for key in keys if not _has_place(key, key_map, places))
-        found.append(Found(name, len(keys) - len(strangers), strangers))
-    return sorted((f for f in found if f.known), key=lambda f: -f.known)
+        unexpected = tuple(key for key in keys if not _has_place(key, key_map, places))
+        found.append(Candidate(name, len(keys) - len(unexpected), unexpected))
+    return sorted((candidate for candidate in found if candidate.known), key=lambda found: -found.known)
 
 
 def _has_place(key: str, key_map: KeyMap, places: Collection[str]) -> bool:
@@ -49,25 +49,25 @@ def _has_place(key: str, key_map: KeyMap, places: Collection[str]) -> bool:
     return ours is not None and (ours in places or ours.startswith(HEAD))
 
 
-def choose(
+def find_layout(
     keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str], layout: str | None, model: str
 ) -> str:
     """The layout that knows all of ``keys``.
 
     Args:
-        keys, maps, places: as for ``detect``.
+        keys, maps, places: as for ``rank_layouts``.
         layout: the one that the caller named, if any.
         model: what messages call the model.
 
     Raises:
-        UnknownNameError: the named layout is none of the family's.
+        UnknownNameError: the family has no such layout.
         StateError: no layout knows all keys; the message says what the nearest one lacks.
     """
     if layout is not None and layout not in maps:
         raise unknown("layout", layout, maps, model)
     candidates = {layout: maps[layout]} if layout else maps
-    found = detect(keys, candidates, places)
-    if found and not found[0].strangers:
+    found = rank_layouts(keys, candidates, places)
+    if found and not found[0].unexpected:
         return found[0].layout
     if not found:
         raise StateError(
@@ -77,8 +77,8 @@ def choose(
     best = found[0]
     expected = [name for place in places if (name := maps[best.layout].to_theirs(place))]
     raise StateError(
-        f"the file is nearest to the {best.layout} layout, but {listed('key', best.strangers)} of "
-        f"{len(keys)} have no place in this {model}{_nearest(best.strangers[0], expected)}"
+        f"the file is nearest to the {best.layout} layout, but {listed('key', best.unexpected)} of "
+        f"{len(keys)} have no place in this {model}{_nearest(best.unexpected[0], expected)}"
     )
 
 
@@ -88,21 +88,21 @@ def _nearest(key: str, expected: Iterable[str]) -> str:
 
 
 def _prefix_hint(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str]) -> str:
-    """What to say where keys would be known without their first segments."""
+    """The advice of a message about keys that would be known without their first segments."""
     first = next(iter(keys), "")
     for length in range(1, first.count(".")):
         prefix = ".".join(first.split(".")[:length]) + "."
         inner = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-        if len(inner) == len(keys) and detect(inner, maps, places):
+        if len(inner) == len(keys) and rank_layouts(inner, maps, places):
             return f"; all begin with {prefix!r}: pass prefix={prefix!r}"
     return ""
 
 
-def stripped(keys: Iterable[str], prefix: str) -> dict[str, str]:
-    """{key: key without ``prefix``}, of the keys that have it.
+def strip_prefix(keys: Iterable[str], prefix: str) -> dict[str, str]:
+    """{key: key without ``prefix``}, of the keys that begin with it.
 
     Raises:
-        ConfigError: none has.
+        ConfigError: no key does.
     """
     found = {key: key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
     if not found:

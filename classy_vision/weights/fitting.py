@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -42,6 +42,10 @@ class Fitting:
             value = getattr(self, name)
             if value is not None and value not in get_args(ways):
                 raise unknown("way", value, get_args(ways), name)
+
+    def drop(self, keys: Iterable[str], why: str) -> None:
+        """Notes why tensors of the file were left out."""
+        self.dropped.update(dict.fromkeys(keys, why))
 
     def note(self, key: str, what: str) -> None:
         """Adds to what was done with a tensor."""

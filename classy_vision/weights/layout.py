@@ -8,6 +8,8 @@ from typing import Any
 
 from classy_vision.weights.key_map import KeyMap, Renaming, Row, Transform
 
+OURS = ("native", "classy_vision")
+"""Layouts that hold any heads, not only one at the end of the trunk."""
 HEAD = "head."
 """What rows call the head at the end of the trunk, on our side."""
 CLASSIFIER = "head.classifier"

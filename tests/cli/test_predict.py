@@ -250,7 +250,7 @@ def weights(tmp_path: Path) -> Path:
 def test_published_weights(
     weights: Path, images: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: weights)
+    monkeypatch.setattr("classy_vision.trunk.loading.find_file", lambda source: weights)
     files = [images / "red.jpg", images / "broken.png"]
     code, out = predict(capsys, monkeypatch, *files, "--weights", RESNET, "--format", "json")
     red, broken = json.loads(out)
@@ -263,7 +263,7 @@ def test_published_weights(
 def test_images_are_seen_as_the_publisher_says(
     weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: weights)
+    monkeypatch.setattr("classy_vision.trunk.loading.find_file", lambda source: weights)
     for name in (RESNET, "timm/resnet18.a1_in1k"):
         theirs, seen = published(name).preprocessing, Predictor.of_weights(name).data
         assert (seen.image_size, seen.resize, seen.interpolation) == (
@@ -289,7 +289,7 @@ def test_video_weights(videos: Path, tmp_path: Path, capsys: Capture, monkeypatc
     name = "torchvision/r3d_18.KINETICS400_V1"
     torch.manual_seed(0)
     save_weights(build_model(name), tmp_path / "r3d.safetensors", layout="torchvision")
-    monkeypatch.setattr("classy_vision.trunk.pretrained.find_file", lambda source: tmp_path / "r3d.safetensors")
+    monkeypatch.setattr("classy_vision.trunk.loading.find_file", lambda source: tmp_path / "r3d.safetensors")
     data = Predictor.of_weights(name).data
     assert data.resize == (128, 171)
     assert data.clip is not None

@@ -22,8 +22,8 @@ from classy_vision.data.preprocessing import Preprocessing
 from classy_vision.export import Head, export
 from classy_vision.export.exported_model import load_exported
 from classy_vision.models import MODELS, build_model
+from classy_vision.predict import Predictor
 from classy_vision.predict.array_predictor import ArrayPredictor, input_of
-from classy_vision.predict.exported import load_predictor
 from classy_vision.presets import families
 
 CODE = """
@@ -136,7 +136,7 @@ def test_onnx_is_predicted_without_torch(onnx: Path, images: list[str]) -> None:
 def test_onnx_predictions_are_those_with_torch(onnx: Path, images: list[str]) -> None:
     artefact = load_exported(onnx)
     ours = list(ArrayPredictor(artefact, input_of(artefact)).predict(images, 2))
-    theirs = list(load_predictor(onnx).predict(images, 2))
+    theirs = list(Predictor.load(onnx).predict(images, 2))
     assert [one.image for one in ours] == images
     for one, other in zip(ours, theirs):
         assert one.error == other.error

@@ -67,7 +67,7 @@ def test_list_as_data(run: Any) -> None:
             "params": "11689512",
             "image_size": "224",
             "top1": "69.758",
-            "licence": "bsd-3-clause",
+            "license": "bsd-3-clause",
         }
     ]
 
@@ -118,7 +118,7 @@ def test_show_a_name(run: Any) -> None:
     assert facts["preprocessing"]["resize"] == [128, 171]
     assert facts["place"] == "https://download.pytorch.org/models/r3d_18-b3b3357e.pth"
     found = json.loads(run("show", "timm/resnet18.a1_in1k", "--json")[1])
-    assert (found["labels"], found["licence"]) == ("imagenet_1k", "apache-2.0")
+    assert (found["labels"], found["license"]) == ("imagenet_1k", "apache-2.0")
     assert run("show", "timm/resnet18.a1")[0] == 2
 
 
@@ -169,7 +169,7 @@ def test_convert(run: Any, tmp_path: Path, options: list[str]) -> None:
 def test_convert_published_weights(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, file, target = "timm/resnet18.a1_in1k", tmp_path / "there.safetensors", tmp_path / "out.safetensors"
     save_weights(build_model(name), file, layout="timm")
-    find = "classy_vision.trunk.pretrained.find_file"
+    find = "classy_vision.trunk.loading.find_file"
     monkeypatch.setattr(find, lambda source: file if source == name else source)
     code, _, err = run("convert", name, target, "--to", "pycls")
     assert (code, err) == (0, "")

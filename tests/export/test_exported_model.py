@@ -289,7 +289,7 @@ def test_metadata_that_is_nested_too_deeply(depth: int) -> None:
     ],
 )
 def test_preprocessing_that_takes_all_memory(preprocessing: dict[str, Any], tmp_path: Path) -> None:
-    from classy_vision.predict.exported import load_predictor
+    from classy_vision.predict import Predictor
 
     shape = (None, 3, *([None] if "clip" in preprocessing else []), None, None)
     model = {**SMALL_TRUNK, "num_classes": 2}
@@ -305,7 +305,7 @@ def test_preprocessing_that_takes_all_memory(preprocessing: dict[str, Any], tmp_
     path = tmp_path / "m.safetensors"
     write_tensors(path, build_model(model).state_dict(), {KEY: metadata.dump()})
     with pytest.raises(ConfigError, match="its preprocessing makes"):
-        load_predictor(path)
+        Predictor.load(path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError
 from classy_vision.heads import FullyConnectedHead
-from classy_vision.hub import from_pretrained
 from classy_vision.models import ClassyModel, RegNet, ResNeXt, build_model, save_weights
 from classy_vision.weights.files import write_tensors
 from tests.weights.hub import COMMIT, serve
@@ -49,7 +48,7 @@ def front_matter(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def test_there_and_back(model: ClassyModel, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "made" / "model", licence="mit")
+    model.save_pretrained(tmp_path / "made" / "model", license="mit")
     folder = tmp_path / "made" / "model"
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text()) == {**SMALL, "heads": HEADS}
@@ -57,6 +56,19 @@ def test_there_and_back(model: ClassyModel, tmp_path: Path) -> None:
     same(ResNeXt.from_pretrained(str(folder)), model)
     with pytest.raises(ConfigError, match="is a ResNet, not a RegNet"):
         RegNet.from_pretrained(folder)
+
+
+def test_old_names_still_work(model: ClassyModel, tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="licence is now license"):
+        model.save_pretrained(tmp_path, licence="mit")
+    assert front_matter(tmp_path / "README.md")[0]["license"] == "mit"
+    import classy_vision.hub as hub
+
+    for name in ("save_pretrained", "push_to_hub", "from_pretrained"):
+        with pytest.warns(
+            DeprecationWarning, match=rf"hub.{name} is now classy_vision.models.*ClassyModel.{name}"
+        ):
+            assert getattr(hub, name) == getattr(ClassyModel, name)
 
 
 def test_a_card_that_is_there_stays(model: ClassyModel, tmp_path: Path) -> None:
@@ -76,7 +88,7 @@ def test_a_folder_that_cannot_be_written(model: ClassyModel, tmp_path: Path) -> 
 
 
 def test_card(model: ClassyModel, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path, licence="mit", repo_id="someone/birds")
+    model.save_pretrained(tmp_path, license="mit", repo_id="someone/birds")
     front, text = front_matter(tmp_path / "README.md")
     assert front == {
         "library_name": "classy-vision-models",
@@ -111,7 +123,7 @@ def test_card_of_a_run(model: ClassyModel, tmp_path: Path) -> None:
     assert "| image\\_size | 32 |" in text
     assert "secret" not in text
     assert "Not stated." in text
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(ConfigError, match="is not a run folder"):
         model.save_pretrained(tmp_path / "other", run=tmp_path)
 
 
@@ -154,9 +166,7 @@ def test_a_run_of_another_model(model: ClassyModel, tmp_path: Path) -> None:
 def test_card_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = build_model("timm/resnet18.a1_in1k")
     save_weights(published, tmp_path / "weights.safetensors", layout="timm")
-    monkeypatch.setattr(
-        "classy_vision.trunk.pretrained.find_file", lambda name: tmp_path / "weights.safetensors"
-    )
+    monkeypatch.setattr("classy_vision.trunk.loading.find_file", lambda name: tmp_path / "weights.safetensors")
     model = build_model("timm/resnet18.a1_in1k", weights=tmp_path / "weights.safetensors")
     model.loaded = model.loaded and type(model.loaded)(
         **{**vars(model.loaded), "source": "timm/resnet18.a1_in1k"}
@@ -214,23 +224,23 @@ def test_hostile_configs(case: str, model: ClassyModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ConfigError, match=message) as error:
-        from_pretrained(tmp_path)
+        ClassyModel.from_pretrained(tmp_path)
     assert len(str(error.value)) < 1000
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds neither config.json nor config.yaml"):
-        from_pretrained(tmp_path)
+        ClassyModel.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="no such weights file: '.*model.safetensors'"):
-        from_pretrained(tmp_path)
+        ClassyModel.from_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="from_checkpoint takes files"):
-        from_pretrained(tmp_path / "config.json")
-    with pytest.raises(ConfigError, match="no folder, no repository"):
-        from_pretrained("a/b/c")
+        ClassyModel.from_pretrained(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="is not a folder, a repository"):
+        ClassyModel.from_pretrained("a/b/c")
     with pytest.raises(ConfigError, match="unknown published weights 'timm/resnet50.none'"):
-        from_pretrained("timm/resnet50.none")
+        ClassyModel.from_pretrained("timm/resnet50.none")
 
 
 # -- the hub
@@ -261,7 +271,7 @@ def run(code: str, home: Path, endpoint: str, *arguments: str, **environment: st
 
 PUSH = """
 from pathlib import Path
-print(ClassyModel.from_pretrained(sys.argv[1]).push_to_hub("someone/birds", licence="mit"))
+print(ClassyModel.from_pretrained(sys.argv[1]).push_to_hub("someone/birds", license="mit"))
 card = Path(sys.argv[2], "README.md")
 print("license: mit" in card.read_text())
 card.write_text("mine")
@@ -293,7 +303,7 @@ def test_push_and_load(model: ClassyModel, tmp_path: Path, endpoint: str) -> Non
 
     said = run(LOAD, tmp_path / "home", endpoint, str(tmp_path / "output.pt"), HF_HUB_OFFLINE="1")
     torch.testing.assert_close(torch.load(tmp_path / "output.pt"), model(torch.ones(1, 3, 32, 32)))
-    assert said.endswith("ConfigError: 'someone/birds' cannot be downloaded, and is in no cache")
+    assert "ConfigError: 'someone/birds' cannot be downloaded and is not in the cache" in said
 
 
 def test_what_the_hub_has_not(tmp_path: Path, endpoint: str) -> None:
@@ -304,8 +314,8 @@ def test_what_the_hub_has_not(tmp_path: Path, endpoint: str) -> None:
     names = ["someone/none", "someone/pickled", "../etc"]
     none, pickled, trick = run(MISSING, tmp_path / "home", endpoint, *names).splitlines()
     assert "the hub has no repository 'someone/none'" in none
-    assert "has not both config.json and model.safetensors" in pickled
-    assert "cannot be downloaded" in trick
+    assert "does not have both config.json and model.safetensors" in pickled
+    assert "is not the name of a repository" in trick
 
 
 def test_a_hub_that_is_away(model: ClassyModel, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from classy_vision.config import ConfigError
 from classy_vision.identify.identify import examine, identify
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.trunk.pretrained import to_layout
+from classy_vision.trunk.saving import to_layout
 from classy_vision.weights.catalogue import published
 from tests.golden.layouts import layouts
 from tests.models.small import FAMILIES

@@ -18,10 +18,9 @@ from classy_vision.cost import count, measure
 from classy_vision.cost.picture.write import draw
 from classy_vision.engines import optimize
 from classy_vision.export import export
-from classy_vision.hub.describe import describe
 from classy_vision.models import ClassyModel
 from classy_vision.models.classy_model import ModelAdapter
-from classy_vision.trunk.pretrained import save_weights
+from classy_vision.trunk.saving import save_weights
 from tests.models.small import batch, build
 from tests.trunk.test_hooks import headed
 
@@ -31,7 +30,6 @@ LOOKS: dict[str, Callable[[ClassyModel], Any]] = {
     "check_input": lambda model: model.check_input(batch()),
     "copy": copy.deepcopy,
     "count": count,
-    "describe": lambda model: None if isinstance(model, ModelAdapter) else describe(model),
     "draw": lambda model: draw(count(model), Path("model.svg"), title="a model"),
     "export": lambda model: export(
         model, Path("model.pt2"), format="exported-program", example=batch(2), force=True
@@ -48,6 +46,7 @@ LOOKS: dict[str, Callable[[ClassyModel], Any]] = {
     "repr": repr,
     "save_weights": lambda model: save_weights(model, Path("weights.safetensors")),
     "state_dict": lambda model: model.state_dict(),
+    "to_config": lambda model: None if isinstance(model, ModelAdapter) else model.to_config(),
 }
 
 

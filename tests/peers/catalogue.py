@@ -20,7 +20,7 @@ from torch import nn
 
 from classy_vision.config import ConfigError
 from classy_vision.models import MODELS, build_model
-from classy_vision.trunk.pretrained import load_weights
+from classy_vision.trunk.loading import load_weights
 from classy_vision.weights.catalogue import DATA
 from tests.peers.test_vision_transformer import beyond_us
 from tests.peers.test_vision_transformer import config_of as config_of_vit
@@ -240,7 +240,7 @@ def of_timm(name: str) -> Config | None:
         },
         labels=IMAGENET if cfg.num_classes == 1000 else None,
         top1=top1,
-        licence=cfg.license,
+        license=cfg.license,
         place=f"timm/{name}",
     )
 
@@ -301,7 +301,7 @@ def of_torchvision(name: str, weights: Any) -> Config | None:
         },
         labels=KINETICS if video else IMAGENET,
         top1=metrics["acc@1"],
-        licence="cc-by-nc-4.0" if "SWAG" in weights.name else "bsd-3-clause",
+        license="cc-by-nc-4.0" if "SWAG" in weights.name else "bsd-3-clause",
         place=weights.url.rpartition("/")[2],
     )
 

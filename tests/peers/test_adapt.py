@@ -8,7 +8,7 @@ from timm.layers import patch_embed, resample_abs_pos_embed
 from timm.models import VisionTransformer, adapt_input_conv
 
 from classy_vision.models import build_model, load_weights
-from classy_vision.trunk.pretrained import to_layout
+from classy_vision.trunk.saving import to_layout
 from tests.peers.models import answer, with_weights
 from tests.peers.test_vision_transformer import SMALL, config_of, images
 

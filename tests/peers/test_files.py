@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.trunk.pretrained import load_weights, save_weights
+from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.saving import save_weights
 from tests.peers.models import answer, with_weights
 
 TINY = {

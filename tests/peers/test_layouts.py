@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from classy_vision.models import build_model
-from classy_vision.trunk.pretrained import load_weights, to_layout
+from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.saving import to_layout
 from tests.golden.layouts import layouts
 from tests.peers.models import CLASSES, PEERS, answer, with_weights
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel
-from classy_vision.trunk.pretrained import load_weights
+from classy_vision.trunk.loading import load_weights
 from tests.models.small import build
 from tests.trunk.test_twin import state_of
 

@@ -54,7 +54,7 @@ def test_what_the_numbers_need() -> None:
 
 def test_what_goes_with_them() -> None:
     entry = published("torchvision/resnet50.IMAGENET1K_V2")
-    assert (entry.top1, entry.licence, entry.place) == (80.858, "bsd-3-clause", "resnet50-11ad3fa6.pth")
+    assert (entry.top1, entry.license, entry.place) == (80.858, "bsd-3-clause", "resnet50-11ad3fa6.pth")
     assert (entry.preprocessing.resize, entry.preprocessing.image_size) == (232, 224)
     assert labels("imagenet_1k")[:2] == ("tench", "goldfish")
     assert labels("kinetics_400")[0] == "abseiling"
@@ -111,5 +111,5 @@ def test_the_options_of_published_networks_can_be_changed() -> None:
 def test_weights_of_another_network() -> None:
     with pytest.raises(ConfigError, match="are of 'resnet50', not of 'resnet18': write name: resnet50"):
         build_model("resnet18", weights="timm/resnet50.a1_in1k")
-    with pytest.raises(ConfigError, match="'resnet18' is none"):
+    with pytest.raises(ConfigError, match="which 'resnet18' is not"):
         build_model("resnet18", weights=True)

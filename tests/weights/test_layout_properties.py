@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classy_vision.models import build_model, load_weights
-from classy_vision.trunk.pretrained import to_layout
+from classy_vision.trunk.saving import to_layout
 
 few = st.integers(1, 3)
 SE = st.booleans()

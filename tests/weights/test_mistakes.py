@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from classy_vision.models import build_model, load_weights, save_weights
-from classy_vision.trunk.pretrained import to_layout
+from classy_vision.trunk.saving import to_layout
 
 SMALL = {"name": "resnet", "num_blocks": [1, 1, 1, 1], "init_planes": 8, "basic_layer": True}
 DEEPER = {**SMALL, "num_blocks": [2, 1, 1, 1]}

@@ -12,8 +12,8 @@ import pytest
 
 from classy_vision.config import ConfigError
 from classy_vision.models import build_model
-from classy_vision.trunk.pretrained import save_weights
-from classy_vision.weights import sources
+from classy_vision.trunk.saving import save_weights
+from classy_vision.weights import download
 from classy_vision.weights.sources import find_file
 from tests.weights.hub import serve
 
@@ -58,7 +58,7 @@ def test_the_hub_and_its_cache(tmp_path: Path, repositories: Path, endpoint: str
     assert find("hf-hub:someone/small", home, endpoint, HF_HUB_OFFLINE="1") == (0, path)
     code, message = find("hf-hub:someone/small", tmp_path / "other", endpoint, HF_HUB_OFFLINE="1")
     assert code != 0
-    assert "hf-hub:someone/small cannot be downloaded, and is in no cache" in message
+    assert "'someone/small' cannot be downloaded and is not in the cache" in message
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_the_hub_has_not(source: str, message: str, tmp_path: Path, endpoin
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b/c", "a", "a/../b", "/a/b", "a/b@../../c", "a/b\n"])
 def test_path_tricks(name: str) -> None:
-    with pytest.raises(ConfigError, match="names no repository of the hub"):
+    with pytest.raises(ConfigError, match="is not the name of a repository of the hub"):
         find_file(f"hf-hub:{name}")
 
 
@@ -108,14 +108,14 @@ def test_an_address_and_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with serve(tmp_path / "hub") as address:
         base = f"{address}/a/b/resolve/main/files"
-        path = sources._from_address(f"{base}/net-{digest}.pth")
+        path = download.download_address(f"{base}/net-{digest}.pth")
         assert path.read_bytes() == content
         with pytest.raises(ConfigError, match="is damaged: its SHA-256 begins with"):
-            sources._from_address(f"{base}/net-00000000.pth")
-        with pytest.raises(ConfigError, match="cannot be downloaded, and is in no cache"):
-            sources._from_address(f"{base}/none-00000000.pth")
+            download.download_address(f"{base}/net-00000000.pth")
+        with pytest.raises(ConfigError, match="cannot be downloaded and is not in the cache"):
+            download.download_address(f"{base}/none-00000000.pth")
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half-written
-    assert sources._from_address(f"{base}/net-{digest}.pth") == path  # from the cache
+    assert download.download_address(f"{base}/net-{digest}.pth") == path  # from the cache
     path.write_bytes(b"other")
     with pytest.raises(ConfigError, match="is damaged"):
-        sources._from_address(f"{base}/net-{digest}.pth")
+        download.download_address(f"{base}/net-{digest}.pth")

@@ -17,7 +17,7 @@ from classy_vision.models.anynet.model import (
     res_bottleneck_linear_block,
     vanilla_block,
 )
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = [
     "BLOCKS",
@@ -36,4 +36,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__)
+    __getattr__ = explain_removed(__name__)

@@ -11,9 +11,9 @@ from classy_vision.models.densenet.model import (
     FinalNorm,
     Transition,
 )
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = ["PRESETS", "DenseLayer", "DenseNet", "DenseNetConfig", "FinalNorm", "Transition"]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

@@ -14,7 +14,7 @@ from classy_vision.models.efficientnet.model import (
     EfficientNetParams,
     MBConvBlock,
 )
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = [
     "BLOCK_PARAMS",
@@ -29,4 +29,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

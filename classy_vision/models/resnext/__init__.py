@@ -4,9 +4,9 @@
 from typing import TYPE_CHECKING
 
 from classy_vision.models.resnext.model import PRESETS, ResNeXt, ResNeXtBlock, ResNeXtConfig, basic, bottleneck
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = ["PRESETS", "ResNeXt", "ResNeXtBlock", "ResNeXtConfig", "basic", "bottleneck"]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

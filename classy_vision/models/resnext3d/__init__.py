@@ -5,9 +5,9 @@ al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", 2018
 from typing import TYPE_CHECKING
 
 from classy_vision.models.resnext3d.model import PRESETS, ResNeXt3D, ResNeXt3DConfig
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = ["PRESETS", "ResNeXt3D", "ResNeXt3DConfig"]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

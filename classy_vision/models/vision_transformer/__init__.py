@@ -5,9 +5,9 @@ CLIP, MAE, DINOv2 and others changed in it, optionally with a convolutional stem
 from typing import TYPE_CHECKING
 
 from classy_vision.models.vision_transformer.model import PRESETS, VisionTransformer, VisionTransformerConfig
-from classy_vision.removed import names_gone
+from classy_vision.removed import explain_removed
 
 __all__ = ["PRESETS", "VisionTransformer", "VisionTransformerConfig"]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_gone(__name__, PRESETS)
+    __getattr__ = explain_removed(__name__, PRESETS)

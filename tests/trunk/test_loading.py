@@ -12,7 +12,8 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.trunk.pretrained import load_weights, save_weights, to_layout
+from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.saving import save_weights, to_layout
 from classy_vision.weights.state import StateError
 from tests.golden.layouts import layouts
 from tests.models.small import FAMILIES
@@ -198,7 +199,7 @@ def test_wrong_weights(case: str) -> None:
 def test_a_prefix() -> None:
     state = {**changed_keys(lambda k: f"net.encoder.{k}"), "net.decoder.weight": torch.zeros(2)}
     report = load_weights(small("resnet"), state, prefix="net.encoder.")
-    assert report.dropped == {"net.decoder.weight": "not behind 'net.encoder.'"}
+    assert report.dropped == {"net.decoder.weight": "it does not begin with 'net.encoder.'"}
     with pytest.raises(ConfigError, match="no key of the file begins with it"):
         load_weights(small("resnet"), state, prefix="other.")
 

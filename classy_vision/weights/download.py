@@ -1,0 +1,99 @@
+"""Files from the Hugging Face hub and from plain addresses, and what is said if they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classy_vision.config import ConfigError, first_line
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def import_hub() -> Any:
+    """The hub's own library, which handles caches, mirrors, tokens and being offline.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise ConfigError("the hub needs: pip install 'classy-vision-models[hub]'") from None
+    return huggingface_hub
+
+
+def download_file(name: str, file: str, **options: Any) -> Path | None:
+    """A file of a repository, in the hub's cache; None if the repository does not have it.
+
+    Args:
+        name: "owner/repository[@revision]".
+        file: its name there.
+        options: of ``huggingface_hub.hf_hub_download``.
+
+    Raises:
+        ConfigError: there is no such repository or revision, or it cannot be downloaded.
+    """
+    if not _REPOSITORY.fullmatch(name) or ".." in name:
+        raise ConfigError(f"{name!r} is not the name of a repository of the hub: owner/repository[@revision]")
+    hub = import_hub()
+    repository, _, revision = name.partition("@")
+    options = {**({"revision": revision} if revision else {}), **options}
+    try:
+        return Path(hub.hf_hub_download(repository, file, **options))
+    except hub.errors.RepositoryNotFoundError:
+        raise ConfigError(f"the hub has no repository {repository!r}, or it is private") from None
+    except hub.errors.RevisionNotFoundError:
+        raise ConfigError(f"the repository {repository!r} has no revision {options['revision']!r}") from None
+    except hub.errors.LocalEntryNotFoundError as error:
+        raise _unreachable(repr(name), error) from None
+    except hub.errors.EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _unreachable(repr(name), error) from None
+
+
+def download_address(address: str) -> Path:
+    """A file whose name ends in the first digits of its SHA-256, in torch's cache.
+
+    Raises:
+        ConfigError: it cannot be downloaded, or its checksum is another.
+    """
+    name = address.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{name}.{os.getpid()}.part")
+        try:
+            torch.hub.download_url_to_file(address, str(beside), progress=False)
+            _check_sum(beside, name)
+            os.replace(beside, path)
+        except OSError as error:
+            raise _unreachable(address, error) from None
+        finally:
+            beside.unlink(missing_ok=True)
+    _check_sum(path, name)
+    return path
+
+
+def _check_sum(path: Path, name: str) -> None:
+    expected = re.search(r"-([0-9a-f]{8,})\.", name)
+    if expected is None:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    found = digest.hexdigest()[: len(expected[1])]
+    if found != expected[1]:
+        raise ConfigError(f"{str(path)!r} is damaged: its SHA-256 begins with {found}, not {expected[1]}")
+
+
+def _unreachable(name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{name} cannot be downloaded and is not in the cache: {first_line(error)}")
