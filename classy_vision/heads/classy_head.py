@@ -223,7 +223,7 @@ def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) ->
         raise configs.unknown(what, value, [str(choice) for choice in allowed])
 
 
-def attachable(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
+def check_heads(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
     """Checks heads against the blocks they are meant for.
 
     Args:

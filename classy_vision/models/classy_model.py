@@ -19,7 +19,7 @@ from classy_vision.hub.download import find_folder
 from classy_vision.hub.folder import CONFIG, read_foreign_config, write_folder
 from classy_vision.hub.upload import upload_folder
 from classy_vision.models.facts import find_use, published_of, read_facts
-from classy_vision.models.published import check_heads, read_given, with_published
+from classy_vision.models.published import check_head_configs, read_given, with_published
 from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, explain_removed, take_renamed
 from classy_vision.trunk.hooks import check_paths
@@ -348,7 +348,7 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
 def _check_keys(entry: Entry[ClassyModel], given: Mapping[str, Any], unknown: Unknown) -> dict[str, Any]:
     """A model config and its heads, without keys that mean nothing if that is allowed."""
     heads = given.get("heads")
-    check_heads(heads)
+    check_head_configs(heads)
     lenient = is_lenient(heads or (), unknown)
     if heads and given.get("num_classes") is not None and not lenient:
         raise ConfigError(

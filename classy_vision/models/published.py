@@ -22,7 +22,7 @@ class LoadOptions(Config):
     prefix: str = ""
 
 
-def check_heads(heads: Any) -> None:
+def check_head_configs(heads: Any) -> None:
     """Raises a ConfigError unless ``heads`` are mappings that name their block, or None."""
     if not isinstance(heads, (list, tuple, type(None))):
         raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")

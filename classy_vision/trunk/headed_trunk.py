@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError
-from classy_vision.heads.classy_head import ClassyHead, attachable, needs_in_plane
+from classy_vision.heads.classy_head import ClassyHead, check_heads, needs_in_plane
 from classy_vision.trunk.features import OverwrittenError, Trace, trace
 from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.undo import all_or_nothing
@@ -114,7 +114,7 @@ class HeadedTrunk(Trunk):
         channels = {b: known[self._step(b)] for b in wanted} if known else {}
         if traced:
             channels = {b: traced.info(self._step(b)).channels for b in wanted}
-        attachable(wanted, channels)
+        check_heads(wanted, channels)
         with all_or_nothing(self, new):
             with torch.inference_mode(False):
                 for block, entries in wanted.items():

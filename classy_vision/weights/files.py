@@ -27,7 +27,7 @@ from classy_vision.errors import FAILURES, ConfigError, system_error, unknown
 
 WEIGHTS = "model.safetensors"
 MAX_RATIO = 10
-"""By which an archive of arrays may be compressed; weights hardly are at all."""
+"""By which an archive of arrays may be compressed; weights can hardly be compressed at all."""
 MAX_DEPTH = 64
 """Of containers in containers. Checkpoints have about ten levels."""
 MAX_REPEATED = 1_000_000
@@ -37,7 +37,7 @@ MAX_TENSORS = 20_000
 MAX_NAME = 1000
 """Characters of a tensor's name."""
 MAX_REASON = 160
-"""Characters of a reader's complaint that are passed on; it may quote what the file says."""
+"""Characters of a reader's message that are passed on; it may quote the file."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"refused to read {str(path)!r}: it holds more than tensors and plain values, and "
-            f"reading it could run code ({_culprit(str(error))}). Convert it where you trust it, with "
+            f"reading it could run code ({_find_culprit(str(error))}). Convert it where you trust it, with "
             f"safetensors or torch.save of a plain state dict"
         ) from None
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise ConfigError(f"{str(path)!r} is damaged or no weights file: {_reason(error)}") from None
+        raise ConfigError(f"{str(path)!r} is damaged or not a file of weights: {_cut_reason(error)}") from None
     return dict(data)
 
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> Any:
 
 
 def _check_names(names: Collection[str]) -> None:
-    """Raises where there are more tensors than in any checkpoint, before they are read."""
+    """Raises if there are more tensors than in any checkpoint, before they are read."""
     if len(names) > MAX_TENSORS:
         raise ValueError(f"it has {len(names):,} parts, and no checkpoint has more than {MAX_TENSORS:,}")
     if (longest := max(map(len, names), default=0)) > MAX_NAME:
@@ -99,7 +99,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _check_stored(path: Path) -> None:
-    """Torch stores tensors as they are; what unpacks to more than the file holds is no such file."""
+    """Torch stores tensors as they are; a file that unpacks to more than it holds is not one of them."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
     _check_names([part.filename for part in parts])
@@ -181,17 +181,17 @@ def _check_tensor(tensor: Tensor) -> None:
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has fewer numbers than that")
 
 
-def _reason(error: Exception) -> str:
+def _cut_reason(error: Exception) -> str:
     """The first sentence of what a reader says; its advice to read unsafely is not passed on."""
     text = (str(error).splitlines() or [""])[0].strip() or type(error).__name__
     text = re.split(r"(?<=\w)\. |\x1b", text)[0].rstrip(".")
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
-def _culprit(message: str) -> str:
+def _find_culprit(message: str) -> str:
     """What torch's reader stumbled over; its advice to read unsafely is not passed on."""
     found = re.search(r"(?:GLOBAL|[Uu]nsupported class)\s+([A-Za-z_][\w.]*)", message)
-    return f"it names {found[1]}" if found else "it is no file of torch.save"
+    return f"it names {found[1]}" if found else "torch.save did not write it"
 
 
 def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -209,16 +209,16 @@ def write_tensors(path: str | Path, state: Mapping[str, Tensor], metadata: dict[
 
 
 def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, option: str = "") -> None:
-    """Raises where a file cannot be written to ``path``, before there is something to write.
+    """Raises if a file cannot be written to ``path``, before there is something to write.
 
     Args:
         path: of the file.
         suffixes: its name has one of them, if any are given.
-        force: replace a file that is there.
+        force: replace a file that exists.
         option: that the path was given by, for the message.
 
     Raises:
-        ConfigError: another suffix, no such folder, or something is there.
+        ConfigError: the suffix is another, there is no such folder, or the path exists.
     """
     where = f"{option} {path}".strip()
     if suffixes and path.suffix not in suffixes:
@@ -226,14 +226,14 @@ def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, opt
     if not path.parent.is_dir():
         raise ConfigError(f"{where}: there is no folder {str(path.parent)!r}")
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{where} is there, and is no file")
-    if os.path.lexists(path) and not force:  # also a link to what is gone
-        raise ConfigError(f"{where} is there: --force replaces it")
+        raise ConfigError(f"{where} exists and is not a file")
+    if os.path.lexists(path) and not force:  # also a link whose target was removed
+        raise ConfigError(f"{where} exists: --force replaces it")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside ``path`` to write to, and puts it in place when all went well.
+    """Gives a path beside ``path`` to write to, and moves the file into place when all went well.
 
     Whatever fails, nothing is left beside it.
 
@@ -254,12 +254,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         raise system_error(cause, f"cannot write {str(path)!r}") from error
     finally:
-        with suppress(OSError):  # what went wrong is told, not that it cannot be tidied
+        with suppress(OSError):  # the error that is told is the first one
             beside.unlink(missing_ok=True)
 
 
 def system_cause(error: BaseException) -> OSError | None:
-    """What the system said, where that is why a writer failed: torch's says where it was, and not why."""
+    """What the system said, if that is why a writer failed: the error of torch's writer does not say why."""
     if isinstance(error, OSError):
         return error
     cause: BaseException | None = error

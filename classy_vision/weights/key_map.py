@@ -26,7 +26,7 @@ class Transform(NamedTuple):
 
     Attributes:
         load: takes theirs, one for each prefix of the row, and gives ours.
-        save: takes ours and gives theirs: a tensor, or a tuple where the row has several prefixes.
+        save: takes ours and gives theirs: a tensor, or a tuple if the row has several prefixes.
         does: what loading does, for reports.
     """
 
@@ -65,8 +65,8 @@ class Move(NamedTuple):
 
     Attributes:
         ours: our key.
-        theirs: their keys, several where we keep in one tensor what they keep in more.
-        transform: what happens to it on the way.
+        theirs: their keys, several if we keep in one tensor what they keep in more.
+        transform: what is done with them; None if the tensor is taken as it is.
     """
 
     ours: str
@@ -83,32 +83,32 @@ class KeyMap:
 
     Args:
         layout: what the layout is called in messages.
-        rows: (their prefix, our prefix), and a transform where tensors differ, in the order in
+        rows: (their prefix, our prefix), and a transform if tensors differ, in the order in
             which their layout lists the keys. Several prefixes of theirs make one tensor of ours.
-        spellings: (their older prefix, their prefix), for files written before a renaming.
-        dropped: prefixes of theirs for which the model has no place, to be left out.
-        blocks: the names of the model's blocks, where rows count through them.
+        legacy: (their older prefix, their prefix), for files written before a renaming.
+        dropped: prefixes of theirs for which the model has no place; they are left out.
+        blocks: the names of the model's blocks, for rows that count through them.
     """
 
     def __init__(
         self,
         layout: str,
         rows: Sequence[Row],
-        spellings: Sequence[Renaming] = (),
+        legacy: Sequence[Renaming] = (),
         dropped: Sequence[str] = (),
         blocks: Sequence[str] = (),
     ) -> None:
         self.layout = layout
         self._rows = [_Row(row, blocks) for row in rows]
-        self._spellings = [(_Prefix(old), _Prefix(new)) for old, new in spellings]
+        self._legacy = [(_Prefix(old), _Prefix(new)) for old, new in legacy]
         self._dropped = [_Prefix(theirs) for theirs in dropped]
 
     def to_native(self, key: str) -> str | None:
-        """Our name for their ``key``; None where no row knows it."""
+        """Our name for their ``key``; None if no row knows it."""
         return self._ours(key)[0]
 
     def to_theirs(self, key: str) -> str | None:
-        """Their name for our ``key``, the first of several; None where their layout has no place for it."""
+        """Their name for our ``key``, the first of several; None if their layout has no place for it."""
         return next((row.theirs_of(key)[0] for row in self._rows if row.theirs_of(key)), None)
 
     def knows(self, key: str) -> bool:
@@ -127,20 +127,20 @@ class KeyMap:
         """
         found: dict[str, dict[int, str]] = {}
         rows: dict[str, _Row] = {}
-        strangers: list[str] = []
+        unexpected: list[str] = []
         for key in keys:
             if self.drops(key):
                 continue
             name, row, part = self._ours(key)
             if name is None or row is None:
-                strangers.append(key)
+                unexpected.append(key)
                 continue
             parts = found.setdefault(name, {})
             if part in parts:
                 raise ConfigError(f"{parts[part]!r} and {key!r} are one tensor in the {self.layout} layout")
             parts[part], rows[name] = key, row
-        if strangers:
-            raise ConfigError(f"{listed('key', strangers)} not known in the {self.layout} layout")
+        if unexpected:
+            raise ConfigError(f"{listed('key', unexpected)} not known in the {self.layout} layout")
         for name, parts in found.items():
             if len(parts) < len(rows[name].theirs):
                 raise ConfigError(
@@ -178,7 +178,7 @@ class KeyMap:
         return {name: value for *_, name, value in found}
 
     def _ours(self, key: str) -> tuple[str | None, _Row | None, int]:
-        for old, new in self._spellings:
+        for old, new in self._legacy:
             key = old.rewrite(key, new) or key
         for row in self._rows:
             for part, theirs in enumerate(row.theirs):
@@ -203,7 +203,7 @@ class _Row:
         self.transform = row[2] if len(row) > 2 else None
 
     def theirs_of(self, key: str) -> list[str]:
-        """Their names for our ``key``; none where it is not of this row."""
+        """Their names for our ``key``; none if it is not of this row."""
         names = [self.ours.rewrite(key, theirs) for theirs in self.theirs]
         return [name for name in names if name is not None]
 
@@ -230,7 +230,7 @@ class _Prefix:
         self._pattern = re.compile(pattern + re.escape(text[end:]) + r"(?=\.|$)")
 
     def rewrite(self, key: str, other: _Prefix) -> str | None:
-        """``key`` with this prefix replaced by ``other``; None where it does not have it."""
+        """``key`` with this prefix replaced by ``other``; None if it does not begin with it."""
         if not key.startswith(self._literal):  # most keys fail here, which is cheaper
             return None
         match = self._pattern.match(key)

@@ -23,28 +23,28 @@ class Layout:
     Attributes:
         rows: (their prefix, our prefix[, transform]), or a function that gives them for a config.
             Ours begin with ``stem``, ``blocks``, ``tail`` or ``head``.
-        spellings: (older prefix, prefix), for files written before a renaming.
+        legacy: (older prefix, prefix), for files written before a renaming.
         dropped: prefixes that hold nothing the model has a place for.
     """
 
     rows: Sequence[Row] | Callable[[Any], Sequence[Row]]
-    spellings: Sequence[Renaming] = ()
+    legacy: Sequence[Renaming] = ()
     dropped: Sequence[str] = ()
 
     def key_map(self, name: str, config: Any, blocks: Sequence[str]) -> KeyMap:
         """The map for a model of ``config`` with ``blocks``."""
         rows = self.rows(config) if callable(self.rows) else self.rows
-        return KeyMap(name, rows, self.spellings, self.dropped, blocks)
+        return KeyMap(name, rows, self.legacy, self.dropped, blocks)
 
 
 Layouts = Mapping[str, Layout]
 
 
-def inside(theirs: str, ours: str, parts: Mapping[str, str]) -> list[Row]:
+def nest_rows(theirs: str, ours: str, parts: Mapping[str, str]) -> list[Row]:
     """Rows for the parts of a block: {part of theirs: part of ours}."""
     return [(f"{theirs}.{a}", f"{ours}.{b}") for a, b in parts.items()]
 
 
-def changed(rows: Sequence[Row], ours: str, transform: Transform) -> list[Row]:
-    """``rows``, where that of ``ours`` has a transform."""
+def transform_row(rows: Sequence[Row], ours: str, transform: Transform) -> list[Row]:
+    """``rows``, with a transform for that of ``ours``."""
     return [(row[0], row[1], transform) if row[1] == ours else row for row in rows]

@@ -14,7 +14,7 @@ from classy_vision.trunk.saving import to_layout
 from classy_vision.weights.catalogue import published
 from tests.golden.layouts import layouts
 from tests.models.small import FAMILIES
-from tests.trunk.test_pretrained import FOREIGN, end_head
+from tests.trunk.test_loading import FOREIGN, end_head
 
 PUBLISHED = layouts()
 QUICK = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ class Forgetful(ClassyHead):
     def __init__(self, unique_id: str, in_plane: int, widths: tuple[int, ...] = (4,)) -> None:
         super().__init__(unique_id, widths[-1])
         sizes = (in_plane, *widths)
-        self.layers = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in zip(sizes, sizes[1:])))
+        self.layers = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in pairwise(sizes)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

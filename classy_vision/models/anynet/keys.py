@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from classy_vision.weights.key_map import REVERSE_CHANNELS, Renaming, Row
-from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, inside
+from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, nest_rows
 
 _BLOCK = "blocks.block{s}-{i}"
 _SHORTCUT = {"proj": "shortcut.conv", "bn": "shortcut.norm"}
@@ -89,7 +89,7 @@ def _transformers(config: Any) -> list[Row]:
     return [
         ("regnet.embedder.embedder.convolution", "stem.conv"),
         ("regnet.embedder.embedder.normalization", "stem.norm"),
-        *inside("regnet.encoder.stages.{s}.layers.{i}", "blocks.block{s+1}-{i}", parts),
+        *nest_rows("regnet.encoder.stages.{s}.layers.{i}", "blocks.block{s+1}-{i}", parts),
         ("classifier.1", CLASSIFIER),
     ]
 
@@ -102,7 +102,7 @@ def _trunk(stem: str, stage: str, parts: dict[str, str]) -> list[Row]:
     return [
         (f"{stem}.0", "stem.conv"),
         (f"{stem}.1", "stem.norm"),
-        *inside(stage + ".block{s}-{i}", _BLOCK, parts),
+        *nest_rows(stage + ".block{s}-{i}", _BLOCK, parts),
     ]
 
 
@@ -116,7 +116,7 @@ LAYOUTS: Layouts = {
         [
             ("stem.0", "stem.conv"),
             ("stem.1", "stem.norm"),
-            *inside("trunk_output.block{s}.block{s}-{i}", _BLOCK, _TORCHVISION),
+            *nest_rows("trunk_output.block{s}.block{s}-{i}", _BLOCK, _TORCHVISION),
             ("fc", CLASSIFIER),
         ]
     ),
@@ -124,7 +124,7 @@ LAYOUTS: Layouts = {
         [
             ("stem.conv", "stem.conv"),
             ("stem.bn", "stem.norm"),
-            *inside("s{s}.b{i+1}", _BLOCK, _TIMM),
+            *nest_rows("s{s}.b{i+1}", _BLOCK, _TIMM),
             ("final_conv.conv", f"{HEAD}conv"),
             ("final_conv.bn", f"{HEAD}bn"),
             ("head.fc", CLASSIFIER),
@@ -134,7 +134,7 @@ LAYOUTS: Layouts = {
         [
             ("stem.conv.weight", "stem.conv.weight", REVERSE_CHANNELS),
             ("stem.bn", "stem.norm"),
-            *inside("s{s}.b{i+1}", _BLOCK, _PYCLS),
+            *nest_rows("s{s}.b{i+1}", _BLOCK, _PYCLS),
             ("head.conv", f"{HEAD}conv"),
             ("head.bn", f"{HEAD}bn"),
             ("head.fc", CLASSIFIER),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from classy_vision.weights.key_map import Renaming, Row
-from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, inside
+from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, nest_rows
 
 _PARTS = {"norm-1": "norm1", "conv-1": "conv1", "norm-2": "norm2", "conv-2": "conv2", "se": "se"}
 _CLASSY_VISION: list[Row] = [
     ("initial_block.0", "stem.conv"),
     ("initial_block.1", "stem.norm"),
-    *inside("features.block_{s}.block{s}-{i}", "blocks.block{s}-{i}", _PARTS),
+    *nest_rows("features.block_{s}.block{s}-{i}", "blocks.block{s}-{i}", _PARTS),
     ("features.transition-{s}.pool-norm", "blocks.transition-{s}.norm"),
     ("features.transition-{s}.pool-conv", "blocks.transition-{s}.conv"),
     ("features.trunk_output.norm-final", "tail.norm"),

@@ -7,7 +7,7 @@ otherwise.
 from __future__ import annotations
 
 from classy_vision.weights.key_map import REVERSE_CHANNELS, Row
-from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, changed, inside
+from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, transform_row, nest_rows
 
 _FIRST, _BLOCK, _NTH = "blocks.block0-{i}", "blocks.block{s}-{i}", "blocks.{n:block}"
 _OURS = (
@@ -27,7 +27,7 @@ def _parts(*theirs: tuple[str, str]) -> dict[str, str]:
 _CLASSY_VISION: list[Row] = [
     ("conv_stem", "stem.conv"),
     ("bn0", "stem.norm"),
-    *inside(
+    *nest_rows(
         _BLOCK,
         _BLOCK,
         _parts(
@@ -43,8 +43,8 @@ _CLASSY_VISION: list[Row] = [
 _TORCHVISION: list[Row] = [
     ("features.0.0", "stem.conv"),
     ("features.0.1", "stem.norm"),
-    *inside("features.1.{i}.block", _FIRST, _parts(("0.0", "0.1"), ("1.fc1", "1.fc2"), ("2.0", "2.1"))),
-    *inside(
+    *nest_rows("features.1.{i}.block", _FIRST, _parts(("0.0", "0.1"), ("1.fc1", "1.fc2"), ("2.0", "2.1"))),
+    *nest_rows(
         "features.{s+1}.{i}.block",
         _BLOCK,
         _parts(("0.0", "0.1"), ("1.0", "1.1"), ("2.fc1", "2.fc2"), ("3.0", "3.1")),
@@ -57,8 +57,8 @@ _SE = ("se.conv_reduce", "se.conv_expand")
 _TIMM: list[Row] = [
     ("conv_stem", "stem.conv"),
     ("bn1", "stem.norm"),
-    *inside("blocks.0.{i}", _FIRST, _parts(("conv_dw", "bn1"), _SE, ("conv_pw", "bn2"))),
-    *inside(
+    *nest_rows("blocks.0.{i}", _FIRST, _parts(("conv_dw", "bn1"), _SE, ("conv_pw", "bn2"))),
+    *nest_rows(
         "blocks.{s}.{i}",
         _BLOCK,
         _parts(("conv_pw", "bn1"), ("conv_dw", "bn2"), _SE, ("conv_pwl", "bn3")),
@@ -70,7 +70,7 @@ _TIMM: list[Row] = [
 _LUKEMELAS: list[Row] = [
     ("_conv_stem", "stem.conv"),
     ("_bn0", "stem.norm"),
-    *inside(
+    *nest_rows(
         "_blocks.{n}",
         _NTH,
         _parts(
@@ -87,7 +87,7 @@ _LUKEMELAS: list[Row] = [
 _PYCLS: list[Row] = [
     ("stem.conv.weight", "stem.conv.weight"),
     ("stem.bn", "stem.norm"),
-    *inside(
+    *nest_rows(
         "s{s+1}.b{i+1}",
         _BLOCK,
         _parts(
@@ -104,7 +104,7 @@ _PYCLS: list[Row] = [
 _TRANSFORMERS: list[Row] = [
     ("efficientnet.embeddings.convolution", "stem.conv"),
     ("efficientnet.embeddings.batchnorm", "stem.norm"),
-    *inside(
+    *nest_rows(
         "efficientnet.encoder.blocks.{n}",
         _NTH,
         _parts(
@@ -126,6 +126,6 @@ LAYOUTS: Layouts = {
     "torchvision": Layout(_TORCHVISION),
     "timm": Layout(_TIMM),
     "lukemelas": Layout(_LUKEMELAS),
-    "pycls": Layout(changed(_PYCLS, "stem.conv.weight", REVERSE_CHANNELS)),
+    "pycls": Layout(transform_row(_PYCLS, "stem.conv.weight", REVERSE_CHANNELS)),
     "transformers": Layout(_TRANSFORMERS),
 }

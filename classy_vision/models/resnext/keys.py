@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from classy_vision.weights.key_map import REVERSE_CHANNELS, Renaming, Row
-from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, inside
+from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, nest_rows
 
 _BLOCK = "blocks.block{s}-{i}"
 _THEIRS = "blocks.{s}.block{s}-{i}"
@@ -25,7 +25,7 @@ def _classy_vision(config: Any) -> list[Row]:
         ("initial_block._module.0", "stem.conv"),
         ("initial_block._module.1", "stem.norm"),
     ]
-    return stem + inside(_THEIRS, _BLOCK, parts)
+    return stem + nest_rows(_THEIRS, _BLOCK, parts)
 
 
 _TORCHVISION = {
@@ -66,7 +66,7 @@ def _torchvision(prefix: str, head: str) -> list[Row]:
     return [
         (f"{prefix}conv1", "stem.conv"),
         (f"{prefix}bn1", "stem.norm"),
-        *inside(prefix + "layer{s+1}.{i}", _BLOCK, _TORCHVISION),
+        *nest_rows(prefix + "layer{s+1}.{i}", _BLOCK, _TORCHVISION),
         (head, CLASSIFIER),
     ]
 
@@ -80,7 +80,7 @@ LAYOUTS: Layouts = {
         [
             ("stem.conv.weight", "stem.conv.weight", REVERSE_CHANNELS),
             ("stem.bn", "stem.norm"),
-            *inside("s{s+1}.b{i+1}", _BLOCK, _PYCLS),
+            *nest_rows("s{s+1}.b{i+1}", _BLOCK, _PYCLS),
             ("head.fc", CLASSIFIER),
         ]
     ),
@@ -88,7 +88,7 @@ LAYOUTS: Layouts = {
         [
             ("resnet.embedder.embedder.convolution", "stem.conv"),
             ("resnet.embedder.embedder.normalization", "stem.norm"),
-            *inside("resnet.encoder.stages.{s}.layers.{i}", _BLOCK, _TRANSFORMERS),
+            *nest_rows("resnet.encoder.stages.{s}.layers.{i}", _BLOCK, _TRANSFORMERS),
             ("classifier.1", CLASSIFIER),
         ]
     ),

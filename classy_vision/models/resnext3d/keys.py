@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from classy_vision.weights.key_map import Row
-from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, inside
+from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, nest_rows
 
 _BLOCK = "blocks.pathway0-stage{s}-block{i}"
 _SPLIT = {"0": "spatial", "1": "norm", "3": "temporal"}
@@ -46,8 +46,8 @@ def _classy_vision(config: Any) -> list[Row]:
     if config.stem_name == "r2plus1d_stem":
         stem = {**{f"conv.{n}": f"conv.{part}" for n, part in _SPLIT.items()}, **stem}
     return [
-        *inside("stem.stem.stem-path0", "stem", stem),
-        *inside(_STAGE, _NEXT, skip | _TRANSFORMATIONS[config.residual_transformation_type]),
+        *nest_rows("stem.stem.stem-path0", "stem", stem),
+        *nest_rows(_STAGE, _NEXT, skip | _TRANSFORMATIONS[config.residual_transformation_type]),
         (f"{_STAGE}-bn", f"{_NEXT}-bn"),
     ]
 
@@ -64,7 +64,7 @@ def _torchvision(config: Any) -> list[Row]:
             parts |= {f"conv{number}.0.{n}": f"residual.{x}.conv.{part}" for n, part in _SPLIT.items()}
         parts |= {f"conv{number}.0": f"residual.{x}.conv", f"conv{number}.1": f"residual.{x}.norm"}
     parts |= {"downsample.0": "skip.conv", "downsample.1": "skip.norm"}
-    return [*inside("stem", "stem", stem), *inside("layer{s}.{i}", _BLOCK, parts), ("fc", CLASSIFIER)]
+    return [*nest_rows("stem", "stem", stem), *nest_rows("layer{s}.{i}", _BLOCK, parts), ("fc", CLASSIFIER)]
 
 
 def _pytorchvideo(config: Any) -> list[Row]:
@@ -76,7 +76,7 @@ def _pytorchvideo(config: Any) -> list[Row]:
     place = 1
     for s in range(1, len(config.num_blocks) + 1):
         block = _BLOCK.replace("{s}", str(s))
-        rows += inside(f"blocks.{place}.res_blocks.{{i}}", block, parts)
+        rows += nest_rows(f"blocks.{place}.res_blocks.{{i}}", block, parts)
         place += 1 if config.stage_temporal_pool[s - 1] == 1 else 2
     return [*rows, (f"blocks.{place}.proj", CLASSIFIER)]
 
@@ -96,7 +96,7 @@ LAYOUTS: Layouts = {
         [
             ("s1.pathway0_stem.conv", "stem.conv"),
             ("s1.pathway0_stem.bn", "stem.norm"),
-            *inside("s{s+1}.pathway0_res{i}", _BLOCK, _SLOWFAST),
+            *nest_rows("s{s+1}.pathway0_res{i}", _BLOCK, _SLOWFAST),
             ("head.projection", CLASSIFIER),
         ]
     ),

@@ -15,7 +15,7 @@ from classy_vision.weights.key_map import (
     Row,
     Transform,
 )
-from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, inside
+from classy_vision.weights.layout import CLASSIFIER, HEAD, Layout, Layouts, nest_rows
 
 _LAYER = "blocks.layer_{i}"
 _LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
@@ -56,7 +56,7 @@ def _classy_vision(config: Any) -> list[Row]:
         ("conv_proj", "stem.proj"),
         ("encoder.pos_embedding", "stem.positions", SWAP_FIRST_AXES),
         ("encoder.ln_pre", "stem.norm"),
-        *inside("encoder.layers.layer_{i}", _LAYER, _CLASSY_VISION),
+        *nest_rows("encoder.layers.layer_{i}", _LAYER, _CLASSY_VISION),
         ("encoder.ln", "blocks.ln"),
         ("ln_post", "tail.norm"),
     ]
@@ -92,7 +92,7 @@ def _torchvision(config: Any) -> list[Row]:
         ("class_token", "stem.class_token"),
         ("conv_proj", "stem.proj"),
         ("encoder.pos_embedding", "stem.positions"),
-        *inside("encoder.layers.encoder_layer_{i}", _LAYER, _TORCHVISION),
+        *nest_rows("encoder.layers.encoder_layer_{i}", _LAYER, _TORCHVISION),
         ("encoder.ln", "blocks.ln"),
         ("heads.head", CLASSIFIER),
         ("heads.pre_logits", _PRE_LOGITS),
@@ -142,7 +142,7 @@ def _pycls(config: Any) -> list[Row]:
         ("class_token", "stem.class_token"),
         ("pos_embedding", "stem.positions", SWAP_FIRST_AXES),
         ("stem.patchify", "stem.proj"),
-        *inside("encoder.block_{i}", _LAYER, _PYCLS),
+        *nest_rows("encoder.block_{i}", _LAYER, _PYCLS),
         ("encoder.ln", "blocks.ln"),
         ("head.head_fc", CLASSIFIER),
     ]
@@ -156,7 +156,7 @@ _TRANSFORMERS: list[Row] = [
     ("vit.embeddings.position_embeddings", "stem.positions"),
     ("vit.embeddings.patch_embeddings.projection", "stem.proj"),
     (_QKV, f"{_LAYER}.attn.qkv", JOIN_QKV),
-    *inside(
+    *nest_rows(
         _HF_LAYER,
         _LAYER,
         {
