@@ -154,7 +154,7 @@ def test_usage_is_checked_before_any_work(
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("mine")
-    assert "a.csv is there: --force replaces it" in message("resnet18", "--output", tmp_path / "a.csv")
+    assert "a.csv exists: --force replaces it" in message("resnet18", "--output", tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "mine"
 
 

@@ -37,7 +37,7 @@ def test_to_a_file(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_replaced_by_force_alone(tmp_path: Path) -> None:
     path = tmp_path / "classy.schema.json"
     path.write_text("mine")
-    assert "is there: --force replaces it" in str(run("--output", str(path)).exception)
+    assert "exists: --force replaces it" in str(run("--output", str(path)).exception)
     assert path.read_text() == "mine"
     assert run("--output", str(path), "--force").exit_code == 0
     assert json.loads(path.read_text())

@@ -240,7 +240,7 @@ def test_a_picture(tmp_path: Path, suffix: str) -> None:
     assert "block1-0" in file.read_text()
     file.write_text("mine")
     options = (written(tmp_path, MODEL), "--plot", str(file))
-    assert f"--plot {file} is there: --force replaces it" in message(*options)
+    assert f"--plot {file} exists: --force replaces it" in message(*options)
     assert file.read_text() == "mine"
     assert run(*options, "--force").exit_code == 0
     assert "block1-0" in file.read_text()

@@ -193,7 +193,7 @@ def test_convert_overwrites_only_by_force(run: Any, tmp_path: Path) -> None:
     two.write_bytes(b"mine")
     code, _, err = run("convert", one, two, "--to", "native")
     assert code == 2
-    assert "is there: --force replaces it" in err
+    assert "exists: --force replaces it" in err
     assert two.read_bytes() == b"mine"
     assert run("convert", one, two, "--to", "native", "--force")[0] == 0
     assert run("convert", one, one, "--to", "native", "--force")[0] == 0

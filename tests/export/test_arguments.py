@@ -192,7 +192,7 @@ def test_a_head_may_be_called_as_a_value_within(tmp_path: Path) -> None:
 
 def test_links_to_what_is_gone_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").symlink_to(tmp_path / "gone")
-    with pytest.raises(ConfigError, match="is there: --force"):
+    with pytest.raises(ConfigError, match="exists: --force"):
         export(Small(), tmp_path / "m.pt2", example=EXAMPLE)
 
 

@@ -38,7 +38,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
             "model_params": {
                 "width_coefficient": 0.25, "depth_coefficient": 0.3, "resolution": 32, "dropout_rate": 0.2,
             },
-            "bn_momentum": 0.01, "bn_epsilon": 1e-3, "drop_connect_rate": 0.2, "num_classes": 7,
+            "bn_momentum": 0.01, "bn_epsilon": 1e-3, "drop_connect_rate": 0.2,
             "width_divisor": 8, "min_width": None, "use_se": True,
         },
     ],

@@ -388,7 +388,7 @@ def test_a_mapped_file_can_be_replaced(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     there = tmp_path / "table.csv"
     there.write_text("mine")
-    with pytest.raises(ConfigError, match=r"^--output .*table\.csv is there: --force replaces it"):
+    with pytest.raises(ConfigError, match=r"^--output .*table\.csv exists: --force replaces it"):
         check_target(there, [".csv"], force=False, option="--output")
     check_target(there, [".csv"], force=True)
     with pytest.raises(ConfigError, match=r"unknown ending '\.cvs'; did you mean '\.csv'"):

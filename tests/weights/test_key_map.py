@@ -16,7 +16,7 @@ MAP = KeyMap(
         ("layer{s+1}.{i}.bn", "blocks.block{s}-{i}.norm"),
         ("layer{s+1}.{i}.conv", "blocks.block{s}-{i}.conv"),
     ],
-    spellings=[("stage{s}.{i}", "layer{s}.{i}")],
+    legacy=[("stage{s}.{i}", "layer{s}.{i}")],
 )
 
 
