@@ -14,6 +14,7 @@ from classy_vision.cost.ledger import Ledger
 from classy_vision.cost.receptive_field import Field
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.trunk.features import FeatureInfo
+from classy_vision.trunk.names import END
 from classy_vision.trunk.twin import outline_of
 
 
@@ -56,21 +57,18 @@ def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def _steps(model: ClassyModel, x: Tensor, ledger: Ledger) -> list[StepCost]:
-    """Runs the walk and the heads of an outline, and gives what each cost."""
+    """Runs the steps and heads of an outline, and gives what each cost."""
     model.check_input(x)
-    features = dict(model.walk(x))
-    aliases = _aliases(model, features)
-    heads = model.get_heads()
+    aliases = model.block_aliases()
     steps: list[StepCost] = []
     start = 0
-    for name, feature in features.items():
+    for name, feature, outputs in list(model.steps(x, END)):  # heads run when they are asked for, below
         end = max(start, ledger.end_of(feature))
         steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
-        start = end
-        for head in (head for block in (name, *aliases[name]) for head in heads.get(block, ())):
+        start, before = end, len(ledger.operations)
+        for head, output in outputs:
+            steps.append(_cost(head, x, output, ledger, slice(before, None), reads=name))
             before = len(ledger.operations)
-            output = head(feature)
-            steps.append(_cost(head.unique_id, x, output, ledger, slice(before, None), reads=name))
     return steps
 
 
@@ -100,12 +98,3 @@ def _cost(
         receptive_field=field.rows,
         gated=field.gated,
     )
-
-
-def _aliases(model: ClassyModel, steps: Iterable[str]) -> dict[str, list[str]]:
-    """The further names of each step."""
-    aliases: dict[str, list[str]] = {step: [] for step in steps}
-    for alias, step in model._all_aliases().items():
-        if step in aliases:
-            aliases[step].append(alias)
-    return aliases

@@ -258,27 +258,25 @@ def _timed(call: Callable[[], None], device: torch.device) -> float:
 
 
 def _walk_times(model: ClassyModel, x: Tensor) -> list[tuple[Key, float]]:
-    readers = model._readers()
-    until = model._deepest(readers) if readers else END
     with ExitStack() as stack:
         clock = _Clock(x.device)
-        hooked = _hook(model, clock, stack)
-        first = True
-        for name, feature in model.walk(x, until):
-            # A module whose forward is its own has run before the first feature is given.
-            clock.mark(None if hooked and not (first and until == END) else (END if hooked else name, None))
-            first = False
-            for head in readers.get(name, ()):
-                head(feature)
-                clock.mark((head.unique_id, name))
+        is_hooked = _hook(model, clock, stack)
+        reads_end = not model.heads or END in model.head_steps()
+        for index, (name, _, outputs) in enumerate(model.steps(x)):
+            # An author's forward has run before its first feature is given.
+            key = None if is_hooked and (index or not reads_end) else (END if is_hooked else name, None)
+            clock.mark(key)
+            for head, _ in outputs:
+                clock.mark((head, name))
     return clock.times()
 
 
 def _hook(model: ClassyModel, clock: _Clock, stack: ExitStack) -> bool:
     """Marks the ends of blocks of a module whose forward is its own, and says whether it is one."""
-    if not model._is_own():
+    hooked = model.hooked_modules()
+    if hooked is None:
         return False
-    for name, module in model._tapped_modules().items():
+    for name, module in hooked.items():
 
         def marked(*_: object, name: str = name) -> None:
             clock.mark((name, None))

@@ -131,16 +131,15 @@ def _run(model: ClassyModel, x: Tensor, meter: _Meter, training: bool) -> list[i
 def _steps(
     model: ClassyModel, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]
 ) -> Iterator[int]:
-    """What each step and head takes, as ``HeadedTrunk.forward`` runs them."""
-    readers = model._readers()
+    """What each step and head takes, as ``Trunk.forward`` runs them."""
     meter.start()
     # Nothing here may refer to a feature for longer than the forward pass does.
-    for name, feature in model.walk(x, *([model._deepest(readers)] if readers else [])):
+    for _, feature, found in model.steps(x):  # noqa: B007 - the last one is an output
         yield meter.taken(training)
-        for head in readers.get(name, ()):
-            outputs += tensors_in([head(feature)])
+        for _, output in found:
+            outputs += tensors_in([output])
             yield meter.taken(training)
-    if not readers:
+    if not model.heads:
         outputs.append(feature)
 
 

@@ -22,7 +22,8 @@ from classy_vision.trunk.head_places import (
     unfit,
     virtual_key,
 )
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
+from classy_vision.trunk.state import to_names_of
+from classy_vision.trunk.trunk import Trunk as LoadableTrunk
 from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.detect import choose, stripped
 from classy_vision.weights.files import read_tensors, write_tensors
@@ -88,7 +89,7 @@ def load_weights(
     changed, dropped = fitting.changed, fitting.dropped
     dropped.update({key: f"not behind {prefix!r}" for key in whole if key not in short})
     if found in OURS:
-        native = model._rename(state)
+        native = to_names_of(model, state)
     else:
         key_map = model.foreign_key_maps()[found]
         target = None if _of_no_head(state, key_map) else target_of(model, head, skip_heads == "unfit")
