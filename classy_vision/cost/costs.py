@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from classy_vision.config import unknown
 from classy_vision.cost.memory import Memory, estimate
-from classy_vision.trunk.own_forward import OwnForward as ClassyModel
+from classy_vision.trunk.trunk import Trunk
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Costs:
     steps: tuple[StepCost, ...]
     unread: int = 0
     uncounted: tuple[str, ...] = ()
-    model: ClassyModel | None = field(default=None, repr=False, compare=False)
+    model: Trunk | None = field(default=None, repr=False, compare=False)
 
     @property
     def params(self) -> int:

@@ -13,11 +13,12 @@ from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.ledger import Ledger
 from classy_vision.cost.receptive_field import Field
 from classy_vision.trunk.features import FeatureInfo
-from classy_vision.trunk.own_forward import OwnForward as ClassyModel
+from classy_vision.trunk.names import END
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.trunk.twin import outline_of
 
 
-def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs:
+def count(model: Trunk, input_shape: Sequence[int] | None = None) -> Costs:
     """Parameters, multiply-adds and activations of every step and head, for one sample.
 
     The model's outline is run on the meta device: no data, no copy of the weights, and steps
@@ -31,7 +32,7 @@ def count(model: ClassyModel, input_shape: Sequence[int] | None = None) -> Costs
         TypeError: the model is no ``ClassyModel``.
         ConfigError: the model does not take such an input.
     """
-    if not isinstance(model, ClassyModel):
+    if not isinstance(model, Trunk):
         raise TypeError(f"count takes a ClassyModel, not {type(model).__name__}: see ClassyModel.from_model")
     shape = tuple(input_shape or model.input_shape)
     try:
@@ -55,22 +56,19 @@ def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.empty((number, *shape), device="meta", dtype=dtype)
 
 
-def _steps(model: ClassyModel, x: Tensor, ledger: Ledger) -> list[StepCost]:
-    """Runs the walk and the heads of an outline, and gives what each cost."""
+def _steps(model: Trunk, x: Tensor, ledger: Ledger) -> list[StepCost]:
+    """Runs the steps and heads of an outline, and gives what each cost."""
     model.check_input(x)
-    features = dict(model.walk(x))
-    aliases = _aliases(model, features)
-    heads = model.get_heads()
+    aliases = model.block_aliases()
     steps: list[StepCost] = []
     start = 0
-    for name, feature in features.items():
+    for name, feature, outputs in list(model.steps(x, END)):  # heads run when they are asked for, below
         end = max(start, ledger.end_of(feature))
         steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
-        start = end
-        for head in (head for block in (name, *aliases[name]) for head in heads.get(block, ())):
+        start, before = end, len(ledger.operations)
+        for head, output in outputs:
+            steps.append(_cost(head, x, output, ledger, slice(before, None), reads=name))
             before = len(ledger.operations)
-            output = head(feature)
-            steps.append(_cost(head.unique_id, x, output, ledger, slice(before, None), reads=name))
     return steps
 
 
@@ -100,12 +98,3 @@ def _cost(
         receptive_field=field.rows,
         gated=field.gated,
     )
-
-
-def _aliases(model: ClassyModel, steps: Iterable[str]) -> dict[str, list[str]]:
-    """The further names of each step."""
-    aliases: dict[str, list[str]] = {step: [] for step in steps}
-    for alias, step in model._all_aliases().items():
-        if step in aliases:
-            aliases[step].append(alias)
-    return aliases

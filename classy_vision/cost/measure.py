@@ -17,8 +17,7 @@ from classy_vision.cost.count import count
 from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.cost.room import check_fits, peak
-from classy_vision.trunk.own_forward import OwnForward as ClassyModel
-from classy_vision.trunk.trunk import END
+from classy_vision.trunk.trunk import END, Trunk
 
 Key = tuple[str, str | None]
 """A row of the costs: its name, and the step that it reads."""
@@ -76,7 +75,7 @@ class Measured:
 
 
 def measure(
-    model: ClassyModel,
+    model: Trunk,
     input_shape: Sequence[int] | None = None,
     *,
     batch: int = 1,
@@ -173,7 +172,7 @@ def _memory_format(shape: tuple[int, ...]) -> torch.memory_format:
 
 
 @contextmanager
-def _compiled(model: ClassyModel, wanted: bool) -> Iterator[nn.Module]:
+def _compiled(model: Trunk, wanted: bool) -> Iterator[nn.Module]:
     """The model as a whole, compiled if ``wanted``, and its steps and heads compiled in place."""
     if not wanted:
         yield model
@@ -191,9 +190,7 @@ def _compiled(model: ClassyModel, wanted: bool) -> Iterator[nn.Module]:
         yield whole
 
 
-def _measured(
-    model: ClassyModel, whole: nn.Module, x: Tensor, training: bool, warmup: int, rounds: int
-) -> Measured:
+def _measured(model: Trunk, whole: nn.Module, x: Tensor, training: bool, warmup: int, rounds: int) -> Measured:
     def forward() -> None:
         outputs = whole(x)
         if training:
@@ -257,28 +254,26 @@ def _timed(call: Callable[[], None], device: torch.device) -> float:
     return clock.times()[0][1]
 
 
-def _walk_times(model: ClassyModel, x: Tensor) -> list[tuple[Key, float]]:
-    readers = model._readers()
-    until = model._deepest(readers) if readers else END
+def _walk_times(model: Trunk, x: Tensor) -> list[tuple[Key, float]]:
     with ExitStack() as stack:
         clock = _Clock(x.device)
-        hooked = _hook(model, clock, stack)
-        first = True
-        for name, feature in model.walk(x, until):
-            # A module whose forward is its own has run before the first feature is given.
-            clock.mark(None if hooked and not (first and until == END) else (END if hooked else name, None))
-            first = False
-            for head in readers.get(name, ()):
-                head(feature)
-                clock.mark((head.unique_id, name))
+        is_hooked = _hook(model, clock, stack)
+        reads_end = not model.heads or END in model.head_steps()
+        for index, (name, _, outputs) in enumerate(model.steps(x)):
+            # An author's forward has run before its first feature is given.
+            key = None if is_hooked and (index or not reads_end) else (END if is_hooked else name, None)
+            clock.mark(key)
+            for head, _ in outputs:
+                clock.mark((head, name))
     return clock.times()
 
 
-def _hook(model: ClassyModel, clock: _Clock, stack: ExitStack) -> bool:
+def _hook(model: Trunk, clock: _Clock, stack: ExitStack) -> bool:
     """Marks the ends of blocks of a module whose forward is its own, and says whether it is one."""
-    if not model._is_own():
+    hooked = model.hooked_modules()
+    if hooked is None:
         return False
-    for name, module in model._tapped_modules().items():
+    for name, module in hooked.items():
 
         def marked(*_: object, name: str = name) -> None:
             clock.mark((name, None))

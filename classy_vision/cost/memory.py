@@ -26,7 +26,7 @@ from classy_vision.cost.outlines import TRAINING, FusedAttention
 from classy_vision.cost.receptive_field import tensors_in
 from classy_vision.layers.eager import outlines_as
 from classy_vision.trunk.meta import OnMeta
-from classy_vision.trunk.own_forward import OwnForward as ClassyModel
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.trunk.twin import Module, twin_of
 
 _aten = torch.ops.aten
@@ -71,9 +71,7 @@ def check_options(batch: int, dtype: str, device: str) -> None:
             raise unknown(kind, value, allowed)
 
 
-def estimate(
-    model: ClassyModel, shape: Sequence[int], batch: int, dtype: str, training: bool, device: str
-) -> Memory:
+def estimate(model: Trunk, shape: Sequence[int], batch: int, dtype: str, training: bool, device: str) -> Memory:
     """The memory that a batch of ``shape`` takes; see ``Costs.memory``."""
     check_options(batch, dtype, device)
     meter = _Meter(device)
@@ -115,7 +113,7 @@ def _outlines(dtype: torch.dtype, training: bool) -> Callable[[Tensor], Tensor]:
     return change
 
 
-def _run(model: ClassyModel, x: Tensor, meter: _Meter, training: bool) -> list[int]:
+def _run(model: Trunk, x: Tensor, meter: _Meter, training: bool) -> list[int]:
     """The forward and the backward pass of an outline, and what each step takes."""
     outputs: list[Tensor] = []
     steps = list(_steps(model, x, meter, training, outputs))
@@ -128,19 +126,16 @@ def _run(model: ClassyModel, x: Tensor, meter: _Meter, training: bool) -> list[i
     return steps
 
 
-def _steps(
-    model: ClassyModel, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]
-) -> Iterator[int]:
-    """What each step and head takes, as ``HeadedTrunk.forward`` runs them."""
-    readers = model._readers()
+def _steps(model: Trunk, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]) -> Iterator[int]:
+    """What each step and head takes, as ``Trunk.forward`` runs them."""
     meter.start()
     # Nothing here may refer to a feature for longer than the forward pass does.
-    for name, feature in model.walk(x, *([model._deepest(readers)] if readers else [])):
+    for _, feature, found in model.steps(x):  # noqa: B007 - the last one is an output
         yield meter.taken(training)
-        for head in readers.get(name, ()):
-            outputs += tensors_in([head(feature)])
+        for _, output in found:
+            outputs += tensors_in([output])
             yield meter.taken(training)
-    if not readers:
+    if not model.heads:
         outputs.append(feature)
 
 

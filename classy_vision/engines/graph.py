@@ -52,8 +52,8 @@ class _Tracer(fx.Tracer):
 
 def parts(model: ClassyModel) -> Iterator[tuple[str, nn.Module]]:
     """The stem, the blocks, the tail and the heads by path: what is called, one after the other."""
-    if model._is_own():
-        tapped = set(model._tapped_modules().values())
+    if (hooked := model.hooked_modules()) is not None:
+        tapped = set(hooked.values())
         for path, module in model.named_modules():
             if module in tapped and not any(part in tapped for part in module.modules() if part is not module):
                 yield path, module

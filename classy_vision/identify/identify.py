@@ -21,8 +21,8 @@ from classy_vision.identify.families import FAMILIES, Family
 from classy_vision.identify.heads import heads_of
 from classy_vision.identify.shapes import Inferred, Shapes, depths
 from classy_vision.models.classy_model import MODELS, build_model
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
 from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.key_map import KeyMap, listed
 from classy_vision.weights.layout import HEAD
@@ -218,7 +218,7 @@ def _loads(
     try:
         with torch.device("meta"):
             model = build_model(config)
-            assert isinstance(model, LoadableTrunk)
+            assert isinstance(model, Trunk)
             load_weights(model, dict(theirs), layout=layout)
     except ConfigError as error:
         tried.append((0, f"{config['name']} in the {layout} layout, but {error}"))

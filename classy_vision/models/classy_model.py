@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, drop_unknown, read_config
@@ -24,10 +24,10 @@ from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, explain_removed, take_renamed
 from classy_vision.trunk.hooks import check_paths
 from classy_vision.trunk.loading import find_source, load_weights
-from classy_vision.trunk.map_layout import MapLayout, find_layouts, read_layout, unclear
+from classy_vision.trunk.map_layout import MapLayout, MapLayouts
 from classy_vision.trunk.meta import OnMeta
-from classy_vision.trunk.own_forward import OwnForward
-from classy_vision.trunk.trunk import END, ModelConfig
+from classy_vision.trunk.own_forward import ByHooks
+from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
 from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.classy_vision import checkpoint_config
@@ -35,7 +35,7 @@ from classy_vision.weights.files import WEIGHTS, read_tensors
 from classy_vision.weights.report import Report
 
 
-class ClassyModel(OwnForward):
+class ClassyModel(Trunk):
     """A trunk with heads, made from configs, checkpoints and other modules.
 
     ``model(x)`` gives the end of the trunk if there are no heads, the output of a single
@@ -426,34 +426,17 @@ class ModelAdapter(ClassyModel):
         super().__init__(in_channels=shape[0])
         if not isinstance(model, nn.Module):
             raise TypeError(f"from_model takes a torch.nn.Module, not {type(model).__name__}")
-        self._names = check_paths(model, blocks)
+        paths = check_paths(model, blocks)
         self._input_shape = shape
-        self.aliases = {path: name for name, path in self._names.items() if path != name}
         self.model = model
-        self._layouts: dict[str, MapLayout | None] = {}
-        self._given = read_layout(layout, self._steps(), self.aliases)
-        self._prepare(self._steps())
+        steps = [*paths, END]
+        names = {**{step: step for step in steps}, **{path: name for name, path in paths.items()}}
+        self._own_route = ByHooks("model", paths, MapLayouts(layout, names, shape))
+        self._own_route.prepare(self, steps)
 
     def forward(self, x: Any) -> Any:
         """What the module gives, or the outputs of the heads."""
         return self.model(x)
-
-    def _prepare(self, steps: Iterable[str]) -> None:
-        new = [step for step in steps if step not in self._tapped]
-        super()._prepare(new)
-        if new:
-            self._find_layouts(new)
-
-    def _find_layouts(self, steps: Sequence[str]) -> None:
-        given = {step: layout for step, layout in self._given.items() if step in steps}
-        found = {} if len(given) == len(steps) else find_layouts(self, self.model, steps, self._input_shape)
-        self._layouts = {**self._layouts, **found, **given}
-        self._channels_last = frozenset(step for step, value in self._layouts.items() if value == "nhwc")
-
-    def _check_layouts(self, steps: Iterable[str]) -> None:
-        for step in steps:
-            if step in self._layouts and self._layouts[step] is None:
-                raise unclear(step)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -470,30 +453,6 @@ class ModelAdapter(ClassyModel):
             if callable(named):
                 found |= {f"{path}.{name}" if path else name for name in named()}
         return {f"model.{name}" for name in found}
-
-    def extract_features(self, x: Tensor) -> Tensor:
-        """What the module's own ``extract_features`` gives, or the end of the trunk."""
-        own = getattr(self.model, "extract_features", None)
-        return own(x) if callable(own) else super().extract_features(x)
-
-    def _body(self) -> nn.Module:
-        return self.model
-
-    def _is_open(self) -> bool:
-        return not self._names
-
-    def _places(self) -> dict[str, str]:
-        return self._names or super()._places()
-
-    def _steps(self) -> list[str]:
-        return [*self._names, END] if self._names else super()._steps()
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        return self.aliases if self._names else super()._all_aliases()
-
-    def _path_of(self, step: str) -> str:
-        paths = {name: path for path, name in self.aliases.items()}
-        return "" if step == END else f"model.{paths.get(step, step)}"
 
 
 if not TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.hub.card import Facts
-from classy_vision.trunk.own_forward import OwnForward
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.trunk.use import Usable, Use, preprocessing_of, set_use, use_of, use_of_run
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 from classy_vision.weights.report import Report
@@ -69,7 +69,7 @@ def read_run(run: str | Path | None) -> dict[str, Any]:
 
 
 def read_facts(
-    model: OwnForward,
+    model: Trunk,
     config: Mapping[str, Any],
     name: str,
     license: str | None,

@@ -77,19 +77,17 @@ class MLP(ClassyModel):
         c = self.config
         first = self._between(c.input_dim, c.first_batchnorm, c.dropout if c.first_dropout else 0.0)
         # The original drops before it normalizes here, and behind hidden layers the other way round.
-        self.stem = Start(OrderedDict(reversed(first.items())))
-        self.blocks = nn.ModuleDict()
         before = c.input_dim
-        widths = [before, *c.hidden_dims, c.output_dim]
+        self.add_step("stem", Start(OrderedDict(reversed(first.items()))), before)
         for index, width in enumerate(c.hidden_dims):
             inside = self._between(width, c.use_batchnorm, c.dropout)
             act = new_activation(ActivationType.RELU)
-            self.blocks[f"layer{index}"] = chain(linear=nn.Linear(before, width), **inside, act=act)
+            block = chain(linear=nn.Linear(before, width), **inside, act=act)
+            self.add_step(f"layer{index}", block, width)
             before = width
-        self.blocks[f"layer{len(c.hidden_dims)}"] = chain(linear=nn.Linear(before, c.output_dim))
-        self.tail = nn.Identity()
+        self.add_step(f"layer{len(c.hidden_dims)}", chain(linear=nn.Linear(before, c.output_dim)), c.output_dim)
+        self.add_step(END, nn.Identity(), c.output_dim)
         self.aliases = {**self.aliases, **self._numbers()}
-        self.declare_chain(dict(zip(("stem", *self.blocks, END), (*widths, c.output_dim))))
 
     @staticmethod
     def _between(width: int, norm: bool, dropout: float) -> OrderedDict[str, nn.Module]:

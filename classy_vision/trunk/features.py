@@ -70,10 +70,11 @@ class Trace:
 def trace(
     model: nn.Module, input_shape: tuple[int, ...], steps: str | Collection[str], gradients: bool = False
 ) -> Trace:
-    """``model.walk`` run on the meta device: no data, no weights.
+    """A trunk run on the meta device: no data, no weights.
 
     Args:
-        steps: the step up to which all are read, or those to read.
+        model: a trunk.
+        steps: the step up to which all are read, or those that matter.
         gradients: whether ``unread`` and ``finished`` are going to be asked.
 
     Raises:
@@ -138,7 +139,9 @@ def _note_finished(outline: nn.Module) -> set[str]:
 def _walked(outline: Any, x: Tensor, steps: str | Collection[str]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     versions: dict[str, int] = {}
-    for name, feature in outline.walk(x, steps) if isinstance(steps, str) else outline._read(x, steps):
+    route = outline._route()
+    run = route.run if isinstance(steps, str) else route.look
+    for name, feature in run(outline, x, steps):
         features[name], versions[name] = feature, feature._version
     for name, feature in features.items():
         if feature._version != versions[name]:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import ClassyHead
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
-from classy_vision.trunk.trunk import END
+from classy_vision.trunk.trunk import END, Trunk
 from classy_vision.weights.layout import CLASSIFIER, HEAD
 from classy_vision.weights.state import StateError, head_of
 
@@ -25,7 +24,7 @@ def ids_of(state: Iterable[str]) -> set[str]:
     return {name for name in map(id_of, state) if name is not None}
 
 
-def find_skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: bool | Iterable[str]) -> set[str]:
+def find_skipped(model: Trunk, state: Mapping[str, Any], skip_heads: bool | Iterable[str]) -> set[str]:
     """The ids of heads to leave out, of the model's and of a file's."""
     known = ids_of(model.state_dict()) | ids_of(state)
     if isinstance(skip_heads, bool):
@@ -36,14 +35,14 @@ def find_skipped(model: LoadableTrunk, state: Mapping[str, Any], skip_heads: boo
     return skip
 
 
-def find_misfits(model: LoadableTrunk, native: Mapping[str, Any]) -> set[str]:
+def find_misfits(model: Trunk, native: Mapping[str, Any]) -> set[str]:
     """The ids of the heads that ``native`` does not hold in their shape, and of those of others."""
     own = model.state_dict()
     wrong = (key for key in own if shape_of(own[key]) != shape_of(native.get(key)) and "num_batches" not in key)
     return ids_of(wrong) | (ids_of(native) - ids_of(own))
 
 
-def find_end_heads(model: LoadableTrunk) -> dict[str, ClassyHead]:
+def find_end_heads(model: Trunk) -> dict[str, ClassyHead]:
     """The heads at the end of the trunk, by their place in the state dict."""
     return {
         f"heads.{block}.{head.unique_id}": head
@@ -54,7 +53,7 @@ def find_end_heads(model: LoadableTrunk) -> dict[str, ClassyHead]:
     }
 
 
-def _default_block(model: LoadableTrunk) -> str:
+def _default_block(model: Trunk) -> str:
     """The step of the family's default head."""
     try:
         return model._step(type(model).default_head(model.config).get("fork_block", END))
@@ -62,7 +61,7 @@ def _default_block(model: LoadableTrunk) -> str:
         return END
 
 
-def find_target(model: LoadableTrunk, head: str | None, lenient: bool) -> tuple[str, ClassyHead] | None:
+def find_target(model: Trunk, head: str | None, lenient: bool) -> tuple[str, ClassyHead] | None:
     """The head that a published classifier is for; None if there are several and that is not an error."""
     ends = find_end_heads(model)
     if head is not None:

@@ -1,4 +1,4 @@
-"""Reading submodules of a module whose forward is not ours."""
+"""Reading the outputs of submodules of a module whose forward is not ours."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils._pytree import tree_map_only
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import check_name
 from classy_vision.trunk.map_layout import channels_first
-from classy_vision.trunk.trunk import END
+from classy_vision.trunk.names import END
 
 
-class Taps:
-    """Whose taps they are: two trunks may be made of one module."""
+class Owner:
+    """Whose hooks they are: two trunks may be made of one module."""
 
 
 class _Call:
     """What one call of a trunk has read so far."""
 
-    def __init__(self, owner: Taps, wanted: Collection[str], channels_last: Collection[str]) -> None:
+    def __init__(self, owner: Owner, wanted: Collection[str], channels_last: Collection[str]) -> None:
         self.owner = owner
         self.wanted = frozenset(wanted)
         self.channels_last = channels_last
@@ -34,10 +34,10 @@ class StopForward(Exception):  # noqa: N818 - a signal, not an error
     """Ends a module's forward after the last block that the call in its arguments wants."""
 
 
-class _Tap:
+class _Hook:
     """A forward hook that gives a block's output to the calls of its owner that want it."""
 
-    def __init__(self, owner: Taps, name: str) -> None:
+    def __init__(self, owner: Owner, name: str) -> None:
         self.owner = owner
         self.name = name
 
@@ -54,11 +54,11 @@ class _Tap:
         if self.name in call.channels_last:
             output = channels_first(output)
         # Export drops by itself what nothing reads, and cannot see a forward that is left early.
-        goes_on = len(call.features) + 1 < len(call.wanted) or torch.compiler.is_exporting()
-        if goes_on:  # what follows may change it in place
+        continues = len(call.features) + 1 < len(call.wanted) or torch.compiler.is_exporting()
+        if continues:  # what follows may change it in place
             output = tree_map_only(torch.Tensor, torch.clone, output)
         call.features[self.name] = output
-        if not goes_on:
+        if not continues:
             raise StopForward(call)
 
 
@@ -90,26 +90,26 @@ def check_paths(model: nn.Module, blocks: Sequence[str] | Mapping[str, str]) -> 
     return dict(paths)
 
 
-def tap(owner: Taps, module: nn.Module, name: str) -> None:
-    """Makes ``module`` readable as block ``name`` in ``run_tapped``."""
-    module.register_forward_hook(_Tap(owner, name))
+def add_hook(owner: Owner, module: nn.Module, name: str) -> None:
+    """Makes ``module`` readable as block ``name`` in ``run_hooked``."""
+    module.register_forward_hook(_Hook(owner, name))
 
 
-def is_running(owner: Taps) -> bool:
-    """Whether this thread is inside ``run_tapped`` of ``owner``."""
+def is_running(owner: Owner) -> bool:
+    """Whether this thread is inside ``run_hooked`` of ``owner``."""
     return any(call.owner is owner for call in getattr(_running, "calls", ()))
 
 
-def run_tapped(
-    owner: Taps, forward: Callable[[], Any], wanted: Collection[str], channels_last: Collection[str] = ()
+def run_hooked(
+    owner: Owner, forward: Callable[[], Any], wanted: Collection[str], channels_last: Collection[str] = ()
 ) -> tuple[dict[str, Any], Any | None]:
-    """The tapped features in the order they ran, and what ``forward`` returned if it ran to its end.
+    """The features that hooks read, in the order in which they ran, and what ``forward`` returned if it ended.
 
-    It ends where the last of ``wanted`` has run; the end of the trunk is its result, unless a tap
+    It is left where the last of ``wanted`` has run. The end of the trunk is its result, unless a block
     has that name.
 
     Args:
-        owner: whose taps are read.
+        owner: whose hooks read.
         forward: runs the module.
         wanted: the blocks to read.
         channels_last: blocks whose maps are to be seen with channels first.

@@ -20,7 +20,7 @@ from classy_vision.trunk.head_places import (
     shape_of,
     to_real_key,
 )
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.weights.classy_vision import flatten, rename
 from classy_vision.weights.detect import find_layout, strip_prefix
 from classy_vision.weights.files import read_tensors
@@ -37,7 +37,7 @@ SkipHeads = bool | Iterable[str] | Literal["unfit"]
 
 
 def load_weights(
-    model: LoadableTrunk,
+    model: Trunk,
     source: str | Path | Mapping[str, Any],
     *,
     layout: str | None = None,
@@ -91,7 +91,7 @@ class _Loading:
         skip_heads: the heads that keep their weights.
     """
 
-    model: LoadableTrunk
+    model: Trunk
     fitting: Fitting
     head: str | None
     skip_heads: SkipHeads
@@ -192,7 +192,7 @@ def find_source(source: Any) -> Any:
     raise ConfigError(f"weights = {source!r}: the name of a file or of published weights is needed")
 
 
-def _fill(model: LoadableTrunk, native: Mapping[str, Any]) -> None:
+def _fill(model: Trunk, native: Mapping[str, Any]) -> None:
     """Loads ``native``; a model without memory takes the tensors as its own."""
     own = model.state_dict()
     empty = any(value.is_meta for value in own.values() if isinstance(value, Tensor))

@@ -19,15 +19,52 @@ def channels_first(x: Tensor) -> Tensor:
     return x.movedim(-1, 1) if x.dim() in (4, 5) else x
 
 
-def read_layout(
-    layout: MapLayout | Mapping[str, MapLayout] | None, steps: Iterable[str], aliases: Mapping[str, str]
-) -> dict[str, MapLayout]:
-    """The layouts that a caller has named, by step.
+class MapLayouts:
+    """The layouts of the steps of one trunk, by step: those that its author named, and those that were found.
+
+    Args:
+        layout: for all blocks, or by block; None finds them.
+        names: the steps, by every name that they have.
+        input_shape: without the batch.
 
     Raises:
         ConfigError: no such layout or block.
     """
-    names = {**{step: step for step in steps}, **aliases}
+
+    def __init__(
+        self,
+        layout: MapLayout | Mapping[str, MapLayout] | None,
+        names: Mapping[str, str],
+        input_shape: tuple[int, ...],
+    ) -> None:
+        self._input_shape = input_shape
+        self._given = _check_layouts(layout, names)
+        self._known: dict[str, MapLayout | None] = {}
+        self.channels_last: frozenset[str] = frozenset()
+
+    def find(self, trunk: nn.Module, module: nn.Module, steps: Sequence[str]) -> None:
+        """Finds the layouts of ``steps``, whose features are still as ``module`` makes them."""
+        given = {step: layout for step, layout in self._given.items() if step in steps}
+        if len(given) < len(steps):
+            self._known |= find_layouts(trunk, module, steps, self._input_shape)
+        self._known |= given
+        self.channels_last = frozenset(step for step, value in self._known.items() if value == "nhwc")
+
+    def check(self, steps: Iterable[str]) -> None:
+        """Raises where the layout of a step is not known."""
+        for step in steps:
+            if step in self._known and self._known[step] is None:
+                raise ConfigError(
+                    f"block {step!r}: it cannot be told whether the channels of its map come first or last; "
+                    f"say from_model(..., layout='nchw') or layout='nhwc', or layout={{{step!r}: 'nchw'}} for "
+                    f"one block"
+                )
+
+
+def _check_layouts(
+    layout: MapLayout | Mapping[str, MapLayout] | None, names: Mapping[str, str]
+) -> dict[str, MapLayout]:
+    """The layouts that a caller has named, by step."""
     given = layout if isinstance(layout, Mapping) else dict.fromkeys(names, layout) if layout else {}
     for name, value in given.items():
         if name not in names:
@@ -99,11 +136,3 @@ def _fitting(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> set[str]:
 def _is_scaled(area: Sequence[int], whole: Sequence[int]) -> bool:
     (h, w), (height, width) = area, whole
     return h == w if height == width else abs(h * width - w * height) <= max(height, width)
-
-
-def unclear(step: str) -> ConfigError:
-    """The error where the layout of a step is needed and cannot be told."""
-    return ConfigError(
-        f"block {step!r}: it cannot be told whether the channels of its map come first or last; say "
-        f"from_model(..., layout='nchw') or layout='nhwc', or layout={{{step!r}: 'nchw'}} for one block"
-    )

@@ -1,115 +1,148 @@
-"""Models whose forward is their author's: any of their submodules is a block."""
+"""Trunks whose forward is their author's: any of their submodules is a block, and hooks read them."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import check_name, is_name
-from classy_vision.trunk.hooks import Taps, is_running, run_tapped, tap
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
-from classy_vision.trunk.trunk import END, ModelConfig
+from classy_vision.trunk.heads_on_blocks import join_outputs, plan_heads, run_heads
+from classy_vision.trunk.hooks import Owner, add_hook, is_running, run_hooked
+from classy_vision.trunk.map_layout import MapLayouts
+from classy_vision.trunk.names import END, group_names
+from classy_vision.trunk.route import Features, Route
 
-_tapping = threading.Lock()
+_adding = threading.Lock()
 
 
-class OwnForward(LoadableTrunk):
-    """A trunk that may have a ``forward`` of its own instead of ``stem``, ``blocks`` and ``tail``.
+class ByHooks(Route):
+    """The route of a trunk whose class has a ``forward`` of its own.
 
-    Every submodule is then a block, by its own name where that is unique in the model ("layer4"), and
-    by its path ("encoder.layers.0", in state dicts "encoder-layers-0"). Features are read by hooks;
-    the forward ends where the last block that is wanted has run.
+    A submodule is a block by its own name where that is unique in the model ("layer4"), and by its path
+    ("encoder.layers.0", in state dicts "encoder-layers-0"). The forward is left where the last block that is
+    wanted has run.
+
+    Args:
+        body: the path of the module whose submodules are the blocks; empty for the trunk itself.
+        paths: {block name: path} of the only blocks; empty where any submodule is one.
+        layouts: where the channels of maps are found to be; None where they come first.
     """
 
-    _forward_is_own: ClassVar[bool] = False
-    _runs_heads: ClassVar[bool] = False
-    """Whether a class's own forward calls the one that runs the heads, which is so of ours."""
+    def __init__(
+        self, body: str = "", paths: Mapping[str, str] | None = None, layouts: MapLayouts | None = None
+    ) -> None:
+        self.body = body
+        self.paths = dict(paths or {})
+        self.layouts = layouts
+        self.owner = Owner()
+        self.hooked: dict[str, str] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "forward" in cls.__dict__ and not cls._runs_heads:
-            cls._forward_is_own = True
-            cls.forward = _with_heads(cls.__dict__["forward"])  # type: ignore[method-assign]
+    def key(self, trunk: Any) -> tuple[str, ...]:
+        return ()
 
-    def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self._taps = Taps()
-        self._tapped: dict[str, str] = {}
-        self._channels_last: frozenset[str] = frozenset()
+    def steps(self, trunk: Any) -> Sequence[str]:
+        blocks = self.paths or [self.find(trunk, block) for block in trunk.heads if block != END]
+        return [*blocks, END]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """An author's module may have the name of a method of ours, which it then hides."""
-        if name == "heads" and not isinstance(value, nn.ModuleDict):
-            raise TypeError(f"{type(self).__name__}.heads holds what set_heads attaches; name yours otherwise")
-        hides = (
-            self._forward_is_own and isinstance(value, nn.Module) and callable(getattr(type(self), name, None))
-        )
-        if name in self.__dict__.get("_modules", ()):
-            self.__dict__.pop(name, None)
-        if not hides:
-            return super().__setattr__(name, value)
-        nn.Module.__setattr__(self, name, value)
-        self.__dict__[name] = value  # found before the method is
+    def aliases(self, trunk: Any) -> Mapping[str, str]:
+        return {path: name for name, path in self._places(trunk).items() if name != path}
 
-    def __delattr__(self, name: str) -> None:
-        if name in self._modules:
-            self.__dict__.pop(name, None)
-        super().__delattr__(name)
+    def block_names(self, trunk: Any) -> list[str]:
+        if not self.paths:
+            return [*(name for name in self._places(trunk) if name != END), END]
+        groups = group_names(self.steps(trunk), self.aliases(trunk))
+        return [name for step, others in groups.items() for name in (step, *others)]
 
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        if self._forward_is_own and callable(getattr(type(self), name, None)):
-            setattr(self, name, module)
-        else:
-            super().add_module(name, module)
+    def find(self, trunk: Any, block: str) -> str:
+        if block == END or block in self.hooked:
+            return block
+        places, aliases = self._places(trunk), self.aliases(trunk)
+        if self.paths:
+            if block in places or block in aliases:
+                return block if block in places else aliases[block]
+            raise unknown("block", block, self.block_names(trunk), type(trunk).__name__)
+        step = block if block in places else aliases.get(block)
+        if step is None:
+            step = {path.replace(".", "-"): name for name, path in places.items()}.get(block)
+        if step is not None:
+            return check_name("block", step)
+        same = [path for path in places.values() if path.rpartition(".")[2] == block]
+        if same:
+            raise ConfigError(
+                f"{type(trunk).__name__}: block {block!r} is not unique: name one by its path: "
+                f"{', '.join(same)}"
+            )
+        raise unknown("block", block, [*places, END], type(trunk).__name__)
 
-    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        if not self._is_own():
-            return super().walk(x, until)
-        steps, until = self._steps(), self._step(until)
-        return self._read(x, steps[: steps.index(until) + 1] if until in steps else [until])
+    def walk(self, trunk: Any, x: Tensor, until: str) -> Features:
+        steps, until = self.steps(trunk), self.find(trunk, until)
+        return self.read(trunk, x, steps[: steps.index(until) + 1] if until in steps else [until])
 
-    def extract_features(self, x: Tensor) -> Tensor:
-        """The end of the trunk, whatever heads there are."""
-        if not self._is_own():
-            return super().extract_features(x)
-        features: Any = run_tapped(self._taps, functools.partial(self.forward, x), (), self._channels_last)[1]
-        return features
+    def run(self, trunk: Any, x: Tensor, until: str) -> Features:
+        return self.walk(trunk, x, until)
 
-    def check_input(self, x: Tensor) -> None:
-        if not self._is_own():
-            super().check_input(x)
+    def read(self, trunk: Any, x: Tensor, steps: Collection[str]) -> Features:
+        return iter(self.read_call(trunk, functools.partial(trunk.forward, x), steps))
 
-    @property
-    def block_names(self) -> list[str]:
-        return (
-            [*(name for name in self._places() if name != END), END] if self._is_open() else super().block_names
-        )
+    def look(self, trunk: Any, x: Tensor, steps: Collection[str]) -> Features:
+        return self.read(trunk, x, steps)
 
-    def _is_own(self) -> bool:
-        """Whether this model is run by its author's forward, and not block by block."""
-        if not self._forward_is_own:
-            return False
-        parts = self._modules
-        is_chain = isinstance(parts.get("blocks"), nn.ModuleDict) and {"stem", "tail"} <= parts.keys()
-        return not is_chain
+    def end(self, trunk: Any, x: Tensor) -> Tensor:
+        own = getattr(self._body(trunk), "extract_features", None) if self.body else None
+        if callable(own):  # of the module that was made into a trunk
+            features: Tensor = own(x)
+            return features
+        forward = functools.partial(trunk.forward, x)
+        end: Any = run_hooked(self.owner, forward, (), self._channels_last())[1]
+        return end
 
-    def _is_open(self) -> bool:
-        """Whether every submodule is a block, and not only those that were named."""
-        return self._is_own()
+    def path(self, trunk: Any, step: str) -> str:
+        path = self._places(trunk).get(step, "")
+        return f"{self.body}.{path}" if self.body and path else path
 
-    def _body(self) -> nn.Module:
-        """The module whose submodules are the blocks."""
-        return self
+    def check_input(self, trunk: Any, x: Any) -> None:
+        """An author's forward takes what it takes."""
 
-    def _places(self) -> dict[str, str]:
-        """Every submodule's path, by the name that it has as a block."""
-        modules = self._body().named_modules(remove_duplicate=False)
+    def prepare(self, trunk: Any, steps: Iterable[str]) -> None:
+        new = [step for step in steps if step not in self.hooked]
+        for step in new:
+            self._hook(trunk, step)
+        if new and self.layouts:
+            self.layouts.find(trunk, self._body(trunk), new)
+
+    def check_layouts(self, steps: Iterable[str]) -> None:
+        if self.layouts:
+            self.layouts.check(steps)
+
+    def read_call(
+        self, trunk: Any, forward: Callable[[], Any], steps: Collection[str]
+    ) -> list[tuple[str, Any]]:
+        """The features of ``steps`` in one call of the author's forward, in the order in which they ran."""
+        self.prepare(trunk, steps)
+        return list(run_hooked(self.owner, forward, steps, self._channels_last())[0].items())
+
+    def modules(self, trunk: Any) -> dict[str, nn.Module]:
+        """The modules that have hooks, by block."""
+        body = self._body(trunk)
+        return {name: body.get_submodule(path) for name, path in self.hooked.items() if path}
+
+    def _channels_last(self) -> Collection[str]:
+        return self.layouts.channels_last if self.layouts else ()
+
+    def _body(self, trunk: nn.Module) -> nn.Module:
+        return trunk.get_submodule(self.body)
+
+    def _places(self, trunk: nn.Module) -> dict[str, str]:
+        """The path of every block, by its name."""
+        if self.paths:
+            return self.paths
+        modules = self._body(trunk).named_modules(remove_duplicate=False)
         paths = [path for path, _ in modules if path and path.partition(".")[0] != "heads"]
         count = Counter(path.rpartition(".")[2] for path in paths)
         own = {name: path for path in paths if count[name := path.rpartition(".")[2]] == 1 and is_name(name)}
@@ -118,83 +151,32 @@ class OwnForward(LoadableTrunk):
         by_path = {path: name for name, path in {**rest, **own}.items()}
         return {by_path[path]: path for path in paths if path in by_path}
 
-    def _steps(self) -> list[str]:
-        if not self._is_open():
-            return super()._steps()
-        return [*(self._step(block) for block in self.heads if block != END), END]
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        if not self._is_open():
-            return super()._all_aliases()
-        return {path: name for name, path in self._places().items() if name != path}
-
-    def _step(self, block: str) -> str:
-        if not self._is_open():
-            return super()._step(block)
-        if block == END or block in self._tapped:
-            return block
-        places = self._places()
-        step = block if block in places else self._all_aliases().get(block)
-        if step is None:
-            step = {path.replace(".", "-"): name for name, path in places.items()}.get(block)
-        if step is not None:
-            return check_name("block", step)
-        same = [path for path in places.values() if path.rpartition(".")[2] == block]
-        if same:
-            raise ConfigError(
-                f"{type(self).__name__}: block {block!r} is not unique: name one by its path: {', '.join(same)}"
-            )
-        raise unknown("block", block, [*places, END], type(self).__name__)
-
-    def _extent(self, steps: Collection[str]) -> str | Collection[str]:
-        return steps if self._is_own() else super()._extent(steps)
-
-    def _read(self, x: Tensor, steps: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        if not self._is_own():
-            return super()._read(x, steps)
-        return iter(self._run_tapped(functools.partial(self.forward, x), steps))
-
-    def _run_tapped(self, forward: Callable[[], Any], steps: Collection[str]) -> list[tuple[str, Any]]:
-        self._prepare(steps)
-        return list(run_tapped(self._taps, forward, steps, self._channels_last)[0].items())
-
-    def _prepare(self, steps: Iterable[str]) -> None:
-        for step in steps if self._is_own() else ():
-            if step not in self._tapped:
-                self._tap(step)
-
-    def _tap(self, step: str) -> None:
-        with _tapping:
-            if step in self._tapped:
+    def _hook(self, trunk: Any, step: str) -> None:
+        with _adding:
+            if step in self.hooked:
                 return
-            path = self._places().get(step, "")  # the end of the trunk may be no module
+            path = self._places(trunk).get(step, "")  # the end of the trunk may be no module
             if path:
-                tap(self._taps, self._body().get_submodule(path), step)
-            self._tapped[step] = path
-
-    def _path_of(self, step: str) -> str:
-        """The name of the module that gives a step; empty where it is not one of ours."""
-        if not self._is_own():
-            return super()._path_of(step)
-        path = self._places().get(step, "")
-        body = next(name for name, module in self.named_modules() if module is self._body())
-        return f"{body}.{path}" if body and path else path
-
-    def _tapped_modules(self) -> dict[str, nn.Module]:
-        """The modules that are read by hooks, by block."""
-        return {name: self._body().get_submodule(path) for name, path in self._tapped.items() if path}
+                add_hook(self.owner, self._body(trunk).get_submodule(path), step)
+            self.hooked[step] = path
 
 
-def _with_heads(own: Callable[..., Any]) -> Callable[..., Any]:
+def with_heads(own: Callable[..., Any]) -> Callable[..., Any]:
     """An author's forward that gives what the heads make of its blocks, where there are heads."""
 
     @functools.wraps(own)
-    def forward(self: OwnForward, *args: Any, **kwargs: Any) -> Any:
-        if not self.heads or not self._is_own() or is_running(self._taps):
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        route, heads = self._route(), self.heads
+        if not heads or not isinstance(route, ByHooks) or is_running(route.owner):
             return own(self, *args, **kwargs)
-        heads = self.heads
-        _, _, readers = self._planned(heads)
-        features = self._run_tapped(functools.partial(own, self, *args, **kwargs), readers)
-        return self._outputs(features, heads, readers)
+        plan = plan_heads(self, heads)
+        features = route.read_call(self, functools.partial(own, self, *args, **kwargs), plan.readers)
+        found = {head: output for *_, outputs in run_heads(features, heads, plan) for head, output in outputs}
+        return join_outputs(heads, found)
 
     return forward
+
+
+def is_own_name(trunk: nn.Module, name: str) -> bool:
+    """Whether an author's module may have ``name``, though a method of ours has it, which it then hides."""
+    return type(trunk)._forward_is_own and callable(getattr(type(trunk), name, None))  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.trunk.head_places import find_end_heads, find_skipped, id_of, to_virtual_key
-from classy_vision.trunk.loadable_trunk import LoadableTrunk
+from classy_vision.trunk.trunk import Trunk
 from classy_vision.weights.files import write_tensors
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import OURS
@@ -17,7 +17,7 @@ from classy_vision.weights.state import head_of
 
 
 def save_weights(
-    model: LoadableTrunk, path: str | Path, *, layout: str = "native", skip_heads: bool | Iterable[str] = ()
+    model: Trunk, path: str | Path, *, layout: str = "native", skip_heads: bool | Iterable[str] = ()
 ) -> None:
     """Writes the weights as a ``.safetensors`` file in any layout the family knows.
 
@@ -36,7 +36,7 @@ def save_weights(
     write_tensors(path, to_layout(model, layout, skip_heads), {"layout": layout})
 
 
-def to_layout(model: LoadableTrunk, layout: str, skip_heads: bool | Iterable[str] = ()) -> dict[str, Tensor]:
+def to_layout(model: Trunk, layout: str, skip_heads: bool | Iterable[str] = ()) -> dict[str, Tensor]:
     """The state dict of ``model`` as another library names it; see ``save_weights``."""
     check_layout(type(model), layout)
     state = model.state_dict()
@@ -59,7 +59,7 @@ def to_layout(model: LoadableTrunk, layout: str, skip_heads: bool | Iterable[str
     return model.foreign_key_maps()[layout].save({to_virtual_key(key, ends): v for key, v in state.items()})
 
 
-def check_layout(family: type[LoadableTrunk], layout: str) -> None:
+def check_layout(family: type[Trunk], layout: str) -> None:
     """Raises an UnknownNameError if weights of ``family`` cannot be written in ``layout``."""
     if layout not in (*OURS, *family.layouts):
         raise unknown("layout", layout, dict.fromkeys([*OURS, *family.layouts]), family.__name__)

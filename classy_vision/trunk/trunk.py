@@ -1,20 +1,38 @@
-"""A trunk: a sequence of named blocks that turns an input into features."""
+"""A trunk: a sequence of named blocks that turns an input into features, with heads on any of them."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+from typing_extensions import Self
 
-from classy_vision.config import Config, ConfigError, PositiveInt, Probability, unknown
-from classy_vision.layers.recompute import recompute
-from classy_vision.trunk.features import FeatureInfo, trace
+from classy_vision.config import Config, ConfigError, PositiveInt, Probability
+from classy_vision.heads.classy_head import ClassyHead
+from classy_vision.trunk.features import FeatureInfo, Trace, trace
+from classy_vision.trunk.heads_on_blocks import (
+    NO_HEADS,
+    Plan,
+    WithHeads,
+    attach_heads,
+    join_outputs,
+    look_again,
+    plan_heads,
+    run_heads,
+)
+from classy_vision.trunk.names import END, group_names
+from classy_vision.trunk.own_forward import ByHooks, is_own_name, with_heads
+from classy_vision.trunk.route import Route
+from classy_vision.trunk.sequence import SEQUENCE, is_sequence, tell_step
+from classy_vision.trunk.state import load_classy, load_heads, load_trunk, load_whole, rename_within, to_classy
+from classy_vision.trunk.training import Training, freeze_until, set_gradients
+from classy_vision.weights.fitting import Fitting
+from classy_vision.weights.key_map import KeyMap
+from classy_vision.weights.layout import Layouts
 
-END = "trunk_output"
-"""The name of the end of every trunk."""
+__all__ = ["END", "ModelConfig", "Trunk"]
 
 
 class ModelConfig(Config):
@@ -35,10 +53,11 @@ class ModelConfig(Config):
 
 
 class Trunk(nn.Module):
-    """A stem, named blocks and a tail, walked one after the other.
+    """Named blocks, and any number of heads on them: ``heads[block][id]``.
 
-    A family assigns ``stem``, ``blocks`` (an ordered ``nn.ModuleDict``) and ``tail``. A block
-    must not change its input in place: a head may read it.
+    A family adds a stem, blocks and a tail, which run one after the other; a class that defines ``forward``
+    has every submodule as a block. A head's input is a local variable of the forward pass, so that is where
+    the head runs. A block must not change its input in place: a head may read it.
 
     Args:
         config: the family's configuration, as an object or a mapping.
@@ -48,115 +67,65 @@ class Trunk(nn.Module):
         ConfigError: a key or value that the family does not take.
     """
 
+    # What a family says
+
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     aliases: Mapping[str, str] = {}
-    """Further names for blocks, those of the original."""
+    """Further names for steps, those of the original."""
+    names_stages: ClassVar[bool] = True
+    """Whether ``block3`` is another name for the last of ``block3-0``, ``block3-1``, …."""
+    is_sequential: ClassVar[bool] = True
+    """Whether ``walk`` gives what the steps' modules give, one after the other. A class that defines ``walk``
+    says so itself; otherwise its features are looked at."""
+    layouts: ClassVar[Layouts] = {}
+    """How other libraries name the family's weights, by library."""
+    optional_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys that some models of the family have and others do not."""
+    classy_version: ClassVar[float | None] = None
+    """What the original writes into the family's states as "version"."""
 
     stem: nn.Module
     blocks: nn.ModuleDict
     tail: nn.Module
+    heads: nn.ModuleDict
 
-    def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
-        super().__init__()
-        if isinstance(config, self.config_class) and not options:
-            self.config = config
-            return
-        given = config.model_dump(exclude_unset=True) if isinstance(config, ModelConfig) else config
-        if not isinstance(given or {}, Mapping):
-            raise ConfigError(f"{type(self).__name__} takes a config or keyword arguments, not {config!r}")
-        self.config = self.config_class.parse({**(given or {}), **options}, type(self).__name__)
+    _forward_is_own: ClassVar[bool] = False
+    _runs_heads: ClassVar[bool] = False
+    """Whether a class's own forward calls the one that runs the heads, which is so of ours."""
+    _own_route: ByHooks | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and hasattr(type(self), name):
-            raise TypeError(
-                f"{type(self).__name__}.{name} is taken by the base class; name the module otherwise"
-            )
-        super().__setattr__(name, value)
+    @classmethod
+    def default_head(cls, config: ModelConfig) -> dict[str, Any]:
+        """The head that ``num_classes`` stands for, by its name and options."""
+        return {"name": "fully_connected"}
 
-    def declare_chain(self, channels: Mapping[str, int]) -> None:
-        """For families, at the end of construction: what their steps give, so that nobody has to look.
-
-        Holds while the steps are these modules, and each reads all of its parameters and the one
-        before it.
-
-        Args:
-            channels: of the stem, the blocks and ``END``.
-        """
-        self._chain = (self._parts(), dict(channels))
-
-    # Running
-
-    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        """Runs the trunk step by step: (name, feature) of the stem, each block and the end.
-
-        The only place where a trunk runs. A backbone that is no chain overrides it.
-
-        Args:
-            x: the input batch.
-            until: the last block to run.
-        """
-        if "blocks" not in self._modules or (until != END and until not in self.blocks):
-            until = self._step(until)
-        x = self.stem(x)
-        yield "stem", x
-        if until == "stem":
-            return
-        for name, block in self.blocks.items():
-            x = self._run(block, x)
-            yield name, x
-            if until == name:
-                return
-        yield END, self.tail(x)
-
-    def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
-        """The features of ``blocks`` by name; nothing behind the deepest of them runs.
-
-        Raises:
-            UnknownNameError: a name that is not in ``block_names``.
-            ValueError: the input's rank or channels are not what the trunk takes.
-        """
-        if isinstance(blocks, str):
-            raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
-        steps = {block: self._step(block) for block in blocks}
-        self.check_input(x)
-        self._prepare(steps.values())
-        found = dict(self._read(x, set(steps.values()))) if steps else {}
-        return {block: found[step] for block, step in steps.items()}
-
-    def extract_features(self, x: Tensor) -> Tensor:
-        """The end of the trunk, whatever heads there are."""
-        return self.features(x, [END])[END]
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The usual input without the batch: (c, h, w). Other sizes work as well."""
+        return (self.config.in_channels, 224, 224)
 
     def check_input(self, x: Tensor) -> None:
-        """Raises where ``x`` is no batch of what the trunk takes.
+        """Raises where ``x`` is not a batch of what the trunk takes.
 
         Raises:
-            TypeError: it is no tensor.
+            TypeError: it is not a tensor.
             ValueError: its rank, channels or type are others.
         """
-        if isinstance(x, torch.fx.Proxy):
-            return
-        if not isinstance(x, Tensor):
-            raise TypeError(f"the input is a tensor (n, c, h, w), not {type(x).__name__}")
-        channels = self.config.in_channels
-        if x.dim() != 4 or x.shape[1] != channels:
-            hint = "; one image is x[None]" if x.dim() == 3 else ""
-            if x.dim() == 4 and x.shape[-1] == channels:
-                hint = "; channels come second: x.permute(0, 3, 1, 2)"
-            raise ValueError(
-                f"{type(self).__name__} takes images (n, {channels}, h, w), not {tuple(x.shape)}{hint}"
-            )
-        if not x.is_floating_point():
-            raise ValueError(f"images are floating point, not {x.dtype}: normalize them, x.float() / 255")
+        self._route().check_input(self, x)
 
-    def _read(self, x: Tensor, steps: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        """The features of ``steps``, in the order in which they run; nothing behind the deepest runs."""
-        return ((name, feature) for name, feature in self.walk(x, self._deepest(steps)) if name in steps)
+    def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
+        """Makes weights by our names fit this model, where the family knows how: positions, kernels.
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return recompute(block, x)
-        return block(x)
+        Args:
+            native: by our names.
+            fitting: how, where the caller has a choice; what was done is noted there.
+        """
+        return native
+
+    def key_map(self) -> KeyMap | None:
+        """The trunk's names in the original's layout; None where they are ours."""
+        layout = self.layouts.get("classy_vision")
+        return layout.key_map("ClassyVision", self.config, ()) if layout else None
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay would only pull to zero: learned tokens and positions.
@@ -166,20 +135,150 @@ class Trunk(nn.Module):
         """
         return set()
 
-    # Blocks
+    # Construction
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The usual input without the batch: (c, h, w). Other sizes work as well."""
-        return (self.config.in_channels, 224, 224)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "walk" in cls.__dict__ and "is_sequential" not in cls.__dict__:
+            cls.is_sequential = False
+        if "forward" in cls.__dict__ and not cls._runs_heads:
+            cls._forward_is_own = True
+            cls.forward = with_heads(cls.__dict__["forward"])  # type: ignore[method-assign]
+
+    def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__()
+        self.config = self._read_config(config, options)
+        self.heads = nn.ModuleDict()
+        self._plan: Plan = NO_HEADS
+        self._training_state = Training()
+        self._own_route = ByHooks() if self._forward_is_own else None
+
+    @classmethod
+    def _read_config(
+        cls, config: ModelConfig | Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> ModelConfig:
+        if isinstance(config, cls.config_class) and not options:
+            return config
+        given = config.model_dump(exclude_unset=True) if isinstance(config, ModelConfig) else config
+        if not isinstance(given or {}, Mapping):
+            raise ConfigError(f"{cls.__name__} takes a config or keyword arguments, not {config!r}")
+        return cls.config_class.parse({**(given or {}), **options}, cls.__name__)
+
+    def add_step(self, name: str, module: nn.Module, channels: int) -> None:
+        """Adds a step where a family builds it: the stem, then each block, then the end.
+
+        Steps that are told so run one after the other, each reads all of its parameters, and heads get
+        their width without a look. Modules that are assigned to ``stem``, ``blocks`` and ``tail`` work as well.
+
+        Args:
+            name: "stem", the name of a block, or ``END``.
+            module: what runs.
+            channels: of its feature.
+        """
+        tell_step(self, name, module, channels)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keeps our names ours; the modules of an author's forward may hide methods."""
+        if name == "heads" and not isinstance(value, nn.ModuleDict):
+            raise TypeError(f"{type(self).__name__}.heads holds what set_heads attaches; name yours otherwise")
+        if name in self.__dict__.get("_modules", ()):
+            self.__dict__.pop(name, None)
+        is_taken = isinstance(value, nn.Module) and hasattr(type(self), name)
+        if is_taken and not is_own_name(self, name):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is taken by the base class; name the module otherwise"
+            )
+        super().__setattr__(name, value)
+        if is_taken:
+            self.__dict__[name] = value  # found before the method is
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._modules:
+            self.__dict__.pop(name, None)
+        super().__delattr__(name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        if is_own_name(self, name):
+            setattr(self, name, module)
+        else:
+            super().add_module(name, module)
+
+    # Running
+
+    def forward(self, x: Tensor) -> Any:
+        """The trunk's output, the output of the only head, or a dict of outputs by head id.
+
+        Raises:
+            ValueError: the input's rank or channels are not what the trunk takes.
+        """
+        heads = self.heads  # this call's: another thread may attach others meanwhile
+        self.check_input(x)
+        end, found = x, {}
+        for _, feature, outputs in self._run_with(heads, x):
+            for head, output in outputs:
+                found[head] = output
+            end = feature
+        return join_outputs(heads, found) if heads else end
+
+    def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
+        """Runs the trunk step by step: (name, feature) of the stem, each block and the end.
+
+        The only place where a trunk runs. A backbone whose blocks do not follow one another defines it anew.
+
+        Args:
+            x: the input batch.
+            until: the last block to run.
+        """
+        return self._route().walk(self, x, until)
+
+    def steps(self, x: Tensor, until: str | None = None) -> WithHeads:
+        """Runs the trunk and its heads step by step: (name, feature, outputs of the heads there).
+
+        Outputs are pairs (head id, output), and a head runs when its pair is asked for.
+
+        Args:
+            x: the input batch.
+            until: the last block to run; by default where ``model(x)`` stops.
+        """
+        return self._run_with(self.heads, x, until)
+
+    def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
+        """The features of ``blocks`` by name; nothing runs after the deepest of them.
+
+        Raises:
+            UnknownNameError: a name that is not in ``block_names``.
+            ValueError: the input's rank or channels are not what the trunk takes.
+        """
+        if isinstance(blocks, str):
+            raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
+        steps = {block: self._step(block) for block in blocks}
+        self.check_input(x)
+        found = dict(self._route().read(self, x, set(steps.values()))) if steps else {}
+        return {block: found[step] for block, step in steps.items()}
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        """The end of the trunk, whatever heads there are."""
+        self.check_input(x)
+        return self._route().end(self, x)
+
+    def _run_with(self, heads: nn.ModuleDict, x: Tensor, until: str | None = None) -> WithHeads:
+        plan = plan_heads(self, heads)
+        return run_heads(self._route().run(self, x, until or plan.until), heads, plan)
+
+    def _route(self) -> Route:
+        """How the trunk is run: its parts one after the other, or its author's forward."""
+        return SEQUENCE if self._own_route is None or is_sequence(self) else self._own_route
+
+    # Blocks
 
     @property
     def block_names(self) -> list[str]:
         """Every name that a head and ``features`` accept, in the order in which they run."""
-        names: dict[str, list[str]] = {step: [step] for step in self._steps()}
-        for alias, step in self._all_aliases().items():
-            names[step].append(alias)
-        return [name for group in names.values() for name in group]
+        return self._route().block_names(self)
+
+    def block_aliases(self) -> dict[str, list[str]]:
+        """The further names of every step, by step, in the order in which steps run."""
+        return group_names(self._steps(), self._route().aliases(self))
 
     def feature_info(
         self, blocks: Iterable[str] | None = None, input_shape: Sequence[int] | None = None
@@ -198,54 +297,180 @@ class Trunk(nn.Module):
         steps = {block: self._step(block) for block in (self._steps() if blocks is None else blocks)}
         if not steps:
             return {}
-        self._prepare(steps.values())
-        self._check_layouts(steps.values())
-        traced = trace(self, tuple(input_shape or self.input_shape), self._extent(set(steps.values())))
+        self._route().prepare(self, steps.values())
+        self._route().check_layouts(steps.values())
+        traced = trace(self, tuple(input_shape or self.input_shape), set(steps.values()))
         return {block: traced.info(step) for block, step in steps.items()}
 
-    def _known_channels(self) -> Mapping[str, int]:
-        """The channels of every step, without a look; none where the family has not told."""
-        parts, channels = self.__dict__.get("_chain", ((), {}))
-        if not parts or not type(self).walk.__module__.startswith("classy_vision."):
-            return {}
-        now = self._parts()
-        return channels if len(now) == len(parts) and all(map(operator.is_, parts, now)) else {}
+    def hooked_modules(self) -> dict[str, nn.Module] | None:
+        """The modules that hooks read, by block, where the forward is its author's; None for other trunks."""
+        route = self._route()
+        return route.modules(self) if isinstance(route, ByHooks) else None
 
-    def _prepare(self, steps: Iterable[str]) -> None:
-        """Makes steps readable, where that takes more than to walk to them."""
-
-    def _check_layouts(self, steps: Iterable[str]) -> None:
-        """Raises where it cannot be told which axis of a step's feature holds channels."""
-
-    def _parts(self) -> tuple[nn.Module, ...]:
-        return (self.stem, *self.blocks.values(), self.tail)
-
-    def _steps(self) -> list[str]:
-        return ["stem", *self.blocks, END] if "blocks" in self._modules else []
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        """The original's names: those of the family, and of a stage, ``block3`` for its end."""
-        steps = self._steps()
-        stages = {name.rpartition("-")[0]: name for name in steps if "-" in name}
-        return {alias: step for alias, step in {**stages, **self.aliases}.items() if alias not in steps}
+    def _steps(self) -> Sequence[str]:
+        return self._route().steps(self)
 
     def _step(self, block: str) -> str:
-        """The step of the walk that ``block`` names."""
-        step = block if block in self._steps() else self._all_aliases().get(block)
-        if step is None and not self._steps():
-            raise unknown(
-                "block",
-                block,
-                [],
-                f"{type(self).__name__} has no blocks: assign stem, blocks and tail, or define forward",
-            )
-        if step is None:
-            raise unknown("block", block, self.block_names, type(self).__name__)
-        return step
+        """The step that ``block`` names."""
+        return self._route().find(self, block)
 
-    def _extent(self, steps: Collection[str]) -> str | Collection[str]:
-        """What a walk without data reads for the sake of ``steps``: all up to the deepest."""
-        return self._deepest(steps)
+    def _deepest(self, steps: Collection[str]) -> str:
+        return self._route().deepest(self, steps)
 
-    def _deepest(self, steps: Container[str]) -> str:
-        return [step for step in self._steps() if step in steps][-1]
+    # Heads
+
+    def set_heads(self, heads: Mapping[str, Iterable[ClassyHead]]) -> None:
+        """Replaces all heads, or raises and changes nothing.
+
+        Heads take the model's device, type and mode; those without ``in_plane`` get it from
+        their block. Parameters that no head depends on get ``requires_grad=False`` until one
+        does, unless ``train_all`` was called: make optimizers afterwards.
+
+        Args:
+            heads: {block: heads}.
+
+        Raises:
+            UnknownNameError: no such block.
+            ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
+        """
+        attach_heads(self, heads)
+
+    def get_heads(self) -> dict[str, list[ClassyHead]]:
+        """The heads by block."""
+        return {block: list(heads.values()) for block, heads in self.heads.items()}  # type: ignore[operator]
+
+    def clear_heads(self) -> None:
+        """Removes all heads; the trunk's parameters and keys stay as they are."""
+        self.set_heads({})
+
+    def head_steps(self) -> set[str]:
+        """The steps that heads read."""
+        return {self._step(block) for block in self.heads}
+
+    # What trains
+
+    @property
+    def frozen_until(self) -> str | None:
+        """The last block that ``freeze`` keeps out of training; None where nothing is frozen."""
+        return self._training_state.frozen_until
+
+    def freeze(self, until: str | None = END) -> Self:
+        """Keeps the blocks up to and including ``until`` out of training, and trains those after it.
+
+        Their parameters get ``requires_grad=False``. Their modules, norms and dropout among them, stay in
+        evaluation, also after ``model.train()``, so that running statistics do not move. It holds when
+        heads change and in copies, until it is called again. State dicts do not have it. Make optimizers
+        afterwards.
+
+        Args:
+            until: a name in ``block_names``; by default the whole trunk; None is ``unfreeze``.
+
+        Raises:
+            UnknownNameError: no such block.
+            ConfigError: it cannot be told what the block depends on, because the module cannot be run
+                without data.
+        """
+        freeze_until(self, None if until is None else self._step(until))
+        return self
+
+    def unfreeze(self) -> Self:
+        """Ends ``freeze``: what it kept out of training takes part again."""
+        return self.freeze(None)
+
+    def train_all(self) -> Self:
+        """Lets all parameters train, also those that no head depends on, for losses on features.
+
+        Holds until ``requires_grad_`` is called. What is frozen stays frozen. Training on several
+        processes then needs losses that depend on every block, or ``find_unused_parameters``.
+        """
+        set_gradients(self, True, train_all=True)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As in torch, whole or not at all, but that two kinds of parameters stay out of training: those
+        that ``freeze`` holds, and those that no head depends on (see ``train_all``)."""
+        set_gradients(self, requires_grad, train_all=False)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, whole or not at all, but that what is frozen stays in evaluation."""
+        before = [(module, module.training) for module in self.modules()]
+        try:
+            super().train(mode)
+            if frozen := self._training_state.in_evaluation:
+                for name, module in self.named_modules():
+                    module.training = module.training and name not in frozen
+        except BaseException:
+            for module, was_training in before:
+                module.training = was_training
+            raise
+        return self
+
+    def _look(self) -> Trace | None:
+        return look_again(self)
+
+    # State
+
+    def foreign_key_maps(self) -> dict[str, KeyMap]:
+        """The names of other libraries, by library; those of the head at the end begin with ``head``."""
+        blocks = list(self.blocks) if "blocks" in self._modules else []
+        layouts = {name: layout for name, layout in self.layouts.items() if name != "classy_vision"}
+        return {name: layout.key_map(name, self.config, blocks) for name, layout in layouts.items()}
+
+    def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
+        """The state in the original's layout: {"model": {"trunk": ..., "heads": ...}}.
+
+        Tensors are the model's own unless ``deep_copy`` is set.
+        """
+        return to_classy(self, deep_copy)
+
+    def set_classy_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Loads a classy state, or raises and changes nothing.
+
+        Heads that the state does not hold keep their weights.
+
+        Args:
+            state: a classy state or a checkpoint of the original, in any of its layouts.
+            strict: False lets trunk keys be missing or left over.
+
+        Raises:
+            ConfigError: keys or shapes are not the model's.
+        """
+        load_classy(self, state, strict)
+
+    def load_head_states(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Loads the heads of a classy state, and nothing else, or raises and changes nothing.
+
+        Raises:
+            ConfigError: heads, keys or shapes that are not the model's.
+        """
+        load_heads(self, state, strict)
+
+    def load_trunk_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Loads the trunk of a state, whatever heads it holds, or raises and changes nothing.
+
+        Raises:
+            ConfigError: keys or shapes that are not the trunk's.
+        """
+        load_trunk(self, state, strict)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
+        """As in torch, but all or nothing, and with the original's layouts understood.
+
+        Also where the memory does not suffice or an interrupt comes while numbers are copied: all are put
+        back then. For that a copy of the model's numbers is held meanwhile, on the CPU where its device
+        has no memory left for it. Parameters stay the same objects in the same memory, unless ``assign``
+        is set.
+
+        Raises:
+            ConfigError: keys or shapes are not the model's; the message names the first few.
+        """
+        keys: _IncompatibleKeys = load_whole(self, state_dict, strict, assign, super().load_state_dict)
+        return keys
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Understands the original's layouts also where the model is part of another module."""
+        rename_within(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)

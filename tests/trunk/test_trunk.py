@@ -12,6 +12,7 @@ from classy_vision.cost import OnMeta
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import MODELS, ClassyModel, build_model
 from classy_vision.trunk.features import trace
+from classy_vision.trunk.sequence import told_channels
 from classy_vision.trunk.trunk import END
 from tests.models.small import FAMILIES
 
@@ -28,12 +29,12 @@ SWITCHES: list[dict[str, Any]] = [
 
 def check(model: ClassyModel) -> None:
     """Channels of every step, and what rests with a head on it."""
-    channels = model._known_channels()
+    channels = told_channels(model)
     seen = trace(model, model.input_shape, END, gradients=True)
     assert channels == {step: seen.info(step).channels for step in seen.features}
     for step in (*list(channels)[:: max(1, len(channels) // 4)], END):
         model.set_heads({step: [FullyConnectedHead("x", 2)]})
-        assert model._held == seen.unread({step}), step
+        assert model._training_state.held == seen.unread({step}), step
     model.clear_heads()
 
 

@@ -104,7 +104,7 @@ def interrupted(call: Callable[[], object], line: int) -> bool:
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count
         name = frame.f_code.co_filename
-        if "undo.py" in name or not name.endswith(("headed_trunk.py", "module.py", "classy_head.py")):
+        if "undo.py" in name or not name.endswith(("heads_on_blocks.py", "module.py", "classy_head.py")):
             return trace if "undo.py" not in name else None
         if event == "line":
             count += 1

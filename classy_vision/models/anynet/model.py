@@ -236,21 +236,19 @@ class AnyNet(ClassyModel):
         p = self.params
         brick = Bricks(p.activation, p.bn_epsilon, p.bn_momentum)
         kernel, stride, pool = STEMS[p.stem_type]
-        self.stem = brick.stem(p.in_channels, p.stem_width, kernel, stride, pool)
-        self.blocks = nn.ModuleDict()
+        self.add_step("stem", brick.stem(p.in_channels, p.stem_width, kernel, stride, pool), p.stem_width)
         drops = iter(depth_rates(p.stochastic_depth, sum(p.depths)))
         se_ratio = p.se_ratio if p.use_se else None
         before = p.stem_width
-        channels = {"stem": before}
         for s, (width, stride, depth, group_width, multiplier) in enumerate(p.get_expanded_params(), 1):
             for i in range(depth):
                 step = stride if i == 0 else 1
                 plan = _Plan(brick, before, width, step, group_width, multiplier, se_ratio, next(drops))
-                self.blocks[f"block{s}-{i}"] = BLOCKS[p.block_type](plan)
-                before = channels[f"block{s}-{i}"] = width
-        self.tail = new_activation(p.activation, inplace=False) if p.final_activation else nn.Identity()
+                self.add_step(f"block{s}-{i}", BLOCKS[p.block_type](plan), width)
+                before = width
+        tail = new_activation(p.activation, inplace=False) if p.final_activation else nn.Identity()
+        self.add_step(END, tail, before)
         fan_out_normal(self)
-        self.declare_chain({**channels, END: before})
 
     @property
     def params(self) -> AnyNetParams:

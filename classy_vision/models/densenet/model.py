@@ -136,6 +136,7 @@ class DenseNet(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = DenseNetConfig
     layouts = LAYOUTS
+    names_stages = False
     config: DenseNetConfig
 
     def __init__(self, config: DenseNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -143,30 +144,25 @@ class DenseNet(ClassyModel):
         c = self.config
         brick = Bricks(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
         kernel, stride, pool = (3, 1, False) if c.small_input else (7, 2, True)
-        self.stem = brick.stem(c.in_channels, c.init_planes, kernel, stride, pool)
-        self.blocks = nn.ModuleDict()
+        self.add_step("stem", brick.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         channels = c.init_planes
-        known = {"stem": channels}
         for s, depth in enumerate(c.num_blocks):
             room = channels + depth * c.growth_rate
             for i in range(depth):
-                self.blocks[f"block{s}-{i}"] = DenseLayer(c, channels, room, next(drops))
+                layer = DenseLayer(c, channels, room, next(drops))
                 channels += c.growth_rate
-                known[f"block{s}-{i}"] = channels
+                self.add_step(f"block{s}-{i}", layer, channels)
             if s < len(c.num_blocks) - 1:
-                self.blocks[f"transition-{s}"] = Transition(c, channels)
+                transition = Transition(c, channels)
                 channels //= 2
-                known[f"transition-{s}"] = channels
-        self.tail = FinalNorm(c, channels) if c.final_bn_relu else nn.Identity()
+                self.add_step(f"transition-{s}", transition, channels)
+        self.add_step(END, FinalNorm(c, channels) if c.final_bn_relu else nn.Identity(), channels)
+        ends = {f"block_{s}": f"block{s}-{depth - 1}" for s, depth in enumerate(c.num_blocks)}
+        self.aliases = {"initial_block": "stem", **ends, "features": END}
         fan_out_normal(self)
-        self.declare_chain({**known, END: channels})
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         size = 32 if self.config.small_input else 224
         return (self.config.in_channels, size, size)
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        ends = {f"block_{s}": f"block{s}-{n - 1}" for s, n in enumerate(self.config.num_blocks)}
-        return {"initial_block": "stem", **ends, "features": END}

@@ -202,20 +202,18 @@ class EfficientNet(ClassyModel):
         c = self.config
         brick = Bricks(ActivationType.SILU, c.bn_epsilon, c.bn_momentum, c.padding == "same")
         before = c.width(STEM_FILTERS)
-        channels = {"stem": before}
-        self.stem = brick(c.in_channels, before, 3, 2)
-        self.blocks = nn.ModuleDict()
+        self.add_step("stem", brick(c.in_channels, before, 3, 2), before)
         depths = [c.depth(stage.repeats) for stage in BLOCK_PARAMS]
         drops = iter(efficientnet_rates(c.stochastic_depth, sum(depths)))
         for s, (stage, depth) in enumerate(zip(BLOCK_PARAMS, depths)):
             for i in range(depth):
                 width, stride = c.width(stage.filters), stage.stride if i == 0 else 1
                 block = MBConvBlock(brick, before, width, stage, stride, c.use_se, next(drops))
-                self.blocks[f"block{s}-{i}"] = block
-                before = channels[f"block{s}-{i}"] = width
-        self.tail = brick(before, c.width(HEAD_FILTERS), 1)
+                self.add_step(f"block{s}-{i}", block, width)
+                before = width
+        self.add_step(END, brick(before, c.width(HEAD_FILTERS), 1), c.width(HEAD_FILTERS))
+        self.aliases = {"blocks": list(self.blocks)[-1]}
         fan_out_normal(self)
-        self.declare_chain({**channels, END: c.width(HEAD_FILTERS)})
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:
@@ -226,9 +224,6 @@ class EfficientNet(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         resolution = self.config.scale.resolution
         return (self.config.in_channels, resolution, resolution)
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        return {**super()._all_aliases(), "blocks": list(self.blocks)[-1]}
 
     def key_map(self) -> KeyMap:
         # The original kept a classifier in the trunk, beside whatever heads there were.

@@ -151,6 +151,7 @@ class ResNeXt(ClassyModel):
     config_class: ClassVar[type[ModelConfig]] = ResNeXtConfig
     layouts = LAYOUTS
     aliases = {"initial_block": "stem", "blocks": END}
+    classy_version = 0.2
     config: ResNeXtConfig
 
     def __init__(self, config: ResNeXtConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -158,23 +159,20 @@ class ResNeXt(ClassyModel):
         c = self.config
         brick = Bricks(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
         kernel, stride, pool = (3, 1, False) if c.small_input else (7, 2, True)
-        self.stem = brick.stem(c.in_channels, c.init_planes, kernel, stride, pool)
-        self.blocks = nn.ModuleDict()
+        self.add_step("stem", brick.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         last = [s for s, depth in enumerate(c.num_blocks) if depth][-1:]
         width_in = c.init_planes
-        channels = {"stem": width_in}
         for s, depth in enumerate(c.num_blocks):
             for i in range(depth):
                 closed = c.final_bn_relu or [s] != last or i < depth - 1
                 stride = 2 if s > 0 and i == 0 else 1
                 width = c.init_planes * 2**s * c.reduction
                 block = self._block(brick, s, width_in, width, stride, next(drops), closed)
-                self.blocks[f"block{s}-{i}"] = block
-                width_in = channels[f"block{s}-{i}"] = width
-        self.tail = nn.Identity()
+                self.add_step(f"block{s}-{i}", block, width)
+                width_in = width
+        self.add_step(END, nn.Identity(), width_in)
         self._initialize()
-        self.declare_chain({**channels, END: width_in})
 
     def _block(
         self, brick: Bricks, s: int, width_in: int, width: int, stride: int, drop: float, closed: bool
@@ -203,6 +201,3 @@ class ResNeXt(ClassyModel):
     def input_shape(self) -> tuple[int, ...]:
         size = 32 if self.config.small_input else 224
         return (self.config.in_channels, size, size)
-
-    def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
-        return {**super().get_classy_state(deep_copy), "version": 0.2}

@@ -170,11 +170,10 @@ class ResNeXt3D(ClassyModel):
         split = c.stem_name == "r2plus1d_stem"
         t, size = (3, c.r2plus1d_stem_kernel) if split else (c.stem_temporal_kernel, c.stem_spatial_kernel)
         kernel = (t, size, size)
-        self.stem = Stem3D(c.in_channels, c.stem_planes, kernel, split, c.stem_maxpool, bn, c.input_key)
-        self.blocks = nn.ModuleDict()
+        stem = Stem3D(c.in_channels, c.stem_planes, kernel, split, c.stem_maxpool, bn, c.input_key)
+        self.add_step("stem", stem, c.stem_planes)
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         before = c.stem_planes
-        widths: dict[str, int] = {}
         for s, depth in enumerate(c.num_blocks):
             basis = c.stage_temporal_kernel_basis[s]
             space = c.stage_spatial_stride[s]
@@ -195,19 +194,19 @@ class ResNeXt3D(ClassyModel):
                     drop=next(drops),
                     bn=bn,
                 )
-                self.blocks[f"pathway0-stage{s + 1}-block{i}"] = ResBlock3D(plan)
                 before = plan.width
+                self.add_step(f"pathway0-stage{s + 1}-block{i}", ResBlock3D(plan), before)
             if (length := c.stage_temporal_pool[s]) > 1:
-                self.blocks[f"pathway0-stage{s + 1}-pool"] = nn.MaxPool3d((length, 1, 1), (length, 1, 1))
-            widths |= dict.fromkeys(list(self.blocks)[len(widths) :], before)
+                pool = nn.MaxPool3d((length, 1, 1), (length, 1, 1))
+                self.add_step(f"pathway0-stage{s + 1}-pool", pool, before)
         if c.preactivated:
             last = list(self.blocks)[-1]
-            self.blocks[f"{last}-bn"] = nn.BatchNorm3d(before, *bn)
-            self.blocks[f"{last}-relu"] = nn.ReLU()
-            widths |= {f"{last}-bn": before, f"{last}-relu": before}
-        self.tail = nn.Identity()
+            self.add_step(f"{last}-bn", nn.BatchNorm3d(before, *bn), before)
+            self.add_step(f"{last}-relu", nn.ReLU(), before)
+        self.add_step(END, nn.Identity(), before)
+        ends = {"-".join(name.split("-")[:2]): name for name in self.blocks}
+        self.aliases = {"stem-path0": "stem", **ends}
         self._initialize()
-        self.declare_chain({"stem": c.stem_planes, **widths, END: before})
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:
@@ -238,9 +237,6 @@ class ResNeXt3D(ClassyModel):
             raise ValueError(f"{type(self).__name__} takes {shapes}, not {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        return {"stem-path0": "stem", **{"-".join(name.split("-")[:2]): name for name in self.blocks}}
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         return inflate_kernels(native, self.state_dict(), fitting)

@@ -147,6 +147,7 @@ class VisionTransformer(ClassyModel):
     config_class: ClassVar[type[ModelConfig]] = VisionTransformerConfig
     layouts = LAYOUTS
     optional_keys = frozenset({CLASS_TOKEN})
+    is_sequential = True
     config: VisionTransformerConfig
     stem: Tokens
 
@@ -155,14 +156,17 @@ class VisionTransformer(ClassyModel):
     ) -> None:
         super().__init__(config, **options)
         c = self.config
-        self.stem = _tokens(c)
-        drops = depth_rates(c.stochastic_depth, c.num_layers)
-        self.blocks = nn.ModuleDict({f"layer_{i}": EncoderLayer(c, drop, i) for i, drop in enumerate(drops)})
+        self.add_step("stem", _tokens(c), c.hidden_dim)
+        for i, drop in enumerate(depth_rates(c.stochastic_depth, c.num_layers)):
+            self.add_step(f"layer_{i}", EncoderLayer(c, drop, i), c.hidden_dim)
         if c.final_norm == "before_pool":
-            self.blocks["ln"] = c.norm()
+            self.add_step("ln", c.norm(), c.hidden_dim)
         norm = c.norm() if c.final_norm == "after_pool" else None
-        self.tail = TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm)
-        self.declare_chain(dict.fromkeys(("stem", *self.blocks, END), c.hidden_dim))
+        self.add_step(END, TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm), c.hidden_dim)
+        last = f"layer_{c.num_layers - 1}"
+        self.aliases = {"layers": last, "encoder": list(self.blocks)[-1]}
+        if "ln" not in self.blocks:
+            self.aliases["ln"] = last
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:
@@ -201,10 +205,6 @@ class VisionTransformer(ClassyModel):
         size = self.stem.size_of(x)
         for name, feature in steps:
             yield name, feature if name == END else patch_map(feature, self.stem.prefix, size)
-
-    def _all_aliases(self) -> Mapping[str, str]:
-        last = f"layer_{self.config.num_layers - 1}"
-        return {"layers": last, **({"encoder": "ln"} if "ln" in self.blocks else {"ln": last, "encoder": last})}
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         return fit_tokens(native, self.stem, fitting)
