@@ -60,3 +60,12 @@ def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
             yield from _files(entry.path, suffixes)
         elif os.path.splitext(entry.name)[1].lower() in suffixes:
             yield entry.path
+
+
+def count_workers() -> int:
+    """Counts the workers that read files where nobody says how many: one per processor, at most 4.
+
+    A container may use fewer processors than the machine has.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, allowed)

@@ -17,8 +17,9 @@ from classy_vision.data.config import DataConfig, TableConfig
 from classy_vision.data.files import walk
 from classy_vision.data.sources import Records, load_records, load_test_records
 from classy_vision.predict.inputs import Input
+from classy_vision.run_files import RUN_CONFIG
 from classy_vision.train.job import prepare, test_records
-from classy_vision.train.run_folder import CONFIG, RunFolder
+from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import Task
 
 FOLDERS = {
@@ -103,7 +104,7 @@ def find_labelled(
 
 
 def _of_run(run: str | Path | None, split: str | None) -> _Rows:
-    if run is None or not (Path(run) / CONFIG).is_file():
+    if run is None or not (Path(run) / RUN_CONFIG).is_file():
         raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
     settings = RunFolder(Path(run)).settings()
     if split == "test":

@@ -13,6 +13,7 @@ from classy_vision.cost.table import human, size
 from classy_vision.hub.load import read_json
 from classy_vision.hub.use import published_of, run_settings
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.run_files import METRICS
 from classy_vision.weights.catalogue import Published
 
 LIBRARY = "classy-vision-models"
@@ -114,7 +115,7 @@ def _data(settings: Mapping[str, Any], entry: Published | None) -> str:
 
 
 def _metrics(run: str | Path | None) -> str:
-    found = read_json(Path(run) / "metrics.json") if run else None
+    found = read_json(Path(run) / METRICS) if run else None
     final = found.get("final") if isinstance(found, dict) else None
     if not isinstance(final, dict):
         return ""

@@ -11,6 +11,7 @@ from typing import Any
 from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.hub.describe import CONFIG
 from classy_vision.models.classy_model import ClassyModel, build_model
+from classy_vision.run_files import RUN_CONFIG
 from classy_vision.weights.catalogue import HUB, is_published
 from classy_vision.weights.files import WEIGHTS
 
@@ -52,9 +53,9 @@ def from_pretrained(name: str | Path, **options: Any) -> ClassyModel:
 def _from_folder(folder: Path) -> ClassyModel:
     if (folder / CONFIG).is_file():
         return _from_files(folder / CONFIG, folder / WEIGHTS)
-    if (folder / "config.yaml").is_file():
+    if (folder / RUN_CONFIG).is_file():
         return ClassyModel.from_checkpoint(folder)
-    raise ConfigError(f"{str(folder)!r} holds neither {CONFIG} nor config.yaml")
+    raise ConfigError(f"{str(folder)!r} holds neither {CONFIG} nor {RUN_CONFIG}")
 
 
 def _from_files(config: Path, weights: Path) -> ClassyModel:

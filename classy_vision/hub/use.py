@@ -8,6 +8,7 @@ from typing import Any
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.run_files import RUN_CONFIG
 from classy_vision.trunk.use import Use, preprocessing_of, set_use, use_of, use_of_run
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 
@@ -53,6 +54,6 @@ def run_settings(run: str | Path | None) -> dict[str, Any]:
     """
     if run is None:
         return {}
-    if not (Path(run) / "config.yaml").is_file():
-        raise ConfigError(f"{str(run)!r} is no run folder: it has no config.yaml")
-    return read_config(Path(run) / "config.yaml")
+    if not (Path(run) / RUN_CONFIG).is_file():
+        raise ConfigError(f"{str(run)!r} is no run folder: it has no {RUN_CONFIG}")
+    return read_config(Path(run) / RUN_CONFIG)

@@ -16,6 +16,7 @@ from classy_vision.models.hub import Shared
 from classy_vision.models.published import with_published
 from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, names_gone
+from classy_vision.run_files import CLASSY_CHECKPOINT, RUN_CONFIG, WEIGHTS
 from classy_vision.trunk.hooks import check_paths
 from classy_vision.trunk.map_layout import MapLayout, find_layouts, read_layout, unclear
 from classy_vision.trunk.meta import OnMeta
@@ -24,7 +25,7 @@ from classy_vision.trunk.pretrained import find_source, load_weights
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
 from classy_vision.weights.classy_vision import checkpoint_config
-from classy_vision.weights.files import WEIGHTS, read_tensors
+from classy_vision.weights.files import read_tensors
 from classy_vision.weights.report import Report
 
 
@@ -148,13 +149,13 @@ class ClassyModel(Shared, OwnForward):
         """
         if isinstance(checkpoint, (str, Path)):
             path = Path(checkpoint)
-            if (path / "config.yaml").is_file():
-                settings = read_config(path / "config.yaml")
+            if (path / RUN_CONFIG).is_file():
+                settings = read_config(path / RUN_CONFIG)
                 model = build_model(settings.get("model", {}))
                 model.load_state_dict(read_tensors(path / WEIGHTS))
                 set_use(model, use_of_run(settings))
                 return model
-            checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
+            checkpoint = read_tensors(path / CLASSY_CHECKPOINT if path.is_dir() else path)
         config = checkpoint_config(checkpoint)
         if config.get("heads"):  # beside them the original ignored it
             config.pop("num_classes", None)

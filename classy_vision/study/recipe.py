@@ -16,6 +16,7 @@ import torch
 from classy_vision.config import ConfigError
 from classy_vision.cost import Costs
 from classy_vision.cost.room import check_fits
+from classy_vision.run_files import METRICS
 from classy_vision.study.candidates import accuracies
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Recipe:
                     package.resume(folder)
                 else:
                     package.train(settings, folder)
-        return accuracies(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"])
+        return accuracies(json.loads((folder / METRICS).read_text(encoding="utf-8"))["final"])
 
     def _check_same(self, there: TrainConfig, wanted: TrainConfig, folder: Path) -> None:
         dump = importlib.import_module("classy_vision.train.config").dump_settings

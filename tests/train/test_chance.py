@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from classy_vision.models import build_model
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.draws import GlobalDraws, seed_step
-from classy_vision.train.engine import Engine
+from classy_vision.train.run import Trainer
 from tests.train.command import SMALL_TRUNK, classy, head, job, write
 from tests.train.conftest import make_table
 
@@ -75,16 +75,16 @@ def test_neither_workers_nor_a_stop_change_the_weights(
     config = settings(name, images, mixed_precision=precision)
     train(config, tmp_path / "whole")
     calls = []
-    losses = Engine.losses
+    losses = Trainer.losses
 
-    def terminate(self: Engine, *args: Any) -> Any:
+    def terminate(self: Trainer, *args: Any) -> Any:
         calls.append(args)
         if len(calls) == 9:  # in the second epoch
             signal.raise_signal(signal.SIGTERM)
         return losses(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "losses", terminate)
+        patch.setattr(Trainer, "losses", terminate)
         with pytest.raises(SystemExit, match="143"):
             train(settings(name, images, mixed_precision=precision, workers=2), tmp_path / "stopped")
     resume(tmp_path / "stopped")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from classy_vision.models.resnext3d.inflate import inflated
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
 from classy_vision.cost import OnMeta, count
 from classy_vision.models import build_model
-from classy_vision.models.resnext3d.inflate import inflated
 
 CONFIG: dict[str, Any] = {
     "name": "resnext3d",
