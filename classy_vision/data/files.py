@@ -17,8 +17,9 @@ VIDEOS = (
     *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
+TABLES = (".csv", ".parquet")
 EXPORTS = (".onnx", ".pt2", ".safetensors")
-"""Of models that were exported."""
+"""Of exported models."""
 
 
 def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
