@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "classy_vision"
 # Each may import what stands before it.
 LAYERS = [
     {"errors"},
-    {"config", "registry", "presets", "text", "lazy", "removed"},
+    {"config", "registry", "presets", "text", "lazy", "removed", "run_files"},
     {"layers"},
     {"weights"},
     {"hub"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from classy_vision.config import ConfigError, read_config
+from classy_vision.run_files import RUN_CONFIG
 
 if TYPE_CHECKING:
     from classy_vision.cost import Costs, Measured
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 CLASSES = 1000
 ASSUMED = f"Heads that do not say their classes are shown with {CLASSES}: see --num-classes."
 FILES = (".yaml", ".yml", ".json")
-RUN = "config.yaml"
 """The config in the folder of a run."""
 
 
@@ -170,9 +170,9 @@ def read_model(given: str) -> Source:
 
     path = Path(given)
     if os.path.isdir(path) and not is_model(given):
-        path = path / RUN
+        path = path / RUN_CONFIG
         if not path.is_file():
-            raise ConfigError(f"{given}: is no run folder: there is no {RUN} in it")
+            raise ConfigError(f"{given}: is no run folder: there is no {RUN_CONFIG} in it")
     if is_model(given) or not (path.suffix in FILES or os.path.isfile(path)):
         check_model(given)
         return Source({"name": given}, is_open=True)

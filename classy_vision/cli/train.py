@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from classy_vision.config import ConfigError
+from classy_vision.run_files import RUN_CONFIG
 
 INTERRUPTED = 130
 """What a shell expects of a process that Ctrl-C ended."""
@@ -55,7 +56,7 @@ def train(
             package.train(settings, folder, force)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            begun = Path(folder, "config.yaml").is_file()
+            begun = Path(folder, RUN_CONFIG).is_file()
             how = f"go on with: classy train --resume {folder}" if begun else "nothing was written"
             typer.echo(f"\nstopped; {how}", err=True)
         raise typer.Exit(INTERRUPTED) from None

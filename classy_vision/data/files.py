@@ -17,8 +17,9 @@ VIDEOS = (
     *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
+TABLES = (".csv", ".parquet")
 EXPORTS = (".onnx", ".pt2", ".safetensors")
-"""Of models that were exported."""
+"""Of exported models."""
 
 
 def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
@@ -60,3 +61,12 @@ def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
             yield from _files(entry.path, suffixes)
         elif os.path.splitext(entry.name)[1].lower() in suffixes:
             yield entry.path
+
+
+def count_workers() -> int:
+    """Counts the workers that read files where nobody says how many: one per processor, at most 4.
+
+    A container may use fewer processors than the machine has.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, allowed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv as texts
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pyarrow import compute, csv, parquet
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.data.config import TableConfig
+from classy_vision.data.files import TABLES
 
 MISSING = (
     *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
@@ -25,22 +27,42 @@ BLOCK = 2**26
 
 
 def read_columns(path: Path, data: TableConfig) -> dict[str, Callable[[], list[Any]]]:
-    """What gives the cells of each column of a table; of a missing one they are None.
+    """Reads a table: for each column, a function that gives its cells; a missing one is None.
 
     Raises:
-        ConfigError: the file is damaged or of no known format, or has no column "path".
+        ConfigError: the file is damaged or of an unknown format, or has no column "path".
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ConfigError(f"data.file: {data.file!r} is of no known format ({', '.join(_READERS)})")
-    try:
+        raise ConfigError(f"data.file: {data.file!r} is of an unknown format (known: {', '.join(TABLES)})")
+    with _reading(path, "data.file: "):
         table = reader(path, data)
+        names: list[str] = table.column_names  # which are decoded only now
+    _check_names(names, path)
+    if "path" not in names:
+        raise unknown("column", "path", names, f"{path} needs a column 'path'")
+    return {name: partial(_cells, table.column(name), name, path, data) for name in names}
+
+
+def read_headings(path: Path) -> list[str]:
+    """Reads the names of a table's columns.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    with _reading(path):
+        if path.suffix.lower() == ".parquet":
+            return list(parquet.read_schema(path).names)
+        return [name.strip() for name in _header(path)]
+
+
+@contextmanager
+def _reading(path: Path, where: str = "") -> Iterator[None]:
+    """Turns what goes wrong inside into one message."""
+    try:
+        yield
     except (OSError, UnicodeDecodeError, MemoryError, texts.Error, pyarrow.ArrowException) as error:
-        raise ConfigError(f"data.file: cannot read {data.file!r}: {first_line(error)}") from None
-    _check_names(table.column_names, path)
-    if "path" not in table.column_names:
-        raise unknown("column", "path", table.column_names, f"{path} needs a column 'path'")
-    return {name: partial(_cells, table.column(name), name, path, data) for name in table.column_names}
+        raise ConfigError(f"{where}cannot read {str(path)!r}: {first_line(error)}") from None
 
 
 def _header(path: Path) -> list[str]:
@@ -101,7 +123,6 @@ def _check_names(names: Sequence[str], path: Path) -> None:
         raise ConfigError(f"{path}: two columns are called {twice!r}")
 
 
-_READERS: dict[str, Callable[[Path, TableConfig], pyarrow.Table]] = {
-    ".csv": _read_csv,
-    ".parquet": lambda path, data: parquet.read_table(path),
-}
+_READERS: dict[str, Callable[[Path, TableConfig], pyarrow.Table]] = dict(
+    zip(TABLES, (_read_csv, lambda path, data: parquet.read_table(path)))
+)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
+from classy_vision.evaluate.scores import HeadScores, is_right, score
 from classy_vision.predict.answers import answer_of
 from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
-from classy_vision.train.scores import HeadScores, is_right, score
 from classy_vision.train.tasks import Task
 
 METRICS = "metrics.json"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from classy_vision.data.images import ImageError
 from classy_vision.data.samples import read_stills
+from classy_vision.evaluate.scores import HeadScores, said
 from classy_vision.predict.inputs import Input
 from classy_vision.predict.predictor import Predictor
-from classy_vision.train.scores import HeadScores, said
+from classy_vision.train.figures import to_png
 from classy_vision.train.tasks import Task
 
 NAMED = 40
@@ -48,7 +47,7 @@ def draw_confusion(task: Task, scores: HeadScores) -> bytes:
     axis.set_title(f"{task.name}: {scores.count} labels", fontsize=10)
     axis.set_ylabel("true")
     axis.set_xlabel("predicted" if scores.kind == "classification" else "negatives and positives")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_numbers(task: Task, outputs: Tensor, targets: Tensor) -> bytes:
@@ -64,7 +63,7 @@ def draw_numbers(task: Task, outputs: Tensor, targets: Tensor) -> bytes:
     axis.set_xlabel("true")
     axis.set_ylabel("predicted")
     axis.grid(alpha=0.3)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_mistakes(
@@ -82,7 +81,7 @@ def draw_mistakes(
         _draw(axis, predictor, one)
         lines_of = (Path(one.name).name, f"predicted {task.say(output)}", f"true {task.say_target(target)}")
         axis.set_title("\n".join(_short(line) for line in lines_of), fontsize=7)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw(axis: Axes, predictor: Predictor, one: Input) -> None:
@@ -99,9 +98,3 @@ def _colours(still: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
 
 def _short(text: str) -> str:
     return textwrap.shorten(text.replace("$", r"\$"), 28, placeholder="…") or "…"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 from torch import Tensor, tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig, TableConfig
-from classy_vision.data.files import walk
+from classy_vision.data.files import TABLES, walk
 from classy_vision.data.sources import Records, load_records, load_test_records
+from classy_vision.data.tables import read_headings
 from classy_vision.predict.inputs import Input
+from classy_vision.run_files import RUN_CONFIG
 from classy_vision.train.job import prepare, test_records
-from classy_vision.train.run_folder import CONFIG, RunFolder
+from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import Task
 
 FOLDERS = {
@@ -88,10 +88,14 @@ def find_labelled(
         rows = _of_run(run, split)
     elif os.path.isdir(path):
         rows = _of_folder(Path(path), seen, split)
-    elif Path(path).suffix.lower() in (".csv", ".parquet"):
+    elif Path(path).suffix.lower() in TABLES:
         rows = _of_table(Path(path), seen, split)
     else:
-        there = "is no folder and no table (.csv, .parquet)" if os.path.exists(path) else "does not exist"
+        there = (
+            f"is neither a folder nor a table ({', '.join(TABLES)})"
+            if os.path.exists(path)
+            else "does not exist"
+        )
         raise ConfigError(f"DATA = {str(data)!r} {there}")
     name = str(run if data is None else data)
     columns = {head: _column(task, tasks, rows.columns, targets or {}, name) for head, task in tasks.items()}
@@ -103,7 +107,7 @@ def find_labelled(
 
 
 def _of_run(run: str | Path | None, split: str | None) -> _Rows:
-    if run is None or not (Path(run) / CONFIG).is_file():
+    if run is None or not (Path(run) / RUN_CONFIG).is_file():
         raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
     settings = RunFolder(Path(run)).settings()
     if split == "test":
@@ -142,22 +146,12 @@ def _of_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
 def _of_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
     if not file.is_file():
         raise ConfigError(f"DATA: no such file: {str(file)!r}")
-    has_splits = "split" in _headings(file)
+    has_splits = "split" in read_headings(file)
     if split and not has_splits:
         raise ConfigError(f"{file} has no column 'split', so --split {split} has no meaning: leave it out")
     data = TableConfig(source="table", file=str(file), clip=seen.clip)
     part = (split or "validation") if has_splits else "all"
     return _of_records(load_test_records(data) if part == "test" else load_records(data), part)
-
-
-def _headings(file: Path) -> list[str]:
-    try:
-        if file.suffix.lower() == ".parquet":
-            return list(pyarrow.parquet.read_schema(file).names)
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            return [name.strip() for name in next(csv.reader(text), [])]
-    except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
-        raise ConfigError(f"cannot read {str(file)!r}: {error}") from None
 
 
 # -- their labels

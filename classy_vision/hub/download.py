@@ -9,6 +9,7 @@ from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.hub.folder import CONFIG
+from classy_vision.run_files import RUN_CONFIG
 from classy_vision.weights.catalogue import HUB
 from classy_vision.weights.download import download_file
 from classy_vision.weights.files import WEIGHTS
@@ -26,8 +27,8 @@ def find_folder(name: str | Path, options: Mapping[str, Any]) -> Path:
     """
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
-        if not any((folder / config).is_file() for config in (CONFIG, "config.yaml")):
-            raise ConfigError(f"{str(folder)!r} holds neither {CONFIG} nor config.yaml")
+        if not any((folder / config).is_file() for config in (CONFIG, RUN_CONFIG)):
+            raise ConfigError(f"{str(folder)!r} holds neither {CONFIG} nor {RUN_CONFIG}")
         return folder
     if folder.exists():
         raise ConfigError(f"{str(name)!r} is not a folder: ClassyModel.from_checkpoint takes files")

@@ -22,6 +22,7 @@ from classy_vision.models.facts import find_use, published_of, read_facts
 from classy_vision.models.published import check_head_configs, read_given, with_published
 from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, explain_removed, take_renamed
+from classy_vision.run_files import CLASSY_CHECKPOINT, RUN_CONFIG, WEIGHTS
 from classy_vision.trunk.hooks import check_paths
 from classy_vision.trunk.loading import find_source, load_weights
 from classy_vision.trunk.map_layout import MapLayout, MapLayouts
@@ -31,7 +32,7 @@ from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
 from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.classy_vision import checkpoint_config
-from classy_vision.weights.files import WEIGHTS, read_tensors
+from classy_vision.weights.files import read_tensors
 from classy_vision.weights.report import Report
 
 
@@ -175,13 +176,13 @@ class ClassyModel(Trunk):
         """
         if isinstance(checkpoint, (str, Path)):
             path = Path(checkpoint)
-            if (path / "config.yaml").is_file():
-                settings = read_config(path / "config.yaml")
+            if (path / RUN_CONFIG).is_file():
+                settings = read_config(path / RUN_CONFIG)
                 model = build_model(settings.get("model", {}))
                 model.load_state_dict(read_tensors(path / WEIGHTS))
                 set_use(model, use_of_run(settings))
                 return model
-            checkpoint = read_tensors(path / "checkpoint.torch" if path.is_dir() else path)
+            checkpoint = read_tensors(path / CLASSY_CHECKPOINT if path.is_dir() else path)
         config = checkpoint_config(checkpoint)
         if config.get("heads"):  # beside them the original ignored it
             config.pop("num_classes", None)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from classy_vision.config import ConfigError, read_config
 from classy_vision.hub.card import Facts
+from classy_vision.run_files import METRICS, RUN_CONFIG
 from classy_vision.trunk.trunk import Trunk
 from classy_vision.trunk.use import Usable, Use, preprocessing_of, set_use, use_of, use_of_run
 from classy_vision.weights.catalogue import Published, is_published, labels, published
@@ -63,9 +64,9 @@ def read_run(run: str | Path | None) -> dict[str, Any]:
     """
     if run is None:
         return {}
-    if not (Path(run) / "config.yaml").is_file():
-        raise ConfigError(f"{str(run)!r} is not a run folder: it has no config.yaml")
-    return read_config(Path(run) / "config.yaml")
+    if not (Path(run) / RUN_CONFIG).is_file():
+        raise ConfigError(f"{str(run)!r} is not a run folder: it has no {RUN_CONFIG}")
+    return read_config(Path(run) / RUN_CONFIG)
 
 
 def read_facts(
@@ -111,7 +112,7 @@ def read_facts(
 def _read_metrics(run: str | Path | None) -> dict[str, Any]:
     """Those of the last epoch of a run; empty if they cannot be read."""
     try:
-        found = json.loads(Path(run, "metrics.json").read_text(encoding="utf-8"))["final"] if run else {}
+        found = json.loads(Path(run, METRICS).read_text(encoding="utf-8"))["final"] if run else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

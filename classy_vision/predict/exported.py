@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.data.batches import EpochBatches, Samples, make_loader
 from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.verify import Batched, Int8, Run
 from classy_vision.predict.array_predictor import checked, input_of
-from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import Job
-from classy_vision.train.tasks import KINDS, Task
-from classy_vision.train.views import run_views
+from classy_vision.train.tasks import KINDS, Task, run_views
 from classy_vision.trunk.use import preprocessing_of
 
 CALIBRATION = 256
@@ -61,7 +60,7 @@ def _inputs(job: Job) -> Iterator[Tensor]:
         ConfigError: a file cannot be read.
     """
     rows = job.records.rows(held_out=False)
-    samples = Samples(job, augment=False)
+    samples = _read(job)
     for row in rows[:: max(1, len(rows) // CALIBRATION)][:CALIBRATION]:
         _, views, error = samples[0, row]
         if not error:
@@ -70,11 +69,17 @@ def _inputs(job: Job) -> Iterator[Tensor]:
             raise ConfigError(f"cannot calibrate with {error}")
 
 
+def _read(job: Job) -> Samples:
+    return Samples(job.records.images, job.settings.data, job.channels)
+
+
 @torch.no_grad()
 def _measure(run: Run, job: Job) -> dict[str, float]:
     """Scores in points on the held-out split, by head."""
     metrics = {head: task.metrics()[SCORES[task.config.kind]] for head, task in job.tasks.items()}
-    for batch in make_loader(job, held_out=True, rank=0, world=1, pin_memory=False):
+    size = max(1, job.settings.schedule.batch_size // job.settings.data.views)
+    order = EpochBatches(job.records.rows(held_out=True), size, None)
+    for batch in make_loader(_read(job), order, workers=job.settings.schedule.workers):
         if not len(batch.rows):
             continue
         for head, output in run_views(run, batch.images, job.tasks).items():

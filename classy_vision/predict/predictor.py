@@ -31,8 +31,7 @@ from classy_vision.predict.streaming import Array, Output, stream
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.tasks import KINDS, Classification, Task
-from classy_vision.train.views import run_views
+from classy_vision.train.tasks import KINDS, Classification, Task, run_views
 from classy_vision.weights.catalogue import HUB, Published, is_published, labels, published
 
 MAX_VALUES = 2**28

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from classy_vision.data.config import DataConfig
+from classy_vision.data.files import count_workers
 from classy_vision.data.images import ImageError
-from classy_vision.data.processors import processors
 from classy_vision.errors import ConfigError, first_line
 from classy_vision.predict.inputs import Input, find_inputs, read_input
 
 BATCH = 32
 """Images or clips that the model sees at once."""
-WORKERS = 4
-"""The most threads that read files, unless it is said."""
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Array], Mapping[str, Array]]
@@ -69,9 +67,7 @@ def stream(
     """
     size = max(1, (batch_size or BATCH) // data.views)
     inputs = find_inputs(source, data)
-    read = _read_ahead(
-        inputs, lambda one: read_input(one, data, channels), size, workers or min(WORKERS, processors())
-    )
+    read = _read_ahead(inputs, lambda one: read_input(one, data, channels), size, workers or count_workers())
     try:
         while batch := list(islice(read, size)):
             yield from _run(batch, run)

@@ -14,13 +14,13 @@ from typing import Any
 
 from classy_vision.config import ConfigError, read_config, unknown
 from classy_vision.models import MODELS
+from classy_vision.run_files import METRICS, RUN_CONFIG
 from classy_vision.study.sample_folder import INDEX
 from classy_vision.weights.catalogue import is_published, published
 from classy_vision.weights.catalogue import names as published_names
 
 FILES = (".yaml", ".yml", ".json")
 WILD = frozenset("*?[")
-RUN_CONFIG, RUN_METRICS = "config.yaml", "metrics.json"
 IMAGENET = "imagenet_1k"
 
 
@@ -157,7 +157,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], tuple[int, int] | None]:
 def _measured(run: Path) -> dict[str, float]:
     """What a run measured last, by head."""
     try:
-        final = json.loads((run / RUN_METRICS).read_text(encoding="utf-8"))["final"]
+        final = json.loads((run / METRICS).read_text(encoding="utf-8"))["final"]
     except (OSError, ValueError, KeyError):
         return {}
     return accuracies(final)

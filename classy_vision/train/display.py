@@ -1,21 +1,30 @@
-"""What a person sees while a model trains: a bar on a terminal, a line per epoch everywhere."""
+"""What a person sees of a run: what is trained, a bar on a terminal, and a line per epoch everywhere."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from classy_vision.models import ClassyModel
+from classy_vision.train.job import Job
+from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
-from classy_vision.train.tasks import Task
+from classy_vision.train.tasks import Regression, Task
+from classy_vision.weights.report import Report
 
 PERCENT = frozenset(("accuracy", "mAP", "f1"))
 REFRESH = 0.5
 """Seconds between looks at the losses: each makes the CPU wait for the GPU."""
+MOST = 12
+"""Classes that are listed one by one."""
 TICKS, WAIT = 4, 2.0
 """Steps and seconds after which it is said how long training will take."""
 
@@ -125,7 +134,9 @@ class Display:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Shows the bar, under the heading of the table."""
-        groups = ["" if i and c.group == self._columns[i - 1].group else c.group for i, c in self._each()]
+        groups = [
+            "" if i and c.group == self._columns[i - 1].group else c.group for i, c in enumerate(self._columns)
+        ]
         self.line("  ".join(g.ljust(c.width) for g, c in zip(groups, self._columns)).rstrip())
         self.line("  ".join(column.title.rjust(column.width) for column in self._columns))
         with self._progress:
@@ -155,9 +166,87 @@ class Display:
         self._progress.remove_task(bar)
         self.line("  ".join(column.show(row[column.key]).rjust(column.width) for column in self._columns))
 
+    def lines(self, texts: Iterable[str]) -> None:
+        """Prints lines as they are."""
+        for text in texts:
+            self.line(text)
+
     def line(self, text: str) -> None:
         """Prints a line as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _each(self) -> Iterator[tuple[int, Column]]:
-        return iter(enumerate(self._columns))
+
+# -- before it begins
+
+
+def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: int) -> Iterator[str]:
+    """Says what is about to be trained in a few lines, so that a mistake shows before hours are spent.
+
+    These are the sizes of the splits, the device, the parameters, the heads with their labels, and the weights.
+
+    Args:
+        job: what is trained.
+        model: as it starts.
+        device: of this process.
+        processes: how many there are.
+    """
+    unit = job.settings.data.unit
+    trained, held = len(job.records.rows(held_out=False)), len(job.records.rows(held_out=True))
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    where += f" in each of {processes} processes" if processes > 1 else ""
+    yield f"{trained:,} {unit}s to train on, {held:,} held out; {where}"
+    sizes: Counter[bool] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.requires_grad] += parameter.numel()
+    name = job.settings.model.get("name", type(model).__name__)
+    yield f"{name}: {sizes[True]:,} parameters learn, {sizes[False]:,} are frozen"
+    blocks = {str(head.unique_id): block for block, heads in model.get_heads().items() for head in heads}
+    for head, task in job.tasks.items():
+        yield f"head {head!r} at {blocks[head]}: {_describe_labels(job, task)}"
+    if model.loaded is not None:
+        yield f"weights of {model.loaded.source}: {_describe_heads(model.loaded, list(job.tasks))}"
+
+
+def _describe_labels(job: Job, task: Task) -> str:
+    targets = job.targets[task.name][job.records.rows(held_out=False)]
+    known = targets[task.valid(targets)]
+    missing = len(targets) - len(known)
+    rest = f"; {missing:,} without a label" if missing else ""
+    if isinstance(task, Regression):
+        return f"numbers, {known.min():.4g} to {known.max():.4g}, {known.double().mean():.4g} on average{rest}"
+    counts = (known > 0).sum(0) if known.dim() == 2 else torch.bincount(known, minlength=len(task.classes))
+    of_class = dict(zip(task.classes, counts.tolist()))
+    if len(of_class) > MOST:
+        rarest = min(of_class, key=of_class.__getitem__)
+        said = f"{of_class[rarest]:,} ({rarest}) to {max(of_class.values()):,} {job.settings.data.unit}s each"
+    else:
+        said = ", ".join(f"{label} {count:,}" for label, count in of_class.items())
+    return f"{len(of_class)} {'labels' if known.dim() == 2 else 'classes'}: {said}{rest}"
+
+
+def _describe_heads(report: Report, heads: list[str]) -> str:
+    new = [head for head in heads if head in report.kept]
+    kept = [head for head in heads if head not in report.kept]
+    parts = {"continue": kept, "are new": new}
+    return ", ".join(
+        f"{'heads' if i == 0 else 'and'} {', '.join(names)} {verb}"
+        for i, (verb, names) in enumerate((verb, names) for verb, names in parts.items() if names)
+    )
+
+
+def describe_return(damage: str, state: Mapping[str, Any]) -> str:
+    """Says from where a run continues whose last checkpoint is damaged."""
+    done = len(state["history"])
+    step = f" and {state['progress']['step']} steps" if state["progress"] else ""
+    return f"{damage}. The checkpoint before it is whole: continuing after {done} epochs{step}"
+
+
+def describe_longer(job: Job, state: Mapping[str, Any] | None) -> str:
+    """Says what becomes of the learning rate, which depends on the number of epochs."""
+    schedule, done = job.settings.schedule, len(state["history"]) if state else 0
+    steps = len(job.records.rows(held_out=False)) // schedule.batch_size
+    first = done * steps + (state["progress"]["step"] if state and state["progress"] else 0)
+    return (
+        f"training continues after {done} epochs to {schedule.epochs}: from here on the learning rate is that "
+        f"of a run of {schedule.epochs} epochs, which is {learning_rate(schedule, first, steps):.1e} now"
+    )

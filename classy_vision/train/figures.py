@@ -35,7 +35,7 @@ def draw_curves(history: Sequence[Row], job: Job) -> bytes:
             _draw_curve(axis, history, head, name)
         for axis in row[len(names) :]:
             axis.set_axis_off()
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_curve(axis: Axes, history: Sequence[Row], head: str, name: str) -> None:
@@ -77,7 +77,7 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
         axis.set_axis_off()
     for i, (axis, row) in enumerate(zip(axes, rows)):
         _draw_image(axis, job, row, {head: output[i] for head, output in outputs.items()})
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -> None:
@@ -104,7 +104,8 @@ def _side_by_side(stills: Sequence[Image.Image]) -> np.ndarray[Any, Any]:
     return np.concatenate([part for one in pixels for part in (gap, one)][1:], axis=1)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Renders a figure."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()

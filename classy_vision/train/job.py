@@ -8,25 +8,29 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.data.config import TableConfig
+from classy_vision.data.config import DataConfig, TableConfig
 from classy_vision.data.images import check_images
-from classy_vision.data.preprocessing import with_statistics
+from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.data.sources import Records, load_records, load_test_records
-from classy_vision.data.split import Strata
+from classy_vision.data.split import Strata, Stratum
 from classy_vision.heads import ClassyHead
-from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
-from classy_vision.train.config import TaskConfig, TrainConfig
-from classy_vision.train.initial import what_is_published, with_network
-from classy_vision.train.strata import strata_of
-from classy_vision.train.tasks import KINDS, Regression, Task, find_classes
-from classy_vision.train.views import by_head
+from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
+from classy_vision.models.published import with_published
+from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
+from classy_vision.train.model import check_model
+from classy_vision.train.tasks import KINDS, Classification, Regression, Task, find_classes
+from classy_vision.weights.catalogue import Preprocessing, is_published, published
+from classy_vision.weights.sources import find_file
 
+AnyData = TypeVar("AnyData", bound=DataConfig)
+MAX_BINS = 10
+"""Of the numbers of a regression, by their rank."""
 # Options that make a head give logits in evaluation too, which the losses and metrics take.
 LOGITS: dict[str, dict[str, Any]] = {"fully_convolutional_linear": {"activation_func": "identity"}}
 
@@ -52,7 +56,7 @@ class Job:
         return int(self.settings.model["in_channels"])
 
     def fingerprint(self) -> str:
-        """Of the files' names, their split and their targets: what a run goes on with."""
+        """Hashes the files' names, their splits and their targets: a run is resumed with the same ones."""
         digest = sha256(repr([self.records.name(row) for row in range(len(self.records.images))]).encode())
         digest.update(repr(list(self.records.held_out)).encode())
         for head, targets in self.targets.items():
@@ -70,14 +74,16 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     Raises:
         ConfigError: what does not fit, with the values on both sides.
     """
-    given, settings = settings, with_network(_with_whole_paths(settings))
+    given, settings = settings, take_published(_complete_paths(settings))
     check_packages(settings)
-    heads = _heads(settings.model)
-    configs = _task_configs(settings, heads)
+    heads = _name_heads(settings.model)
+    configs = _find_task_configs(settings, heads)
     if records is None:
-        records = load_records(settings.data, lambda columns: _strata(settings, configs, columns))
-    records = replace(records, note="; ".join(filter(None, [records.note, what_is_published(given, settings)])))
-    tasks = {head: _task(head, config, records) for head, config in configs.items()}
+        records = load_records(settings.data, lambda columns: _balance(settings, configs, columns))
+    records = replace(
+        records, note="; ".join(filter(None, [records.note, _describe_published(given, settings)]))
+    )
+    tasks = {head: _complete_task(head, config, records) for head, config in configs.items()}
     model = _complete_model(settings.model, heads, tasks, records)
     settings = settings.model_copy(
         update={
@@ -90,16 +96,16 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
         check_images(records.images, model["in_channels"], settings.data)
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
-    targets = {head: _targets(task, records) for head, task in tasks.items()}
-    for head in (head for entries in network.get_heads().values() for head in entries if _is_affine(head)):
+    targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
+    for head in (head for entries in network.get_heads().values() for head in entries if _can_convert(head)):
         name = str(head.unique_id)
-        tasks[name] = tasks[name].standardized(targets[name][records.rows(held_out=False)])
+        tasks[name] = tasks[name].with_statistics(targets[name][records.rows(held_out=False)])
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets)
 
 
-def _is_affine(head: ClassyHead) -> bool:
-    """Whether its last layer can take the mean and standard deviation of what it says."""
+def _can_convert(head: ClassyHead) -> bool:
+    """Whether its last layers can turn standardised numbers into the units of the table."""
     layers = head.output_layers()
     return bool(layers) and all(layer.bias is not None for layer in layers)
 
@@ -110,55 +116,9 @@ def test_records(settings: TrainConfig) -> Records:
     Raises:
         ConfigError: there are none.
     """
-    settings = _with_whole_paths(settings)
-    configs = _task_configs(settings, _heads(settings.model))
-    return load_test_records(settings.data, lambda columns: _strata(settings, configs, columns))
-
-
-def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:
-    """Builds the model without memory, and runs it on the shape of a batch.
-
-    Raises:
-        ConfigError: it cannot be built, does not take such images or clips, or gives no logits.
-    """
-    with torch.device("meta"), torch.no_grad():
-        model = build_model(settings.model)
-        _check_outputs(model.eval(), settings, tasks, training=False)
-        model.train()
-        if settings.schedule.freeze_trunk:
-            for part in trunk_parts(model):
-                part.eval()
-        _check_outputs(model, settings, tasks, training=True)
-    return model.eval()
-
-
-def _check_outputs(
-    model: ClassyModel, settings: TrainConfig, tasks: Mapping[str, Task], training: bool
-) -> None:
-    shape = settings.data.input_shape(settings.model["in_channels"], training)
-    count = settings.schedule.batch_size if training else 2
-    try:
-        outputs = by_head(model(torch.empty(count, *shape)), tasks)
-    except (RuntimeError, ValueError) as error:
-        cannot = f"does not train on batches of {count}," if training else "does not take"
-        raise ConfigError(f"the model {cannot} {_kind(shape)}: {str(error).splitlines()[0]}") from None
-    for head, output in outputs.items():
-        if output.shape != (count, tasks[head].outputs):
-            raise ConfigError(
-                f"head {head!r} gives {tuple(output.shape[1:])} for {_kind(shape)}, but its task needs "
-                f"{tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
-            )
-
-
-def _kind(shape: Sequence[int]) -> str:
-    """Inputs (c, h, w) or (c, t, h, w) in words."""
-    clips = f"clips of {shape[1]} frames" if len(shape) == 4 else "images"
-    return f"{clips} of {shape[-1]}x{shape[-2]} pixels"
-
-
-def trunk_parts(model: nn.Module) -> list[nn.Module]:
-    """Everything but the heads."""
-    return [part for name, part in model.named_children() if name != "heads"]
+    settings = _complete_paths(settings)
+    configs = _find_task_configs(settings, _name_heads(settings.model))
+    return load_test_records(settings.data, lambda columns: _balance(settings, configs, columns))
 
 
 def check_packages(settings: TrainConfig) -> None:
@@ -175,21 +135,81 @@ def check_packages(settings: TrainConfig) -> None:
             raise ConfigError(f"{key} needs: pip install 'classy-vision-models[{extra}]'")
 
 
-def _with_whole_paths(settings: TrainConfig) -> TrainConfig:
-    """``settings`` with whole paths, so that the run can be resumed from anywhere."""
+def _complete_paths(settings: TrainConfig) -> TrainConfig:
+    """Makes paths absolute, so that the run can be resumed from anywhere."""
     paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
-    data = settings.data.model_copy(update={name: _whole(path) for name, path in paths.items() if path})
+    data = settings.data.model_copy(update={name: _complete(path) for name, path in paths.items() if path})
     return settings.model_copy(update={"data": data})
 
 
-def _whole(path: str) -> str:
+def _complete(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute())
+
+
+def _complete_weights(source: str) -> str:
+    """The absolute path of weights, where they are a file or a folder."""
+    return _complete(source) if os.path.exists(os.path.expanduser(source)) else source
+
+
+# -- what published weights need
+
+
+def take_published(settings: TrainConfig) -> TrainConfig:
+    """Adds what published weights need to the settings: options of the network, and their preprocessing.
+
+    Raises:
+        ConfigError: there are no such weights, or they are another network's.
+    """
+    model = dict(settings.model)
+    inside = model.pop("weights", None)
+    if inside is not None and settings.weights is not None:
+        raise ConfigError("weights are given twice, in the model and beside it: leave one out")
+    weights = settings.weights if inside is None else inside
+    if weights is True:
+        weights = model.get("name")
+    if isinstance(weights, Mapping):
+        weights = WeightsConfig.parse(weights, "weights")
+    if weights is not None and not isinstance(weights, (str, WeightsConfig)):
+        raise ConfigError(f"weights = {weights!r}: the name of a file or of published weights is needed")
+    source = weights.source if isinstance(weights, WeightsConfig) else weights
+    if "name" in model:
+        model = with_published({**model, "weights": source}, MODELS)[0]
+    data = settings.data
+    if source is not None:
+        find_file(source)  # before any work is done
+        whole = _complete_weights(source)
+        weights = weights.model_copy(update={"source": whole}) if isinstance(weights, WeightsConfig) else whole
+        if is_published(source):
+            data = _take_preprocessing(data, published(source).preprocessing, model.get("in_channels"))
+    return settings.model_copy(update={"model": model, "weights": weights, "data": data})
+
+
+def _take_preprocessing(data: AnyData, theirs: Preprocessing, channels: int | None) -> AnyData:
+    """Fills in what the weights expect, where ``data`` does not say something else."""
+    taken = from_published(theirs, data)
+    if channels not in (None, len(theirs.mean)):
+        taken = {name: value for name, value in taken.items() if name not in ("mean", "std")}
+    given = {name: getattr(data, name) for name in data.model_fields_set}
+    return type(data).parse({**given, **taken}, "data")
+
+
+def _describe_published(given: TrainConfig, settings: TrainConfig) -> str:
+    """Says what ``take_published`` took from published weights for the data."""
+    before, after = given.data, settings.data
+    names = ("image_size", "resize", "interpolation", "eval_transform", "mean", "std")
+    taken = [
+        f"{name} = {list(value) if isinstance(value, tuple) else value}"
+        for name in names
+        if (value := getattr(after, name)) != getattr(before, name)
+    ]
+    source = getattr(settings.weights, "source", settings.weights)
+    return f"preprocessing of {source}: {', '.join(taken)}" if taken else ""
 
 
 # -- heads and tasks
 
 
-def _heads(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _name_heads(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The heads by id, in their order."""
     heads = model.get("heads")
     if not isinstance(heads, (list, tuple)) or not heads:
@@ -205,7 +225,7 @@ def _heads(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return named
 
 
-def _task_configs(settings: TrainConfig, heads: Mapping[str, Any]) -> dict[str, TaskConfig]:
+def _find_task_configs(settings: TrainConfig, heads: Mapping[str, Any]) -> dict[str, TaskConfig]:
     if not settings.tasks:
         return {head: TaskConfig() for head in heads}
     for head in settings.tasks:
@@ -217,7 +237,7 @@ def _task_configs(settings: TrainConfig, heads: Mapping[str, Any]) -> dict[str, 
     return {head: settings.tasks[head] for head in heads}
 
 
-def _target(head: str, config: TaskConfig, columns: Mapping[str, Any]) -> str:
+def _find_target(head: str, config: TaskConfig, columns: Mapping[str, Any]) -> str:
     """The column of a head."""
     target = config.target or (next(iter(columns)) if len(columns) == 1 else head)
     if target not in columns:
@@ -225,19 +245,19 @@ def _target(head: str, config: TaskConfig, columns: Mapping[str, Any]) -> str:
     return target
 
 
-def _strata(
+def _balance(
     settings: TrainConfig, configs: Mapping[str, TaskConfig], columns: Mapping[str, Sequence[Any]]
 ) -> Strata:
-    """What the split of a table balances: all that is learned."""
+    """Finds the strata of all columns that are learned."""
     assert isinstance(settings.data, TableConfig)
-    kinds = {_target(head, config, columns): KINDS[config.kind] for head, config in configs.items()}
-    return strata_of(columns, kinds, settings.data.val_fraction)
+    kinds = {_find_target(head, config, columns): KINDS[config.kind] for head, config in configs.items()}
+    return find_strata(columns, kinds, settings.data.val_fraction)
 
 
-def _task(head: str, config: TaskConfig, records: Records) -> Task:
+def _complete_task(head: str, config: TaskConfig, records: Records) -> Task:
     """The task with its column and classes found."""
     columns = records.columns
-    target, kind = _target(head, config, columns), KINDS[config.kind]
+    target, kind = _find_target(head, config, columns), KINDS[config.kind]
     for held_out, split in ((False, "training"), (True, "validation")):
         labelled = [row for row in records.rows(held_out) if columns[target][row] is not None]
         needed = 2 if held_out and kind is Regression else 1  # r2 is of a spread
@@ -254,7 +274,7 @@ def _task(head: str, config: TaskConfig, records: Records) -> Task:
     return kind(head, config.model_copy(update={"target": target, "classes": classes}))
 
 
-def _targets(task: Task, records: Records) -> Tensor:
+def _encode_targets(task: Task, records: Records) -> Tensor:
     """The targets of all rows, (n,) or (n, k)."""
     assert task.config.target is not None
     encoded = []
@@ -286,7 +306,7 @@ def _complete_model(
         if given not in (None, found):
             raise ConfigError(
                 f"head {name!r} has num_classes = {given}, but column {tasks[name].config.target!r} "
-                f"has {found}: {_few(tasks[name].classes)}; leave num_classes out to take the data's"
+                f"has {found}: {_list_some(tasks[name].classes)}; leave num_classes out to take the data's"
             )
         complete.append({**head, "num_classes": found})
     model = dict(model)
@@ -295,7 +315,7 @@ def _complete_model(
     return {"in_channels": records.channels, **model, "heads": complete}
 
 
-def _few(names: Sequence[str]) -> str:
+def _list_some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "a number"
 
 
@@ -309,3 +329,43 @@ def _check_schedule(settings: TrainConfig, records: Records) -> None:
         )
     if settings.schedule.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("schedule.mixed_precision = 'fp16' needs a GPU; a CPU can use 'bf16'")
+
+
+# -- what a split balances
+
+
+def find_strata(
+    columns: Mapping[str, Sequence[Any]], targets: Mapping[str, type[Task]], fraction: float
+) -> Strata:
+    """Finds what a split of a table has to balance: its classes, its labels, and the range of its numbers.
+
+    Args:
+        columns: cells by column; None where a label is missing.
+        targets: kinds of tasks by column.
+        fraction: part of the rows that is held out.
+    """
+    rows: list[set[Stratum]] = [set() for _ in next(iter(columns.values()))]
+    for name, kind in targets.items():
+        bins = _find_bins(columns[name], fraction) if kind is Regression else {}
+        for row, cell in enumerate(columns[name]):
+            found: Sequence[str | int] = [] if cell is None else kind.labels(cell)
+            found = [bins[row]] if row in bins else found
+            rows[row] |= {Stratum(name, value, kind is Classification) for value in found}
+            if not found:
+                rows[row].add(Stratum(name, None))
+    return rows
+
+
+def _find_bins(cells: Sequence[Any], fraction: float) -> dict[int, int]:
+    """The bin of each row that has a number; each is large enough that a row of it is held out."""
+    numbers = {row: number for row, cell in enumerate(cells) if (number := _read_number(cell)) is not None}
+    count = max(1, min(MAX_BINS, int(len(numbers) * fraction)))
+    ranked = sorted(numbers, key=numbers.__getitem__)
+    return {row: place * count // len(ranked) for place, row in enumerate(ranked)}
+
+
+def _read_number(cell: Any) -> float | None:
+    try:
+        return None if cell is None else float(cell)
+    except (TypeError, ValueError):
+        return None  # an error once it is encoded

@@ -1,46 +1,55 @@
-"""A run from start to finish: started, resumed, watched and written down."""
+"""Training from start to finish, read from top to bottom: prepare, then epochs of steps, validation, saving."""
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import gather_object
 from rich.console import Console
+from rich.progress import TaskID
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from classy_vision.config import ConfigError, OperationError
-from classy_vision.data.config import FolderConfig
-from classy_vision.data.sources import Records, read_listing, write_listing
-from classy_vision.models import ClassyModel, build_model
-from classy_vision.train.batches import Samples, make_loader
+from classy_vision.data.batches import Batch, EpochBatches, Sample, Samples, make_loader
+from classy_vision.models import ClassyModel
+from classy_vision.run_files import CURVES, PREDICTIONS, TENSORBOARD
 from classy_vision.train.config import TrainConfig
-from classy_vision.train.display import Display
-from classy_vision.train.engine import Engine, StoppedError
+from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
+from classy_vision.train.draws import GlobalDraws, seed_step
 from classy_vision.train.figures import draw_curves, draw_predictions
-from classy_vision.train.initial import load_initial
-from classy_vision.train.job import Job, prepare, trunk_parts
+from classy_vision.train.job import Job, prepare
+from classy_vision.train.metrics import Metric
+from classy_vision.train.model import build_initial, build_stopped, set_train_mode, speed_up
 from classy_vision.train.optimizer import learning_rate, make_optimizer, restore_optimizer
-from classy_vision.train.plan import plan
-from classy_vision.train.run_folder import CURVES, LISTING, PREDICTIONS, TENSORBOARD, Row, RunFolder
+from classy_vision.train.processes import (
+    FlagReader,
+    LossMeter,
+    StepFlags,
+    catch_sigterm,
+    explain_killed_workers,
+    gather_rows,
+    is_first,
+    lock,
+    make_accelerator,
+)
+from classy_vision.train.run_folder import Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
-from classy_vision.train.units import standardize, to_units
-from classy_vision.train.views import run_views
+from classy_vision.train.tasks import run_views, to_units
 
 SHOWN = 24
 """Images or videos in predictions.png."""
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended."""
-CHANGEABLE = ("schedule.epochs", "schedule.workers")
-"""What may be changed when a run is resumed."""
 
 
 def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row:
@@ -48,7 +57,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
 
     Args:
         settings: the job.
-        output: the run folder, made here.
+        output: the run folder, which is created.
         force: replace a run that is there.
 
     Returns:
@@ -60,18 +69,18 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         SystemExit: the process was asked to end by SIGTERM; what was done until then is saved.
     """
     folder = RunFolder(Path(output))
-    with _locked(folder):
-        if _is_first():
+    with lock(folder):
+        if is_first():
             folder.check_free(force)
         job = prepare(settings)
-        accelerator = _accelerator(job)
-        model = _initial_model(job)  # wrong weights are found before a run is replaced
+        accelerator = make_accelerator(job, folder)
+        model = build_initial(job.settings, job.tasks)  # Wrong weights are found before a run is replaced.
         if accelerator.is_main_process:
             folder.create(job.settings, force)
-            _write_listing(job, folder)
+            folder.write_listing(job.settings, job.records)
         accelerator.wait_for_everyone()
         try:
-            return _run(job, folder, accelerator, model, None)
+            return _run(job, folder, accelerator, model)
         except ConfigError:
             if accelerator.is_main_process:
                 folder.discard()
@@ -79,7 +88,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
 
 
 def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
-    """Goes on with a run where it was stopped, to the numbers it would have had.
+    """Continues a run where it was stopped, to the numbers it would have had.
 
     Args:
         output: the run folder.
@@ -87,32 +96,25 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
             "schedule.workers=2" changes no numbers.
 
     Raises:
-        ConfigError: this is no run folder, the run is finished, its data have changed, or something
+        ConfigError: this is not a run folder, the run is finished, its data have changed, or something
             else is to be changed.
         OperationError, SystemExit: as for ``train``.
     """
-    folder, overrides = RunFolder(Path(output)), tuple(overrides)
-    for override in overrides:
-        if override.partition("=")[0] not in CHANGEABLE:
-            raise ConfigError(
-                f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}"
-            )
-    planned, settings = folder.settings(), folder.settings(overrides)
-    with _locked(folder):
-        _check_unfinished(folder, settings)
-        state, damage = folder.read_checkpoint()
-        _check_epochs(folder, settings, state)
-        job = prepare(settings, _listed(folder, settings))
-        accelerator = _accelerator(job)
+    folder = RunFolder(Path(output))
+    planned, settings = folder.settings(), folder.settings_to_resume(overrides)
+    with lock(folder):
+        state, damage = check_resumable(folder, settings)
+        job = prepare(settings, folder.read_listing(settings))
+        accelerator = make_accelerator(job, folder)
         if state is not None and state["data"] != job.fingerprint():
             raise ConfigError(
                 f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
             )
-        model = _initial_model(job) if state is None else _stopped_model(job, state)
-        notes = [_gone_back(damage, state)] if damage and state else []
+        model = build_stopped(job.settings, state) if state else build_initial(job.settings, job.tasks)
+        notes = [describe_return(damage, state)] if damage and state else []
         if folder.finished or planned.schedule.epochs != settings.schedule.epochs:
-            notes.append(_longer(job, state))
-        accelerator.wait_for_everyone()  # until all have read what is changed now
+            notes.append(describe_longer(job, state))
+        accelerator.wait_for_everyone()  # until all processes have read what is changed now
         if accelerator.is_main_process:
             folder.sweep()
             if damage:
@@ -122,281 +124,343 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
         return _run(job, folder, accelerator, model, state, notes)
 
 
-def _write_listing(job: Job, folder: RunFolder) -> None:
-    """Files may vanish from a folder where unreadable ones are skipped: the run keeps their rows."""
-    data = job.settings.data
-    if isinstance(data, FolderConfig) and data.on_bad_image == "skip":
-        folder.write(LISTING, write_listing(job.records, data))
-
-
-def _listed(folder: RunFolder, settings: TrainConfig) -> Records | None:
-    path = folder.path / LISTING
-    return (
-        read_listing(path, settings.data)
-        if isinstance(settings.data, FolderConfig) and path.is_file()
-        else None
-    )
-
-
-def _is_first() -> bool:
-    """Whether this is the process that writes, before the processes know each other."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _locked(folder: RunFolder) -> AbstractContextManager[None]:
-    return folder.locked() if _is_first() else nullcontext()
-
-
-def _check_unfinished(folder: RunFolder, settings: TrainConfig) -> None:
-    if not folder.finished:
-        return
-    done, where = folder.epochs_done(), str(folder.path)
-    if done == settings.schedule.epochs:
-        raise ConfigError(
-            f"{where!r} is finished: all {done} epochs are done; to train it for longer: "
-            f"classy train --resume {where} --set schedule.epochs={2 * done}"
-        )
-    if not folder.has_checkpoint:
-        raise ConfigError(
-            f"{where!r} is finished after {done} epochs and has no checkpoint to go on from, as runs of "
-            f"earlier versions; another run can begin with its weights: --set weights={where}"
-        )
-
-
-def _check_epochs(folder: RunFolder, settings: TrainConfig, state: dict[str, Any] | None) -> None:
-    epochs = settings.schedule.epochs
-    done = len(state["history"]) if state else 0
-    begun = done + bool(state and state["progress"])
-    if epochs < begun:
-        raise ConfigError(
-            f"schedule.epochs = {epochs}, but epoch {begun} of {str(folder.path)!r} is "
-            f"{'done' if begun == done else 'begun'}: give at least {begun}"
-        )
-
-
-def _gone_back(damage: str, state: dict[str, Any]) -> str:
-    done = len(state["history"])
-    step = f" and {state['progress']['step']} steps" if state["progress"] else ""
-    return f"{damage}. The checkpoint before it is whole: going on after {done} epochs{step}"
-
-
-def _longer(job: Job, state: dict[str, Any] | None) -> str:
-    """What becomes of the learning rate, which depends on the number of epochs."""
-    schedule, done = job.settings.schedule, len(state["history"]) if state else 0
-    steps = len(job.records.rows(held_out=False)) // schedule.batch_size
-    first = done * steps + (state["progress"]["step"] if state and state["progress"] else 0)
-    return (
-        f"training goes on after {done} epochs to {schedule.epochs}: from here on the learning rate is that "
-        f"of a run of {schedule.epochs} epochs, which is {learning_rate(schedule, first, steps):.1e} now"
-    )
-
-
-def _accelerator(job: Job) -> Accelerator:
-    schedule = job.settings.schedule
-    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
-    accelerator = Accelerator(
-        mixed_precision=schedule.mixed_precision,
-        cpu=not torch.cuda.is_available(),
-    )
-    if schedule.batch_size % accelerator.num_processes:
-        raise ConfigError(
-            f"schedule.batch_size = {schedule.batch_size} is shared by {accelerator.num_processes} "
-            f"processes, so it must be a multiple of that"
-        )
-    return accelerator
-
-
 def _run(
     job: Job,
     folder: RunFolder,
     accelerator: Accelerator,
     model: ClassyModel,
-    state: dict[str, Any] | None,
+    state: dict[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Row:
-    engine = _engine(job, model, accelerator, state)
-    for note in (job.records.note, *notes):
-        if note:
-            engine.display.line(note)
-    try:
-        with _killed_workers(job, folder):
-            row = _run_epochs(job, folder, engine, model, state)
-    finally:
-        engine.close()
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held
-    accelerator.end_training()
-    if row is None:
-        raise SystemExit(TERMINATED)
-    return row
-
-
-def _run_epochs(
-    job: Job, folder: RunFolder, engine: Engine, model: ClassyModel, state: dict[str, Any] | None
-) -> Row | None:
-    """The last epoch's row; None where the run was asked to end, and can be gone on with."""
-    first = engine.accelerator.is_main_process
+    """Trains ``model`` from a checkpoint, or from the start, to the last epoch."""
     history: list[Row] = list(state["history"]) if state else []
     progress = state["progress"] if state else None
-    wanted = job.settings.tensorboard and first
-    logger = _tensorboard(folder.path / TENSORBOARD, len(history)) if wanted else nullcontext(None)
-    for line in plan(job, model, engine.accelerator.device, engine.accelerator.num_processes):
-        engine.display.line(line)
-    with _terminating() as engine.is_stopping, engine.display.running(), logger as log:
-        for epoch in range(len(history), job.settings.schedule.epochs):
-            try:
-                history.append(engine.run_epoch(epoch, progress))
-            except StoppedError as stopped:
-                if first:
-                    folder.write_checkpoint(_state(engine, model, history, stopped.progress))
-                engine.display.line(f"stopped; go on with: classy train --resume {folder.path}")
-                return None
-            progress = None
-            if first:
-                folder.write_checkpoint(_state(engine, model, history, None))
-                folder.write_history(history)
-            if log:
-                log(history[-1])
-    if first:
-        _finish(job, folder, model, history, engine.accelerator.device)
-        engine.display.line(f"the run is in {folder.path}")
+    trainer = Trainer.make(job, accelerator, model, state)
+    accelerator.init_trackers(TENSORBOARD, init_kwargs={"tensorboard": {"purge_step": len(history) + 1}})
+    trainer.display.lines(filter(None, (job.records.note, *notes)))
+    stopped = False
+    with closing(trainer), explain_killed_workers(job, folder):
+        trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
+        with catch_sigterm() as trainer.is_stopping, trainer.display.running():
+            for epoch in range(len(history), job.settings.schedule.epochs):
+                try:
+                    history.append(trainer.run_epoch(epoch, progress))
+                    progress = None
+                except StoppedError as error:
+                    stopped, progress = True, error.progress
+                if accelerator.is_main_process:
+                    folder.write_checkpoint(trainer.state(history, progress))
+                if stopped:
+                    trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
+                    break
+                if accelerator.is_main_process:
+                    folder.write_history(history)
+                accelerator.log(history[-1], step=epoch + 1)
+        if accelerator.is_main_process and not stopped:
+            _finish(job, folder, model, history, accelerator.device)
+            trainer.display.line(f"the run is in {folder.path}")
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held.
+    accelerator.end_training()
+    if stopped:
+        raise SystemExit(TERMINATED)
     return history[-1]
 
 
-@contextmanager
-def _terminating() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM came, which ends nothing by itself meanwhile."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # others are not told of signals
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class StoppedError(Exception):
+    """The run was asked to end; ``progress`` is what it takes to continue within the epoch."""
+
+    def __init__(self, progress: dict[str, Any]) -> None:
+        super().__init__("stopped")
+        self.progress = progress
 
 
-@contextmanager
-def _killed_workers(job: Job, folder: RunFolder) -> Iterator[None]:
-    """Turns what torch says of a reading process that was killed into one message."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        said = re.search(r"killed by signal: (\w[\w ]*)", f"{error} {error.__cause__ or error.__context__}")
-        how = f" ({said[1].strip()})" if said else ""
-        more = f". Go on with: classy train --resume {folder.path}" if folder.has_checkpoint else ""
-        raise OperationError(
-            f"a process that reads {job.settings.data.unit}s was killed{how}: memory may have run out, which "
-            f"fewer schedule.workers need less of{more}"
-        ) from None
+@dataclass
+class Trainer:
+    """The model, the optimizer and the batches of a run, and its epochs.
+
+    Attributes:
+        job: what is trained.
+        accelerator: the processes and devices.
+        network: the model.
+        model: the same as the accelerator wraps it.
+        optimizer: as the accelerator wraps it.
+        order: of the training batches.
+        train_batches, val_batches: of this process.
+        display: shows the progress.
+        bad: messages about unreadable files that were skipped.
+        is_stopping: whether this process was asked to end.
+    """
+
+    job: Job
+    accelerator: Accelerator
+    network: ClassyModel
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: EpochBatches
+    train_batches: DataLoader[Sample]
+    val_batches: DataLoader[Sample]
+    display: Display
+    bad: set[str] = field(default_factory=set)
+    is_stopping: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def make(
+        cls, job: Job, accelerator: Accelerator, model: ClassyModel, state: dict[str, Any] | None
+    ) -> Trainer:
+        """Puts the model on its device, and makes or restores the optimizer."""
+        device, schedule = accelerator.device, job.settings.schedule
+        if accelerator.num_processes > 1:
+            sync_batch_norm(model, device)
+        model.to(device)
+        speed_up(model, schedule)
+        if state:
+            optimizer = restore_optimizer(model, schedule, state["optimizer"])
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
+        else:
+            optimizer = make_optimizer(model, schedule)
+        order, train_batches = make_batches(job, accelerator, held_out=False)
+        _, val_batches = make_batches(job, accelerator, held_out=True)
+        console = Console(quiet=accelerator.process_index > 0)
+        return cls(
+            job,
+            accelerator,
+            model,
+            accelerator.prepare_model(model),
+            accelerator.prepare_optimizer(optimizer),
+            order,
+            train_batches,
+            val_batches,
+            Display(job.tasks, schedule.epochs, console, job.settings.data.unit),
+        )
+
+    def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "history": history,
+            "data": self.job.fingerprint(),
+            "progress": progress,
+        }
+
+    def run_epoch(self, epoch: int, progress: Mapping[str, Any] | None = None) -> Row:
+        """Trains and evaluates, and gives what was measured.
+
+        Args:
+            epoch: counted from 0.
+            progress: of an epoch that was stopped.
+
+        Raises:
+            ConfigError: a file is unreadable.
+            OperationError: the loss is not a finite number.
+            StoppedError: some process was asked to end.
+        """
+        done, before = (progress["step"], progress["seconds"]) if progress else (0, 0.0)
+        steps, unit = len(self.train_batches), self.job.settings.data.unit
+        bar = self.display.start(epoch, steps, done)
+        started = time.monotonic() - before
+        meter = self._make_meter()
+        if progress:
+            meter.restore(progress)
+        rate = self._train(epoch, bar, meter, done, started)
+        row = {"epoch": epoch + 1, "learning_rate": rate, **self._name_losses("train", meter)}
+        row[f"{unit}s_per_second"] = steps * self._batch_size / (time.monotonic() - started)
+        measured = self._evaluate()
+        if measured is None:
+            raise _stop(steps, meter, started)
+        row |= measured
+        row["seconds"] = time.monotonic() - started
+        self.display.end(bar, row)
+        self._report_bad()
+        return row
+
+    def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
+        """Makes the steps of a pass over the training split after the first ``done``; gives the last rate."""
+        schedule, steps, reader = self.job.settings.schedule, len(self.train_batches), FlagReader()
+        rank = self.accelerator.process_index if schedule.compile else None
+        self.order.epoch, self.order.start = epoch, done
+        set_train_mode(self.network, schedule)
+        rate = learning_rate(schedule, epoch * steps + max(0, done - 1), steps)
+        for step, batch in enumerate(self.train_batches if done < steps else (), done + 1):
+            rate = learning_rate(schedule, epoch * steps + step - 1, steps)
+            self._check_files(batch.errors)
+            seed_step(schedule.seed, epoch, step, rank)
+            sums, counts, flags = self._step(batch, rate)
+            meter.add(sums, counts)
+            stop = self._check_losses(epoch, reader.add(step, batch.rows, flags))
+            self.display.step(bar, meter.local_means, step * self._batch_size / (time.monotonic() - started))
+            if stop and step < steps:
+                self._check_losses(epoch, reader.read_last())
+                raise _stop(step, meter, started)
+        self._check_losses(epoch, reader.read_last())
+        return rate
+
+    def _step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Makes one step of the optimizer: gives sums of losses and numbers of labels by head, and flags.
+
+        The flags (heads + 1,) count the processes where the loss of a head is not finite, and those
+        that were asked to end.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if not self._has_rows(batch):
+            nothing = self._make_meter()
+            return nothing.sums, nothing.counts, self._count_everywhere(nothing.sums, nothing.counts)[1]
+        with self._draw_globally(batch):
+            sums, counts = self.losses(self.model, batch)
+            # The mean is over the labels of all processes, and DDP averages gradients over processes.
+            everywhere, flags = self._count_everywhere(sums, counts)
+            loss = (sums * self._weights / everywhere).sum() * self.accelerator.num_processes
+            self.accelerator.backward(loss)
+        clip = self.job.settings.schedule.clip_grad_norm
+        if clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sums, counts, flags
+
+    def losses(
+        self, model: nn.Module, batch: Batch, metrics: dict[str, dict[str, Metric]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Runs a batch, and gives sums of losses and numbers of labels by head, (heads,) each.
+
+        Args:
+            model: to run.
+            batch: of images or clips.
+            metrics: by head and name, in evaluation; they are updated with the labels that are there.
+        """
+        device = self.accelerator.device
+        views = batch.images.to(device, non_blocking=True)
+        with self.accelerator.autocast():
+            outputs = run_views(model, views, self.job.tasks)
+        sums, counts = [], []
+        for head, output in outputs.items():
+            task = self.job.tasks[head]
+            targets = self.job.targets[head][batch.rows].to(device, non_blocking=True)
+            valid = task.valid(targets)
+            losses = task.training_losses if metrics is None else task.losses
+            sums.append(losses(output, targets).sum())
+            counts.append(valid.sum())
+            if metrics is not None and valid.any():
+                comparable = task.comparable(task.convert(output[valid]), targets[valid])
+                for metric in metrics[head].values():
+                    metric.update(*comparable)
+        return torch.stack(sums), torch.stack(counts)
+
+    @torch.no_grad()
+    def _evaluate(self) -> Row | None:
+        """Measures losses and metrics of the held-out split; None where some process was asked to end."""
+        metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
+        meter, model = self._make_meter(), self.network.eval()
+        for batch in self.val_batches:
+            self._check_files(batch.errors)
+            if len(batch.rows):
+                meter.add(*self.losses(model, batch, metrics))
+            if self.is_stopping():
+                break
+        if self._sum(int(self.is_stopping())):
+            return None
+        row = self._name_losses("val", meter)
+        for head, named in metrics.items():
+            for name, metric in named.items():
+                row[f"val/{head}/{name}"] = metric.compute(lambda rows: gather_rows(self.accelerator, rows))
+        return row
+
+    # What hides details
+
+    def __post_init__(self) -> None:
+        weights = [task.config.weight for task in self.job.tasks.values()]
+        self._weights = torch.tensor(weights, device=self.accelerator.device)
+        self._batch_size = self.job.settings.schedule.batch_size
+
+    def close(self) -> None:
+        """Ends the processes that read, also those that are stuck."""
+        for loader in (self.train_batches, self.val_batches):
+            iterator, loader._iterator = loader._iterator, None
+            workers = list(getattr(iterator, "_workers", ()))
+            del iterator  # which asks them to end
+            for worker in workers:
+                worker.kill()
+
+    def _make_meter(self) -> LossMeter:
+        return LossMeter.make(self.accelerator, len(self.job.tasks))
+
+    def _name_losses(self, split: str, meter: LossMeter) -> Row:
+        return {f"{split}/{head}/loss": loss for head, loss in zip(self.job.tasks, meter.means())}
+
+    def _sum(self, number: int) -> int:
+        """The sum of a number of each process."""
+        return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
+
+    def _count_everywhere(self, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of labels in all processes, at least 1, and the flags of ``_step``."""
+        stop = counts.new_full((1,), int(self.is_stopping()))
+        told = self.accelerator.reduce(torch.cat([counts, (~sums.detach().isfinite()).to(counts), stop]), "sum")
+        return told[: len(counts)].clamp(min=1), told[len(counts) :]
+
+    def _has_rows(self, batch: Batch) -> bool:
+        """Whether enough of the global batch is readable for batch norms to see more than one row."""
+        if self.job.settings.data.on_bad_image == "error":
+            return True
+        return self._sum(len(batch.rows)) >= min(2, self._batch_size)
+
+    def _draw_globally(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Makes random numbers those of the rows of the global batch; the compiler draws its own."""
+        if self.job.settings.schedule.compile or len(batch.rows) == self._batch_size:
+            return nullcontext()
+        before = self.accelerator.process_index * (self._batch_size // self.accelerator.num_processes)
+        return GlobalDraws((batch.places + before).to(self.accelerator.device), self._batch_size)
+
+    def _check_losses(self, epoch: int, seen: list[StepFlags]) -> bool:
+        """Raises where a loss is not finite, and says whether to stop."""
+        for step, rows, not_finite, _ in seen:
+            if any(not_finite):
+                head = next(head for head, times in zip(self.job.tasks, not_finite) if times)
+                names = [self.job.records.name(row) for row in sorted(gather_object(rows.tolist()))]
+                few = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                raise OperationError(
+                    f"the loss of head {head!r} is not a finite number in epoch {epoch + 1}, step {step} "
+                    f"(of {few}): try a lower schedule.learning_rate, a longer warmup_epochs, or clip_grad_norm"
+                )
+        return any(flags.stops for flags in seen)
+
+    def _check_files(self, errors: list[str]) -> None:
+        data = self.job.settings.data
+        if errors and data.on_bad_image == "error":
+            raise ConfigError(
+                f"{errors[0]}. Take it out of the data, or set data.on_bad_image to 'skip' to continue "
+                f"without such {data.unit}s"
+            )
+        self.bad.update(errors)
+
+    def _report_bad(self) -> None:
+        data = self.job.settings.data
+        if data.on_bad_image == "skip" and (bad := sorted(set(gather_object(sorted(self.bad))))):
+            self.display.line(f"skipped {len(bad)} unreadable {data.unit}s, the first is {bad[0]}")
 
 
-# -- the model
+def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[EpochBatches, DataLoader[Sample]]:
+    """Makes the batches of a split: their order, and the part of them that this process reads.
+
+    A batch of evaluation has no more views than one of training, so that it needs no more memory.
+    """
+    schedule, world = job.settings.schedule, accelerator.num_processes
+    size, seed = schedule.batch_size, schedule.seed
+    if held_out:
+        size = max(1, size // (job.settings.data.views * world)) * world
+    order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed)
+    shard = BatchSamplerShard(order, world, accelerator.process_index, split_batches=True, even_batches=False)
+    samples = Samples(job.records.images, job.settings.data, job.channels, None if held_out else seed)
+    pin = accelerator.device.type == "cuda"
+    return order, make_loader(samples, shard, workers=schedule.workers, pin_memory=pin)
 
 
-def _initial_model(job: Job) -> ClassyModel:
-    torch.manual_seed(job.settings.schedule.seed)
-    model = build_model(job.settings.model)
-    if job.settings.weights is not None:
-        model.loaded = load_initial(model, job.settings.weights, job.tasks)
-        standardize(model, job.tasks, {*job.tasks} - {*model.loaded.kept})
-    _freeze(job, model)
-    return model
-
-
-def _stopped_model(job: Job, state: dict[str, Any]) -> ClassyModel:
-    model = build_model(job.settings.model)
-    _freeze(job, model)
-    model.load_state_dict(state["model"])
-    return model
-
-
-def _freeze(job: Job, model: ClassyModel) -> None:
-    if job.settings.schedule.freeze_trunk:
-        for part in trunk_parts(model):
-            part.requires_grad_(False)
-
-
-def _make_quick(model: ClassyModel, job: Job) -> None:
-    """Its layout in memory, and the compiler; keys and, but for rounding, numbers stay."""
-    schedule, safe = job.settings.schedule, _is_safe_with_channels_last(model)
-    if schedule.channels_last and safe and not any(p.dim() == 5 for p in model.parameters()):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if schedule.compile:
-        # The compiler lays out images as it likes.
-        model.compile(options=None if safe else {"layout_optimization": False})
-
-
-def _is_safe_with_channels_last(model: ClassyModel) -> bool:
-    """Whether oneDNN can train it so: on processors with AVX2 and no AVX-512, oneDNN 3.12 writes the
-    gradients of strided 1x1 weights of less than 8 input channels beyond their memory."""
-    return not any(
-        isinstance(part, nn.Conv2d)
-        and part.weight.device.type == "cpu"
-        and part.kernel_size == (1, 1) != part.stride
-        and part.in_channels < 8
-        for part in model.modules()
-    )
-
-
-def _engine(job: Job, model: ClassyModel, accelerator: Accelerator, state: dict[str, Any] | None) -> Engine:
-    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    if world > 1:
-        sync_batch_norm(model, device)
-    model.to(device)
-    _make_quick(model, job)
-    if state:
-        optimizer = restore_optimizer(model, job.settings.schedule, state["optimizer"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-    else:
-        optimizer = make_optimizer(model, job.settings.schedule)
-    pin = device.type == "cuda"
-    return Engine(
-        job,
-        accelerator,
-        accelerator.prepare_model(model),
-        accelerator.prepare_optimizer(optimizer),
-        make_loader(job, False, rank, world, pin),
-        make_loader(job, True, rank, world, pin),
-        Display(job.tasks, job.settings.schedule.epochs, Console(quiet=rank > 0), job.settings.data.unit),
-    )
-
-
-def _state(
-    engine: Engine, model: nn.Module, history: list[Row], progress: dict[str, Any] | None
-) -> dict[str, Any]:
-    scaler = engine.accelerator.scaler
-    return {
-        "model": model.state_dict(),
-        "optimizer": engine.optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler is not None else None,
-        "history": history,
-        "data": engine.job.fingerprint(),
-        "progress": progress,
-    }
-
-
-# -- what is left behind
-
-
-@contextmanager
-def _tensorboard(path: Path, done: int) -> Iterator[Callable[[Row], None]]:
-    """Gives a function that logs an epoch; what was logged after ``done`` epochs is replaced."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(path), purge_step=done + 1)
-
-    def log(row: Row) -> None:
-        for name, value in row.items():
-            writer.add_scalar(name, value, int(row["epoch"]))
-        writer.flush()
-
-    with closing(writer):
-        yield log
+def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
+    return StoppedError({"step": step, "seconds": time.monotonic() - started, **meter.gather()})
 
 
 def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
@@ -406,13 +470,13 @@ def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row],
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)
     shown = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
-    folder.write(PREDICTIONS, draw_predictions(job, shown, _outputs(job, model, shown, device)))
+    folder.write(PREDICTIONS, draw_predictions(job, shown, _predict(job, model, shown, device)))
     folder.finish(model)
 
 
 @torch.no_grad()
-def _outputs(job: Job, model: nn.Module, rows: list[int], device: torch.device) -> dict[str, Tensor]:
+def _predict(job: Job, model: nn.Module, rows: list[int], device: torch.device) -> dict[str, Tensor]:
     """What the model says of ``rows``, by head, on the CPU."""
-    samples, model = Samples(job, augment=False), model.eval()
+    samples, model = Samples(job.records.images, job.settings.data, job.channels), model.eval()
     said = [run_views(model, samples[0, row][1][None].to(device), job.tasks) for row in rows]
     return {head: torch.cat([one[head].cpu() for one in said]) for head in job.tasks}

@@ -20,23 +20,30 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, OperationError, first_line, system_error
+from classy_vision.data.config import FolderConfig
+from classy_vision.data.sources import Records, read_listing, write_listing
+from classy_vision.run_files import (
+    CHECKPOINT,
+    CURVES,
+    LISTING,
+    LOCK,
+    METRICS,
+    PREDICTIONS,
+    PREVIOUS,
+    RUN_CONFIG,
+    TABLE,
+    TENSORBOARD,
+    WEIGHTS,
+)
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
-from classy_vision.weights.files import WEIGHTS, read_tensors, replacing, write_tensors
+from classy_vision.weights.files import read_tensors, replacing, write_tensors
 
-CONFIG = "config.yaml"
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
-LOCK = ".lock"
-LISTING = "files.csv"
-METRICS = "metrics.json"
-TABLE = "metrics.csv"
-CURVES = "curves.png"
-PREDICTIONS = "predictions.png"
-TENSORBOARD = "tensorboard"
 OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
-"""Of a checkpoint; those of today have "progress" and "digest" as well."""
+"""Of a checkpoint; newer ones have "progress" and "digest" as well."""
+CHANGEABLE = ("schedule.epochs", "schedule.workers")
+"""What may be changed when a run is resumed."""
 
 Row = dict[str, float]
 """What was measured in an epoch, e.g. "val/species/accuracy"."""
@@ -44,7 +51,7 @@ Row = dict[str, float]
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says of what goes wrong inside what it was for, and how to resume."""
+    """Adds to an error inside what was being written, and how to resume."""
     what = f"cannot write {str(path)!r}"
     try:
         yield
@@ -57,7 +64,7 @@ def writing(path: Path) -> Iterator[None]:
         more = ""
         if RunFolder(path.parent).has_checkpoint:
             more = (
-                f". What was written before is whole; with that mended, go on with: "
+                f". What was written before is complete; once that is solved, resume with: "
                 f"classy train --resume {path.parent}"
             )
         raise type(told)(f"{told}{more}") from None
@@ -70,13 +77,13 @@ class RunFolder:
     path: Path
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keeps other commands out of the folder, which is made; the lock ends with its process.
 
-        A folder in which nothing came to be is removed again.
+        A folder in which nothing was written is removed again.
 
         Raises:
-            ConfigError: another command is at work here, or the folder cannot be written.
+            ConfigError: another command is using the folder, or the folder cannot be written.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         lock = FileLock(self.path / LOCK, timeout=0)
@@ -88,7 +95,7 @@ class RunFolder:
                 lock.acquire()
             except Timeout:
                 raise ConfigError(
-                    f"another command is at work in {str(self.path)!r}: wait for it, or choose another --output"
+                    f"another command is using {str(self.path)!r}: wait for it, or choose another --output"
                 ) from None
         try:
             yield
@@ -104,17 +111,17 @@ class RunFolder:
 
         Args:
             settings: complete.
-            force: start anew where another run is; its files go.
+            force: replace another run; its files are removed.
 
         Raises:
             ConfigError: there is something already, or the folder cannot be written.
         """
         self.check_free(force)
         try:
-            with writing(self.path / CONFIG):
+            with writing(self.path / RUN_CONFIG):
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._remove(OWN)
-            self.write(CONFIG, dump_settings(settings).encode())
+            self.write(RUN_CONFIG, dump_settings(settings).encode())
         except BaseException:
             self.discard()
             raise
@@ -132,14 +139,14 @@ class RunFolder:
             raise self._foreign()
         if taken and not force:
             raise ConfigError(
-                f"{str(self.path)!r} exists: choose another --output, go on with it by --resume "
+                f"{str(self.path)!r} exists: choose another --output, continue it by --resume "
                 f"{self.path}, or replace it by --force"
             )
 
     def discard(self) -> None:
-        """Removes a run that has no whole epoch to go on from, and nothing of anyone else's."""
+        """Removes a run that has no complete epoch to continue from, and nothing else."""
         if not any((self.path / name).is_file() for name in (CHECKPOINT, PREVIOUS, WEIGHTS)):
-            self._remove((CONFIG, *OWN))
+            self._remove((RUN_CONFIG, *OWN))
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -148,7 +155,7 @@ class RunFolder:
         self.sweep()
 
     def _foreign(self) -> ConfigError:
-        return ConfigError(f"{str(self.path)!r} exists and is no run folder: choose another --output")
+        return ConfigError(f"{str(self.path)!r} exists and is not a run folder: choose another --output")
 
     def settings(self, overrides: Iterable[str] = ()) -> TrainConfig:
         """The settings of the run.
@@ -157,16 +164,43 @@ class RunFolder:
             overrides: as for ``load_settings``.
 
         Raises:
-            ConfigError: this is no run folder, or an override cannot be.
+            ConfigError: this is not a run folder, or an override is impossible.
         """
-        if not (self.path / CONFIG).is_file():
-            raise ConfigError(f"{str(self.path)!r} is no run folder: it has no {CONFIG}")
-        return load_run_settings(self.path / CONFIG, overrides)
+        if not (self.path / RUN_CONFIG).is_file():
+            raise ConfigError(f"{str(self.path)!r} is not a run folder: it has no {RUN_CONFIG}")
+        return load_run_settings(self.path / RUN_CONFIG, overrides)
+
+    def settings_to_resume(self, overrides: Iterable[str]) -> TrainConfig:
+        """The settings with which the run is resumed.
+
+        Raises:
+            ConfigError: as for ``settings``, or an override changes what a resumed run cannot change.
+        """
+        overrides = tuple(overrides)
+        for override in overrides:
+            if override.partition("=")[0] not in CHANGEABLE:
+                raise ConfigError(
+                    f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}"
+                )
+        return self.settings(overrides)
+
+    def write_listing(self, settings: TrainConfig, records: Records) -> None:
+        """Keeps the rows of a folder where unreadable files are skipped, because such files may vanish."""
+        data = settings.data
+        if isinstance(data, FolderConfig) and data.on_bad_image == "skip":
+            self.write(LISTING, write_listing(records, data))
+
+    def read_listing(self, settings: TrainConfig) -> Records | None:
+        """The rows that ``write_listing`` kept; None where it kept none."""
+        path = self.path / LISTING
+        if not isinstance(settings.data, FolderConfig) or not path.is_file():
+            return None
+        return read_listing(path, settings.data)
 
     @property
     def is_run(self) -> bool:
         """Whether a run was begun here."""
-        return any((self.path / name).is_file() for name in (CONFIG, CHECKPOINT))
+        return any((self.path / name).is_file() for name in (RUN_CONFIG, CHECKPOINT))
 
     @property
     def finished(self) -> bool:
@@ -175,22 +209,22 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is something to continue from."""
         return any((self.path / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
     def epochs_done(self) -> int:
-        """Of which there are metrics."""
+        """The epochs of which there are metrics."""
         try:
             return len(json.loads((self.path / METRICS).read_text(encoding="utf-8"))["epochs"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def reopen(self, settings: TrainConfig) -> None:
-        """Makes a run one that is to be trained further, as ``settings`` say.
+        """Makes a finished run one that is to be trained further, as ``settings`` say.
 
-        The weights go; they are in the checkpoint.
+        The weights are removed; they are in the checkpoint.
         """
-        self.write(CONFIG, dump_settings(settings).encode())
+        self.write(RUN_CONFIG, dump_settings(settings).encode())
         with writing(self.path / WEIGHTS):
             (self.path / WEIGHTS).unlink(missing_ok=True)
 
@@ -205,20 +239,20 @@ class RunFolder:
             beside.write_bytes(data)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Writes what is needed to go on; the checkpoint before stays beside it."""
+        """Writes what is needed to continue; the checkpoint before stays beside it."""
         path = self.path / CHECKPOINT
         with writing(path), replacing(path) as beside:
             with beside.open(
                 "wb"
             ) as file:  # an open file: Python says why it cannot be written, torch does not
-                torch.save({**state, "digest": digest(state)}, file)
+                torch.save({**state, "digest": hash_state(state)}, file)
             if path.is_file():
                 os.replace(path, self.path / PREVIOUS)
 
     def read_checkpoint(self) -> tuple[dict[str, Any] | None, str]:
         """The last checkpoint that is whole, and what is wrong with the last one otherwise.
 
-        There is none where no epoch was finished.
+        There is none if no epoch was finished.
 
         Raises:
             ConfigError: no checkpoint is whole.
@@ -235,7 +269,7 @@ class RunFolder:
         return None, ""
 
     def go_back(self) -> None:
-        """Puts the checkpoint before in the place of the last one, which is damaged."""
+        """Replaces the last checkpoint, which is damaged, by the one before."""
         with writing(self.path / CHECKPOINT):
             os.replace(self.path / PREVIOUS, self.path / CHECKPOINT)
 
@@ -250,31 +284,59 @@ class RunFolder:
         self.write(TABLE, table.getvalue().encode())
 
     def finish(self, model: nn.Module) -> None:
-        """Writes the weights. The last checkpoint stays, for training that goes on."""
+        """Writes the weights. The last checkpoint stays, so that training can continue."""
         with writing(self.path / WEIGHTS):
             write_tensors(self.path / WEIGHTS, model.state_dict(), {"format": "pt"})
             (self.path / PREVIOUS).unlink(missing_ok=True)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint, held against its digest; those that were written without one are believed.
+def check_resumable(folder: RunFolder, settings: TrainConfig) -> tuple[dict[str, Any] | None, str]:
+    """Reads the checkpoint to continue from, and what is wrong with the last one: see ``read_checkpoint``.
 
     Raises:
-        ConfigError: it is damaged, or no checkpoint.
+        ConfigError: the run is finished, or has more epochs than the settings.
+    """
+    epochs, where = settings.schedule.epochs, str(folder.path)
+    if folder.finished and folder.epochs_done() == epochs:
+        raise ConfigError(
+            f"{where!r} is finished: all {epochs} epochs are done; to train it for longer: "
+            f"classy train --resume {where} --set schedule.epochs={2 * epochs}"
+        )
+    if folder.finished and not folder.has_checkpoint:
+        raise ConfigError(
+            f"{where!r} is finished after {folder.epochs_done()} epochs and has no checkpoint to continue "
+            f"from, as runs of earlier versions; another run can begin with its weights: --set weights={where}"
+        )
+    state, damage = folder.read_checkpoint()
+    done = len(state["history"]) if state else 0
+    begun = done + bool(state and state["progress"])
+    if epochs < begun:
+        raise ConfigError(
+            f"schedule.epochs = {epochs}, but epoch {begun} of {where!r} is "
+            f"{'done' if begun == done else 'begun'}: give at least {begun}"
+        )
+    return state, damage
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, and compares it with its digest; those that were written without one are trusted.
+
+    Raises:
+        ConfigError: it is damaged, or not a checkpoint.
     """
     state = read_tensors(path)
     said = state.pop("digest", None)
     if said is None and state.keys() == PARTS:
         return {**state, "progress": None}
     if state.keys() != PARTS | {"progress"}:
-        raise ConfigError(f"{str(path)!r} is no checkpoint of a run")
-    if said != digest(state):
+        raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
+    if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
     return state
 
 
-def digest(state: Mapping[str, Any]) -> str:
-    """Of all that is in a checkpoint: names, numbers, types and shapes."""
+def hash_state(state: Mapping[str, Any]) -> str:
+    """Hashes all that is in a checkpoint: names, numbers, types and shapes."""
     sha = sha256()
     _feed(sha.update, state)
     return sha.hexdigest()

@@ -1,5 +1,10 @@
 """The kinds of tasks: how labels are encoded, what is minimised, what is measured and shown.
 
+Numbers are learned standardised, and said in the units of the table. While a model trains, the heads of a
+regression give (number - mean) / std, so that a learning rate serves numbers of any size. Once it is trained,
+their last layers take that back (``to_units``): whoever loads the weights, exports them or predicts with them
+gets numbers in the units of the table, and needs to know nothing of this.
+
 Axes: n samples, k outputs.
 """
 
@@ -8,13 +13,15 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.models import ClassyModel
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, MeanAveragePrecision, Metric
 
@@ -56,7 +63,7 @@ class Task(ABC):
         """The target of a cell, of which None is a missing one.
 
         Raises:
-            ConfigError: it is none of the classes, or no number.
+            ConfigError: it is not one of the classes, or not a number.
         """
 
     @abstractmethod
@@ -69,7 +76,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """What is measured, of labels that are there."""
+        """What is measured of samples that have labels."""
 
     @abstractmethod
     def average(self, outputs: Tensor) -> Tensor:
@@ -80,11 +87,11 @@ class Task(ABC):
         and metrics take them.
         """
 
-    def standardized(self, targets: Tensor) -> Task:
-        """The task with what standardises its numbers, of the targets of the training split."""
+    def with_statistics(self, targets: Tensor) -> Task:
+        """The task with what standardises its numbers, from the targets of the training split."""
         return self
 
-    def in_units(self, outputs: Tensor) -> Tensor:
+    def convert(self, outputs: Tensor) -> Tensor:
         """Outputs of a model in training as a trained one gives them."""
         return outputs
 
@@ -198,14 +205,14 @@ class Regression(Task):
     def std(self) -> float:
         return self.config.std or 1.0
 
-    def standardized(self, targets: Tensor) -> Task:
+    def with_statistics(self, targets: Tensor) -> Task:
         known = targets[self.valid(targets)].double()
         mean, std = float(known.mean()), float(known.std(correction=0))
         found = {"mean": mean, "std": std or 1.0}
         given = {name: value for name in found if (value := getattr(self.config, name)) is not None}
         return Regression(self.name, self.config.model_copy(update={**found, **given}))
 
-    def in_units(self, outputs: Tensor) -> Tensor:
+    def convert(self, outputs: Tensor) -> Tensor:
         return outputs * self.std + self.mean
 
     @property
@@ -224,7 +231,7 @@ class Regression(Task):
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise ConfigError(f"{cell!r} is no finite number")
+            raise ConfigError(f"{cell!r} is not a finite number")
         return number
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -266,3 +273,54 @@ def find_classes(kind: type[Task], cells: Iterable[Any]) -> tuple[str, ...]:
     found = {label for cell in cells if cell is not None for label in kind.labels(cell)}
     numeric = all(WHOLE_NUMBER.fullmatch(label) for label in found)
     return tuple(sorted(found, key=int) if numeric else sorted(found))
+
+
+# -- models with tasks
+
+
+def run_views(model: Callable[[Tensor], Any], views: Tensor, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """Runs a model on the views of samples, and averages what it says of each view.
+
+    Args:
+        model: with the heads of ``tasks``.
+        views: (n, v, c, h, w) or (n, v, c, t, h, w).
+        tasks: by head.
+
+    Returns:
+        (n, k) by head, in float32.
+    """
+    outputs = name_outputs(model(views.flatten(0, 1)), tasks)
+    n, v = views.shape[:2]
+    if v == 1:
+        return outputs
+    return {head: task.average(outputs[head].reshape(n, v, -1)) for head, task in tasks.items()}
+
+
+def name_outputs(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """A model's outputs by head id, also where there is only one, in float32."""
+    named = outputs if isinstance(outputs, dict) else dict.fromkeys(tasks, outputs)
+    return {head: named[head].float() for head in tasks}
+
+
+@torch.no_grad()
+def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
+    """Makes heads that give standardised numbers give them in the units of the table."""
+    for layer, task in _regression_layers(model, tasks):
+        layer.weight.mul_(task.std)
+        layer.bias.mul_(task.std).add_(task.mean)
+
+
+@torch.no_grad()
+def standardize(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
+    """Makes heads that give numbers in the units of the table give them standardised."""
+    for layer, task in _regression_layers(model, tasks):
+        layer.weight.div_(task.std)
+        layer.bias.sub_(task.mean).div_(task.std)
+
+
+def _regression_layers(model: ClassyModel, tasks: Mapping[str, Task]) -> Iterator[tuple[nn.Linear, Regression]]:
+    for entries in model.get_heads().values():
+        for head in entries:
+            task = tasks.get(str(head.unique_id))
+            if isinstance(task, Regression):
+                yield from ((layer, task) for layer in head.output_layers())

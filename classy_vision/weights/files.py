@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from classy_vision.errors import FAILURES, ConfigError, system_error, unknown
+from classy_vision.run_files import WEIGHTS as WEIGHTS
 
-WEIGHTS = "model.safetensors"
 MAX_RATIO = 10
 """By which an archive of arrays may be compressed; weights can hardly be compressed at all."""
 MAX_DEPTH = 64

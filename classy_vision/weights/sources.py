@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from classy_vision.config import ConfigError
+from classy_vision.run_files import CLASSY_CHECKPOINT, WEIGHTS
 from classy_vision.weights.catalogue import HUB, is_published, published
 from classy_vision.weights.download import download_address, download_file
-from classy_vision.weights.files import WEIGHTS
 
 TORCHVISION = "https://download.pytorch.org/models"
 HUB_FILES = (WEIGHTS, "pytorch_model.bin")
@@ -42,10 +42,10 @@ def find_file(source: str | Path) -> Path:
 
 
 def _in_folder(folder: Path) -> Path:
-    for name in (WEIGHTS, "checkpoint.torch"):
+    for name in (WEIGHTS, CLASSY_CHECKPOINT):
         if (folder / name).is_file():
             return folder / name
-    raise ConfigError(f"{str(folder)!r} holds neither {WEIGHTS} nor checkpoint.torch")
+    raise ConfigError(f"{str(folder)!r} holds neither {WEIGHTS} nor {CLASSY_CHECKPOINT}")
 
 
 def _from_hub(name: str) -> Path:

@@ -170,7 +170,7 @@ def test_a_folder_of_save_pretrained_predicts_as_its_run_does(
 
 
 def test_runs_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run folder: it has no config.yaml"):
+    with pytest.raises(ConfigError, match="is not a run folder: it has no config.yaml"):
         Predictor.load(tmp_path)
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     with pytest.raises(ConfigError, match="is not finished: classy train --resume"):

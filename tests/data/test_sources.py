@@ -271,6 +271,14 @@ def test_a_table_without_splits_is_split_by_the_seed(tmp_path: Path) -> None:
     assert {sum(split) for split in splits} == {2}
 
 
+def test_a_name_in_parquet_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": ["a.png"], "kind": ["a"]}), file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"kind", b"ki\xffd"))
+    with pytest.raises(ConfigError, match=r"cannot read .*t\.parquet.*utf-8"):
+        table(file)
+
+
 def test_parquet_and_another_folder_of_images(tmp_path: Path) -> None:
     picture(tmp_path / "img" / "0.png")
     columns = {"path": ["0.png"] * 2, "split": ["train", "val"], "tags": [["a", "b"], None]}
@@ -303,7 +311,7 @@ def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("no.csv", "no such file"), ("t.xlsx", "no known format"), ("t.parquet", "cannot read")],
+    [("no.csv", "no such file"), ("t.xlsx", "an unknown format"), ("t.parquet", "cannot read")],
 )
 def test_files_that_are_no_tables(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").write_text("x")

@@ -13,6 +13,7 @@ import pytest
 from torch import nn
 from typer.main import get_command
 
+from classy_vision import run_files
 from classy_vision.cli import app
 from classy_vision.config import PositiveInt
 from classy_vision.cost.presets import known_costs
@@ -20,7 +21,6 @@ from classy_vision.data.config import SOURCES, ClipConfig
 from classy_vision.heads import HEADS
 from classy_vision.models import MODELS, ClassyModel, register_model
 from classy_vision.removed import ATTRIBUTES, NAMES
-from classy_vision.train import run_folder
 from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.trunk.trunk import ModelConfig
 from docs._ext import pages
@@ -149,8 +149,8 @@ def test_all_that_is_gone_is_there() -> None:
 
 def test_all_files_of_a_run_are_there() -> None:
     shown = set(re.findall(r"`([\w.]+)`", section("training.md", "The run folder").split("\n\n")[0]))
-    constants = ("CONFIG", "CHECKPOINT", "WEIGHTS", "METRICS", "TABLE", "CURVES", "PREDICTIONS", "TENSORBOARD")
-    assert {getattr(run_folder, name) for name in constants} <= shown
+    names = "RUN_CONFIG CHECKPOINT WEIGHTS METRICS TABLE CURVES PREDICTIONS TENSORBOARD"
+    assert {getattr(run_files, name) for name in names.split()} <= shown
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def _publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "torchvision/regnet_y_400mf.IMAGENET1K_V2"
     file = folder / "regnet_y_400mf.safetensors"
     save_weights(build_model(name), file, layout="torchvision")
-    for module in ("classy_vision.trunk.loading", "classy_vision.train.initial"):
+    for module in ("classy_vision.trunk.loading", "classy_vision.train.job"):
         monkeypatch.setattr(f"{module}.find_file", lambda given: file if given == name else find_file(given))
 
 

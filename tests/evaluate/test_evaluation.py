@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 
 from classy_vision.config import ConfigError
 from classy_vision.evaluate import evaluate
+from classy_vision.evaluate.scores import score
 from classy_vision.predict import Predictor
 from classy_vision.train.config import TaskConfig
-from classy_vision.train.scores import score
 from classy_vision.train.tasks import KINDS
 from tests.predict.test_predictor import TASKS, small_model
 

@@ -73,10 +73,12 @@ def write(path: Path, config: Mapping[str, Any]) -> Path:
     return path
 
 
-def start(*arguments: object, processes: int = 1, **options: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, processes: int = 1, module: str = "classy_vision.cli", **options: Any
+) -> subprocess.Popen[str]:
     launcher = TORCHRUN if processes == 2 else []
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "classy_vision.cli", *map(str, arguments)],
+        [sys.executable, *launcher, "-m", module, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

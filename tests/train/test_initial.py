@@ -13,9 +13,8 @@ from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train import TrainConfig, load_settings, train
 from classy_vision.train.config import dump_settings
-from classy_vision.train.initial import load_initial
 from classy_vision.train.job import prepare
-from classy_vision.train.run import _initial_model
+from classy_vision.train.model import build_initial, load_initial
 from tests.train.command import head, job
 from tests.train.conftest import make_table
 
@@ -36,7 +35,8 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(probe: Path, *heads: dict[str, Any], **sections: Any) -> ClassyModel:
     data = {"source": "table", "file": str(probe.parent / "table.csv")}
     config = job(data, *heads, schedule={"seed": 5}, **sections)
-    return _initial_model(prepare(TrainConfig.parse(config)))
+    ready = prepare(TrainConfig.parse(config))
+    return build_initial(ready.settings, ready.tasks)
 
 
 def kept(model: ClassyModel, probe: Path) -> set[str]:
@@ -54,7 +54,8 @@ def test_heads_of_the_same_id_and_shape_go_on(inside: bool, probe: Path) -> None
         data = {"source": "table", "file": str(probe.parent / "table.csv")}
         config = job(data, *HEADS, head("new"), tasks=sections["tasks"])
         config["model"]["weights"] = str(probe)
-        model = _initial_model(prepare(TrainConfig.parse(config)))
+        ready = prepare(TrainConfig.parse(config))
+        model = build_initial(ready.settings, ready.tasks)
     else:
         model = start(probe, *HEADS, head("new"), **sections)
     assert kept(model, probe) == {"colour", "tags"}
@@ -99,6 +100,6 @@ def test_what_is_loaded_is_reported(probe: Path) -> None:
             job({"source": "table", "file": str(probe.parent / "table.csv")}, *HEADS, tasks=TASKS)
         )
     )
-    report = load_initial(_initial_model(ready), str(probe), ready.tasks)
+    report = load_initial(build_initial(ready.settings, ready.tasks), str(probe), ready.tasks)
     assert report.kept == ()
     assert "heads.block1.tags.fc.weight" in report.loaded

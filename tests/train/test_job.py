@@ -45,7 +45,7 @@ def test_what_was_left_out_comes_from_the_data(table: Path) -> None:
         ([head("colour")], {"tasks": {"colour": {"target": "lights"}}}, "did you mean 'light'"),
         ([head("colour")], {"tasks": {"color": {}}}, "tasks: unknown head 'color'; did you mean 'colour'"),
         ([head("colour"), head("light")], {"tasks": {"colour": {}}}, "head 'light' has no task"),
-        ([head("colour")], {"tasks": {"colour": {"kind": "regression"}}}, "'lime' is no finite number"),
+        ([head("colour")], {"tasks": {"colour": {"kind": "regression"}}}, "'lime' is not a finite number"),
         ([head("colour")], {"tasks": {"colour": {"classes": ["red", "blue"]}}}, "unknown class 'lime'"),
         ([head("colour", "block9")], {}, "unknown block 'block9'"),
         ([{**head("colour"), "name": "identity"}], {}, "its task needs 3 numbers"),
@@ -107,7 +107,7 @@ PUBLISHED = "timm/resnet50.a1_in1k"
 
 
 def test_published_weights_bring_their_preprocessing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classy_vision.train.initial.find_file", lambda name: Path("there"))
+    monkeypatch.setattr("classy_vision.train.job.find_file", lambda name: Path("there"))
     config = settings(table, head("colour"), weights=PUBLISHED, schedule={"batch_size": 2})
     bare = config.model_copy(
         update={

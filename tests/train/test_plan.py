@@ -11,10 +11,9 @@ import torch
 from rich.console import Console
 
 from classy_vision.train import TrainConfig, display, train
-from classy_vision.train.display import Clock, Display, duration
+from classy_vision.train.display import Clock, Display, describe_job, duration
 from classy_vision.train.job import prepare
-from classy_vision.train.plan import plan
-from classy_vision.train.run import _initial_model
+from classy_vision.train.model import build_initial
 from tests.train.command import head, job
 
 HEADS = head("colour"), head("tags", "block1"), head("light", "block1")
@@ -27,7 +26,7 @@ def settings(table: Path, **sections: Any) -> TrainConfig:
 
 def lines(config: TrainConfig) -> list[str]:
     ready = prepare(config)
-    return list(plan(ready, _initial_model(ready), torch.device("cpu"), 2))
+    return list(describe_job(ready, build_initial(ready.settings, ready.tasks), torch.device("cpu"), 2))
 
 
 def test_what_will_be_trained_is_said(table: Path) -> None:
@@ -42,7 +41,7 @@ def test_what_will_be_trained_is_said(table: Path) -> None:
 
 
 def test_many_classes_are_counted_together(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classy_vision.train.plan.MOST", 2)
+    monkeypatch.setattr("classy_vision.train.display.MOST", 2)
     assert "3 classes: 5 (blue) to 5 images each; 3 without" in lines(settings(table))[2]
 
 
@@ -51,9 +50,9 @@ def test_it_is_said_which_heads_go_on(table: Path, capsys: Any) -> None:
     assert "head 'colour' at trunk_output: 3 classes" in (first := capsys.readouterr().out)
     assert "training takes about " in first
     config = settings(table, weights=str(table.parent / "run"))
-    assert lines(config)[-1] == f"weights of {table.parent / 'run'}: heads colour, tags, light go on"
+    assert lines(config)[-1] == f"weights of {table.parent / 'run'}: heads colour, tags, light continue"
     moved = config.model_copy(update={"model": {**config.model, "heads": [head(name) for name in TASKS]}})
-    assert lines(moved)[-1].endswith(": heads colour go on, and tags, light are new")
+    assert lines(moved)[-1].endswith(": heads colour continue, and tags, light are new")
 
 
 def test_the_time_is_told_once_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

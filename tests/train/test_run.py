@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.models import AnyNet
-from classy_vision.train import TrainConfig, engine, load_settings, resume, train
-from classy_vision.train.engine import Engine
+from classy_vision.train import TrainConfig, load_settings, resume, train
+from classy_vision.train import run as loop
 from classy_vision.train.job import prepare
+from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import RunFolder
 from tests.train.command import SMALL_TRUNK, classy, clips_job, head, job, write
 from tests.train.conftest import make_table
@@ -71,8 +73,8 @@ def test_the_loss_of_what_was_held_out_has_no_smoothing(table: Path, monkeypatch
         colour = 20 * torch.nn.functional.one_hot(views.mean((1, 3, 4)).argmax(1), 3)[:, [2, 1, 0]]
         return {**run_views(model, views, tasks), "colour": colour.float()}
 
-    run_views = engine.run_views
-    monkeypatch.setattr(engine, "run_views", perfect)
+    run_views = loop.run_views
+    monkeypatch.setattr(loop, "run_views", perfect)
     final = train(config.model_copy(update={"tasks": tasks}), table.parent / "run")
     assert final["train/colour/loss"] > 1
     assert final["val/colour/loss"] < 0.01
@@ -206,7 +208,7 @@ def test_a_file_that_vanished_is_skipped_when_a_run_is_resumed(
     gone = {"table": tmp_path / "6.png", "folder": root / "a" / "6.png"}
     for name, config in jobs.items():
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "run_epoch", lambda *_: pytest.fail("stopped"))
+            patch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("stopped"))
             with pytest.raises(pytest.fail.Exception, match="stopped"):
                 train(config, tmp_path / name)
         before = prepare(config).records.held_out
@@ -292,12 +294,12 @@ def test_a_run_of_videos_says_so(clips: Path) -> None:
 def test_a_stopped_run_of_videos_goes_on_to_the_same_weights(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Engine, epoch: int, *progress: Any) -> Any:
+    def stop(self: Trainer, epoch: int, *progress: Any) -> Any:
         return run_epoch(self, epoch, *progress) if epoch == 0 else pytest.fail("stopped")
 
-    run_epoch = Engine.run_epoch
+    run_epoch = Trainer.run_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "run_epoch", stop)
+        patch.setattr(Trainer, "run_epoch", stop)
         with pytest.raises(pytest.fail.Exception, match="stopped"):
             train(load_settings(clips / "config.yaml"), tmp_path / "run")
     resume(tmp_path / "run")
@@ -319,7 +321,7 @@ def test_an_unreadable_video_is_named_or_skipped(videos: Path, tmp_path: Path, c
     bad = tmp_path / "videos" / "val" / "up" / "0.mp4"
     bad.write_text("no video")
     config = TrainConfig.parse(clips_job(tmp_path / "videos", data={"image_size": 16}, schedule={"epochs": 1}))
-    with pytest.raises(ConfigError, match=r"0\.mp4: not a video.*to go on without such videos"):
+    with pytest.raises(ConfigError, match=r"0\.mp4: not a video.*to continue without such videos"):
         train(config, tmp_path / "run")
     skipping = config.data.model_copy(update={"on_bad_image": "skip"})
     train(config.model_copy(update={"data": skipping}), tmp_path / "skipped")
@@ -332,3 +334,17 @@ def test_a_changed_folder_of_videos_is_noticed(videos: Path, tmp_path: Path) -> 
     before = prepare(settings).fingerprint()
     shutil.copy(tmp_path / "videos/val/up/0.mp4", tmp_path / "videos/val/up/9.mp4")
     assert prepare(settings).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "clips", "world", "sizes"), [(12, 2, 1, [2] * 4), (2, 2, 2, [1] * 4), (10, 1, 2, [1] * 4)]
+)
+def test_a_batch_of_evaluation_has_no_more_clips_than_one_of_training(
+    batch_size: int, clips: int, world: int, sizes: list[int], videos: Path
+) -> None:
+    data = {"clip": {"frames": 4, "clips": clips, "crops": 3}}
+    ready = prepare(TrainConfig.parse(clips_job(videos, data=data, schedule={"batch_size": batch_size})))
+    for rank in range(world):  # every process has something to evaluate in every batch
+        process: Any = SimpleNamespace(num_processes=world, process_index=rank, device=torch.device("cpu"))
+        _, batches = loop.make_batches(ready, process, held_out=True)
+        assert [len(batch) for batch in batches.batch_sampler] == sizes

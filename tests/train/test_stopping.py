@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.train import TrainConfig, resume, train
-from classy_vision.train.engine import Engine
-from classy_vision.train.run_folder import RunFolder, digest, read_state
+from classy_vision.train.run import Trainer
+from classy_vision.train.run_folder import RunFolder, hash_state, read_state
 from tests.train.command import classy, digits_job, head, job, start, write
 from tests.train.conftest import make_table
 
@@ -56,12 +56,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(whole: Path, tmp_path: Path) -> Path:
     """The run, stopped after its second epoch."""
 
-    def stop(self: Engine, epoch: int, *progress: Any) -> Any:
+    def stop(self: Trainer, epoch: int, *progress: Any) -> Any:
         return run_epoch(self, epoch, *progress) if epoch < 2 else pytest.fail("stopped")
 
-    run_epoch = Engine.run_epoch
+    run_epoch = Trainer.run_epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "run_epoch", stop)
+        patch.setattr(Trainer, "run_epoch", stop)
         with pytest.raises(pytest.fail.Exception, match="stopped"):
             train(settings(whole.parent / "table.csv", schedule={"epochs": 3}), tmp_path / "run")
     return tmp_path / "run"
@@ -75,22 +75,22 @@ def test_a_terminated_run_goes_on_within_the_epoch(
     steps: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    losses = Engine.losses
+    losses = Trainer.losses
 
-    def terminate(self: Engine, *args: Any) -> Any:
+    def terminate(self: Trainer, *args: Any) -> Any:
         calls.append(args)
         if len(calls) == steps:
             signal.raise_signal(signal.SIGTERM)
         return losses(self, *args)
 
-    monkeypatch.setattr(Engine, "losses", terminate)
+    monkeypatch.setattr(Trainer, "losses", terminate)
     with pytest.raises(SystemExit, match="143"):
         train(settings(whole.parent / "table.csv", schedule={"epochs": 3}), tmp_path / "run")
-    monkeypatch.setattr(Engine, "losses", losses)
+    monkeypatch.setattr(Trainer, "losses", losses)
     assert len(calls) == max(steps, min(steps + 1, 5)) - (steps == 1)
     state = read_state(tmp_path / "run" / "checkpoint.pt")
     assert (state["history"], state["progress"]["step"]) == ([], min(steps, 4))
-    assert f"go on with: classy train --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert f"resume with: classy train --resume {tmp_path / 'run'}" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resume(tmp_path / "run")
     assert_same(tmp_path / "run", whole)
@@ -155,7 +155,7 @@ def test_both_of_two_processes_stop_after_the_same_step(digits: tuple[Path, Path
         time.sleep(0.01)
     process.terminate()
     out, err = process.communicate(timeout=60)
-    assert f"stopped; go on with: classy train --resume {folder}" in out, err
+    assert f"stopped; resume with: classy train --resume {folder}" in out, err
     done = classy("train", "--resume", folder, processes=2)
     assert done.returncode == 0, done.stderr
     one, two = history(digits[1]), history(folder)
@@ -204,7 +204,7 @@ def test_a_flipped_weight_is_noticed_and_the_checkpoint_before_is_used(
     resume(begun)
     said = capsys.readouterr().out
     assert "checkpoint.pt' is damaged" in said
-    assert "The checkpoint before it is whole: going on after 1 epochs" in said
+    assert "The checkpoint before it is whole: continuing after 1 epochs" in said
     assert_same(begun, whole)
 
 
@@ -217,7 +217,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_changed(begun: Path) -> None:
     assert sorted(path.name for path in begun.iterdir()) == before
 
 
-def test_a_checkpoint_without_a_digest_is_read(begun: Path, whole: Path, capsys: Any) -> None:
+def test_a_checkpoint_without_a_hash_state_is_read(begun: Path, whole: Path, capsys: Any) -> None:
     """As versions before wrote them."""
     state = read_state(begun / "checkpoint.pt")
     del state["progress"]
@@ -229,7 +229,7 @@ def test_a_checkpoint_without_a_digest_is_read(begun: Path, whole: Path, capsys:
     assert_same(begun, whole)
 
 
-def test_a_digest_is_of_names_types_shapes_and_numbers() -> None:
+def test_a_hash_state_is_of_names_types_shapes_and_numbers() -> None:
     x = torch.arange(4.0)
     states: list[dict[str, Any]] = [
         {"a": x},
@@ -245,8 +245,8 @@ def test_a_digest_is_of_names_types_shapes_and_numbers() -> None:
         {1: x},
         {"a": torch.zeros(0)},
     ]
-    assert len({digest(state) for state in states}) == len(states)
-    assert digest({"a": x.view(2, 2).T.contiguous().T}) == digest({"a": x.view(2, 2)})
+    assert len({hash_state(state) for state in states}) == len(states)
+    assert hash_state({"a": x.view(2, 2).T.contiguous().T}) == hash_state({"a": x.view(2, 2)})
 
 
 # -- one command at a time
@@ -266,7 +266,7 @@ def test_a_folder_that_is_in_use_is_refused_before_data_are_read(
     assert other.stdout is not None
     assert other.stdout.readline() == b"locked\n"
     for command in (lambda: train(config, tmp_path / "run", force=True), lambda: resume(tmp_path / "run")):
-        with pytest.raises(ConfigError, match="another command is at work in"):
+        with pytest.raises(ConfigError, match="another command is using"):
             command()
     other.kill()
     other.communicate()
@@ -276,7 +276,7 @@ def test_a_folder_that_is_in_use_is_refused_before_data_are_read(
 
 
 def test_a_lock_leaves_no_folders(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "a" / "b").locked():
+    with RunFolder(tmp_path / "a" / "b").lock():
         pass
     assert not list(tmp_path.iterdir())
 
@@ -289,7 +289,7 @@ def test_a_finished_run_is_trained_for_longer(whole: Path, tmp_path: Path, capsy
     shutil.copytree(whole, run)
     resume(run, ["schedule.epochs=5"])
     assert (
-        "training goes on after 3 epochs to 5: from here on the learning rate is that"
+        "training continues after 3 epochs to 5: from here on the learning rate is that"
         in capsys.readouterr().out
     )
     rows = history(run)
@@ -318,7 +318,7 @@ def test_what_cannot_be_changed(override: str, message: str, whole: Path) -> Non
 def test_a_run_that_an_earlier_version_finished_has_no_checkpoint(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "checkpoint.pt").unlink()
-    with pytest.raises(ConfigError, match="has no checkpoint to go on from.*--set weights="):
+    with pytest.raises(ConfigError, match="has no checkpoint to continue from.*--set weights="):
         resume(tmp_path / "run", ["schedule.epochs=5"])
 
 
@@ -330,17 +330,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(
 ) -> None:
     before = (begun / "checkpoint.pt").read_bytes()
     calls = []
-    losses = Engine.losses
+    losses = Trainer.losses
 
-    def fail(self: Engine, *args: Any) -> Any:
+    def fail(self: Trainer, *args: Any) -> Any:
         calls.append(args)
         sums, counts = losses(self, *args)
         return sums * (float("nan") if len(calls) == 2 else 1), counts
 
-    monkeypatch.setattr(Engine, "losses", fail)
+    monkeypatch.setattr(Trainer, "losses", fail)
     with pytest.raises(OperationError) as caught:
         resume(begun)
-    monkeypatch.setattr(Engine, "losses", losses)
+    monkeypatch.setattr(Trainer, "losses", losses)
     message = str(caught.value)
     assert "the loss of head 'colour' is not a finite number in epoch 3, step 2 (of " in message
     rows = sorted(int(row) for row in calls[1][1].rows)

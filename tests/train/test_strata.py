@@ -13,15 +13,14 @@ from PIL import Image
 
 from classy_vision.data.split import hold_out
 from classy_vision.train import TrainConfig
-from classy_vision.train.job import prepare
+from classy_vision.train.job import find_strata, prepare
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.strata import strata_of
 from classy_vision.train.tasks import KINDS
 from tests.train.command import head, job
 
 
 def split(cells: list[Any], kind: str, fraction: float = 0.2, seed: int = 0) -> list[bool]:
-    return hold_out(strata_of({"x": cells}, {"x": KINDS[kind]}, fraction), fraction, seed)
+    return hold_out(find_strata({"x": cells}, {"x": KINDS[kind]}, fraction), fraction, seed)
 
 
 def held(cells: list[Any], rows: list[bool]) -> list[Any]:
@@ -55,7 +54,7 @@ def test_numbers_are_held_out_along_their_range() -> None:
 def test_several_columns_are_balanced_at_once() -> None:
     columns = {"x": ["a", "b"] * 50, "y": [*"ccccd"] * 20}
     kinds = dict.fromkeys(columns, KINDS["classification"])
-    rows = hold_out(strata_of(columns, kinds, 0.2), 0.2, 0)
+    rows = hold_out(find_strata(columns, kinds, 0.2), 0.2, 0)
     for cells, expected in zip(columns.values(), ({"a": 10, "b": 10}, {"c": 16, "d": 4})):
         assert Counter(held(cells, rows)) == expected
 

@@ -114,9 +114,9 @@ def test_classes_are_sorted_as_numbers_where_all_are() -> None:
     [
         ("classification", "bb", "unknown class 'bb'; did you mean 'b'"),
         ("multilabel", "a;d", "unknown class 'd'"),
-        ("regression", "tall", "'tall' is no finite number"),
-        ("regression", "nan", "'nan' is no finite number"),
-        ("regression", 10**400, "0 is no finite number"),
+        ("regression", "tall", "'tall' is not a finite number"),
+        ("regression", "nan", "'nan' is not a finite number"),
+        ("regression", 10**400, "0 is not a finite number"),
     ],
 )
 def test_labels_that_cannot_be(kind: str, cell: str, message: str) -> None:

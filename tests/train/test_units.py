@@ -16,13 +16,11 @@ from classy_vision.models import ClassyModel, build_model
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.config import TaskConfig
-from classy_vision.train.engine import Engine
 from classy_vision.train.job import prepare
-from classy_vision.train.run import _initial_model
+from classy_vision.train.model import build_initial
+from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.tasks import Regression
-from classy_vision.train.units import standardize, to_units
-from classy_vision.train.views import run_views
+from classy_vision.train.tasks import Regression, run_views, standardize, to_units
 from tests.models.small import FAMILIES
 from tests.train.command import head, job
 
@@ -79,12 +77,12 @@ def test_every_reader_gets_the_units_of_the_table(run: Path) -> None:
 def test_a_run_goes_on_to_the_same_numbers(
     run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Engine, epoch: int, progress: Any = None) -> Any:
+    def stop(self: Trainer, epoch: int, progress: Any = None) -> Any:
         return run_epoch(self, epoch, progress) if epoch < 7 else pytest.fail("stopped")
 
-    run_epoch = Engine.run_epoch
+    run_epoch = Trainer.run_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "run_epoch", stop)
+        patch.setattr(Trainer, "run_epoch", stop)
         with pytest.raises(pytest.fail.Exception, match="stopped"):
             train(settings(table), tmp_path / "again")
     resume(tmp_path / "again")
@@ -97,9 +95,9 @@ def test_a_run_that_starts_from_another_says_the_same_numbers(run: Path, table: 
     task = ready.tasks["price"]
     x = torch.rand(3, 1, 3, 8, 8)
     with torch.no_grad():
-        now = run_views(_initial_model(ready).eval(), x, ready.tasks)["price"]
+        now = run_views(build_initial(ready.settings, ready.tasks).eval(), x, ready.tasks)["price"]
         before = run_views(ClassyModel.from_checkpoint(run).eval(), x, ready.tasks)["price"]
-    torch.testing.assert_close(task.in_units(now), before, rtol=1e-4, atol=1.0)
+    torch.testing.assert_close(task.convert(now), before, rtol=1e-4, atol=1.0)
 
 
 def test_a_run_that_learned_numbers_as_they_are_goes_on_so(table: Path, tmp_path: Path) -> None:
@@ -132,12 +130,14 @@ def test_every_head_takes_the_units(options: dict[str, Any]) -> None:
         before = model(x)
         to_units(model, tasks)
         torch.testing.assert_close(model(x), 1000 + 20 * before)
-        standardize(model, tasks, {"x"})
+        standardize(model, tasks)
         torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-4)
 
 
 def test_numbers_that_are_all_the_same() -> None:
-    task = Regression("x", TaskConfig(kind="regression")).standardized(torch.tensor([5.0, 5.0, float("nan")]))
+    task = Regression("x", TaskConfig(kind="regression")).with_statistics(
+        torch.tensor([5.0, 5.0, float("nan")])
+    )
     assert (task.config.mean, task.config.std) == (5, 1)
 
 

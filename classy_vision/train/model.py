@@ -1,0 +1,166 @@
+"""The model of a job: checked without memory, built, and loaded with the weights that training starts from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from classy_vision.config import ConfigError, first_line, read_config
+from classy_vision.models import ClassyModel, build_model, load_weights
+from classy_vision.run_files import RUN_CONFIG
+from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig
+from classy_vision.train.tasks import Task, name_outputs, standardize
+from classy_vision.weights.report import Report
+
+
+def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:
+    """Builds the model without memory, and runs it on the shape of a batch.
+
+    Raises:
+        ConfigError: it cannot be built, does not take such images or clips, or does not give logits.
+    """
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(settings.model)
+        _check_outputs(model.eval(), settings, tasks, training=False)
+        set_train_mode(model, settings.schedule)
+        _check_outputs(model, settings, tasks, training=True)
+    return model.eval()
+
+
+def _check_outputs(
+    model: ClassyModel, settings: TrainConfig, tasks: Mapping[str, Task], training: bool
+) -> None:
+    shape = settings.data.input_shape(settings.model["in_channels"], training)
+    count = settings.schedule.batch_size if training else 2
+    try:
+        outputs = name_outputs(model(torch.empty(count, *shape)), tasks)
+    except (RuntimeError, ValueError) as error:
+        cannot = f"does not train on batches of {count}," if training else "does not take"
+        raise ConfigError(f"the model {cannot} {_describe_inputs(shape)}: {first_line(error)}") from None
+    for head, output in outputs.items():
+        if output.shape != (count, tasks[head].outputs):
+            raise ConfigError(
+                f"head {head!r} gives {tuple(output.shape[1:])} for {_describe_inputs(shape)}, but its task "
+                f"needs {tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
+            )
+
+
+def _describe_inputs(shape: Sequence[int]) -> str:
+    """Inputs (c, h, w) or (c, t, h, w) in words."""
+    clips = f"clips of {shape[1]} frames" if len(shape) == 4 else "images"
+    return f"{clips} of {shape[-1]}x{shape[-2]} pixels"
+
+
+def build_initial(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel:
+    """Builds the model as training starts: from the seed, or from the weights of the settings."""
+    torch.manual_seed(settings.schedule.seed)
+    model = build_model(settings.model)
+    if settings.weights is not None:
+        model.loaded = load_initial(model, settings.weights, tasks)
+        standardize(model, {name: task for name, task in tasks.items() if name not in model.loaded.kept})
+    return _freeze(model, settings.schedule)
+
+
+def build_stopped(settings: TrainConfig, state: Mapping[str, Any]) -> ClassyModel:
+    """Builds the model of a checkpoint."""
+    model = _freeze(build_model(settings.model), settings.schedule)
+    model.load_state_dict(state["model"])
+    return model
+
+
+def _freeze(model: ClassyModel, schedule: ScheduleConfig) -> ClassyModel:
+    if schedule.freeze_trunk:
+        for part in _list_trunk(model):
+            part.requires_grad_(False)
+    return model
+
+
+def set_train_mode(model: nn.Module, schedule: ScheduleConfig) -> None:
+    """Puts the model in training mode; a frozen trunk stays in evaluation mode."""
+    model.train()
+    if schedule.freeze_trunk:
+        for part in _list_trunk(model):
+            part.eval()
+
+
+def _list_trunk(model: nn.Module) -> list[nn.Module]:
+    """Everything but the heads."""
+    return [part for name, part in model.named_children() if name != "heads"]
+
+
+# -- weights to start from
+
+
+def load_initial(model: ClassyModel, weights: str | WeightsConfig, tasks: Mapping[str, Task]) -> Report:
+    """Loads the weights that a job starts from.
+
+    Heads that have the id and shape of one in the file continue from there; the others stay as they
+    are. A run names its classes: a head whose classes are others stays as it is, too.
+
+    Args:
+        model: as it was built.
+        weights: what to load.
+        tasks: by head.
+
+    Raises:
+        ConfigError: the weights cannot be read, or are not this trunk's.
+    """
+    options = {"source": weights} if isinstance(weights, str) else dict(weights)
+    heads = {head.unique_id: head for entries in model.get_heads().values() for head in entries}
+    others = _find_other_tasks(str(options["source"]), tasks)
+    before = {name: deepcopy(heads[name].state_dict()) for name in others}
+    report = load_weights(model, **{"skip_heads": "unfit", **options})
+    for name, state in before.items():
+        heads[name].load_state_dict(state)
+    return replace(report, kept=tuple(sorted({*report.kept, *before})))
+
+
+def _find_other_tasks(source: str, tasks: Mapping[str, Task]) -> list[str]:
+    """The heads that have the id of one of a run, but another kind or other classes."""
+    path = Path(os.path.expanduser(source))
+    config = (path if path.is_dir() else path.parent) / RUN_CONFIG
+    theirs: Any = read_config(config).get("tasks") if config.is_file() else None
+    if not isinstance(theirs, Mapping):
+        return []
+    there = {name: theirs[name] for name in tasks if isinstance(theirs.get(name), Mapping)}
+    return [
+        name
+        for name, task in there.items()
+        if (task.get("kind"), tuple(task.get("classes") or ()))
+        != (tasks[name].config.kind, tuple(tasks[name].classes))
+    ]
+
+
+# -- speed
+
+
+def speed_up(model: ClassyModel, schedule: ScheduleConfig) -> None:
+    """Sets the layout in memory and the compiler; keys and, apart from rounding, numbers stay."""
+    safe = _is_safe_with_channels_last(model)
+    if schedule.channels_last and safe and not any(p.dim() == 5 for p in model.parameters()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    if schedule.compile:
+        # The compiler chooses layouts itself.
+        model.compile(options=None if safe else {"layout_optimization": False})
+
+
+def _is_safe_with_channels_last(model: ClassyModel) -> bool:
+    """Whether oneDNN can train the model so.
+
+    On processors with AVX2 and without AVX-512, oneDNN 3.12 writes the gradients of strided 1x1 weights of
+    less than 8 input channels beyond their memory.
+    """
+    return not any(
+        isinstance(part, nn.Conv2d)
+        and part.weight.device.type == "cpu"
+        and part.kernel_size == (1, 1) != part.stride
+        and part.in_channels < 8
+        for part in model.modules()
+    )
