@@ -16,6 +16,7 @@ from classy_vision.weights.classy_vision import to_native
 from classy_vision.weights.fitting import Fitting
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import Layouts
+from classy_vision.weights.shapes import FamilyShapes
 from classy_vision.weights.state import check_fit, head_of
 
 
@@ -24,6 +25,9 @@ class LoadableTrunk(HeadedTrunk):
 
     layouts: ClassVar[Layouts] = {}
     """How other libraries name the family's weights, by library."""
+
+    shapes: ClassVar[FamilyShapes | None] = None
+    """How the family's configs are read from the shapes of tensors; None where they cannot be."""
 
     optional_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys that some models of the family have and others do not."""
