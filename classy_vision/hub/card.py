@@ -9,10 +9,10 @@ from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.cost.count import count
-from classy_vision.cost.table import human, size
 from classy_vision.hub.load import read_json
 from classy_vision.hub.use import published_of, run_settings
 from classy_vision.models.classy_model import ClassyModel
+from classy_vision.text import human, size
 from classy_vision.weights.catalogue import Published
 
 LIBRARY = "classy-vision-models"

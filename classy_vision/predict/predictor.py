@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.data.config import ClipConfig, DataConfig
 from classy_vision.data.files import EXPORTS
 from classy_vision.data.images import ImageError
@@ -294,7 +294,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"device = {str(device)!r} cannot be used: {reason}") from None
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.data.config import TableConfig
 from classy_vision.data.images import check_images
 from classy_vision.data.preprocessing import with_statistics
@@ -141,7 +141,7 @@ def _check_outputs(
         outputs = by_head(model(torch.empty(count, *shape)), tasks)
     except (RuntimeError, ValueError) as error:
         cannot = f"does not train on batches of {count}," if training else "does not take"
-        raise ConfigError(f"the model {cannot} {_kind(shape)}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"the model {cannot} {_kind(shape)}: {first_line(error)}") from None
     for head, output in outputs.items():
         if output.shape != (count, tasks[head].outputs):
             raise ConfigError(

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.cost.presets import known_costs
-from classy_vision.cost.table import human
+from classy_vision.presets import known_costs
+from classy_vision.text import human
 from tests.train.command import SMALL_TRUNK, classy, digits_job, start, stop_when, write
 
 GOLDEN = known_costs()

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.cost.presets import known_costs
 from classy_vision.models import MODELS, RegNet, register_model
 from classy_vision.models.regnet import PRESETS
+from classy_vision.presets import known_costs
 
 GOLDEN = known_costs()
 

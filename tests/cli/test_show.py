@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
 from classy_vision.cost import room
-from classy_vision.cost.presets import known_costs
-from classy_vision.cost.table import human
 from classy_vision.models import ClassyModel, register_model
+from classy_vision.presets import known_costs
+from classy_vision.text import human
 
 GOLDEN = known_costs()
 MODEL = {
