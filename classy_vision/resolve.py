@@ -88,13 +88,28 @@ def resolve(word: str | Path, taken: Collection[Kind] = ANY, user: str = "") -> 
         ConfigError: there is no such file or folder, or it is of a kind that ``user`` does not take.
     """
     source = _find(str(word))
-    if source.kind not in taken:
-        advice = TAKEN_BY.get(source.kind, "")
-        raise ConfigError(
-            f"{shown(source.name)} is {source.kind.value}, which {user} does not take"
-            + (f": {advice}" if advice else "")
-        )
+    _check(source, taken, user)
     return source
+
+
+def check_kind(word: str | Path, taken: Collection[Kind], user: str) -> None:
+    """Raises if ``word`` is of a kind that ``user`` does not take; a word that means nothing is left alone.
+
+    Raises:
+        ConfigError: says which kind it is, and what takes it.
+    """
+    try:
+        source = _find(str(word))
+    except ConfigError:
+        return
+    _check(source, taken, user)
+
+
+def _check(source: ModelSource, taken: Collection[Kind], user: str) -> None:
+    if source.kind in taken:
+        return
+    advice = f": {TAKEN_BY[source.kind]}" if source.kind in TAKEN_BY else ""
+    raise ConfigError(f"{shown(source.name)} is {source.kind.value}, which {user} does not take{advice}")
 
 
 def _find(word: str) -> ModelSource:

@@ -15,8 +15,8 @@ from classy_vision.errors import ConfigError
 MEASURING, OUTPUT, RUNNING = "Measuring", "Output", "Running"
 """Panels of the help."""
 WORDS = (
-    "a preset, a family, published weights, a config file, a run folder, a folder of save_pretrained, a file of "
-    "weights, or hf-hub:OWNER/NAME"
+    "a preset, a family, published weights, a config file, a run folder, a folder of save_pretrained, a file "
+    "of weights, or hf-hub:OWNER/NAME"
 )
 TRAINED = (
     "a run folder, a folder of save_pretrained, a file of classy export, published weights, a file of weights, "

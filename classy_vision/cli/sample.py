@@ -10,12 +10,12 @@ import typer
 
 from classy_vision.cli.options import ForceOption
 
-
 Region = Annotated[
     str,
     typer.Argument(
         metavar="REGION",
-        help="A design space (anynet_x_a to anynet_x_e, regnet_x, regnet_y), or a YAML or JSON file with bounds.",
+        help="A design space (anynet_x_a to anynet_x_e, regnet_x, regnet_y), or a YAML or JSON file with "
+        "bounds.",
     ),
 ]
 Count = Annotated[

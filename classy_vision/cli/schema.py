@@ -11,7 +11,6 @@ import typer
 
 from classy_vision.cli.options import ForceOption
 
-
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -51,5 +50,5 @@ def _make_schema() -> dict[str, Any]:
         from classy_vision.train.config import TrainConfig
     except (ImportError, RuntimeError) as error:  # missing, or broken as a torchvision without its operators
         print(f"note: without training configs: {error}", file=sys.stderr)
-        return model_make_schema()
+        return model_schema()
     return config_schema(TrainConfig)

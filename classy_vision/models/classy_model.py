@@ -13,7 +13,7 @@ from typing_extensions import Self
 from classy_vision.config import ConfigError, check_nesting, drop_unknown, read_config
 from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
 from classy_vision.models.hub import Shared
-from classy_vision.models.published import with_published
+from classy_vision.models.published import read_word, with_published
 from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, names_gone
 from classy_vision.trunk.hooks import check_paths
@@ -184,8 +184,9 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     """The model that ``config`` describes, with its heads.
 
     Args:
-        config: a registered name, or a mapping with ``name``, the family's options, and either
-            ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
+        config: a registered name, the path of a config file, a run folder or a folder of ``save_pretrained``
+            (``weights=True`` loads the weights of a folder), or a mapping with ``name``, the
+            family's options, and either ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
             ``num_classes``. It is not changed. ``weights`` are loaded: what ``load_weights``
             takes, or a mapping of its arguments. A published classifier goes into a head of as
             many classes at the end of the trunk; other heads are new. The name of published
@@ -203,7 +204,10 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     if not isinstance(config, (str, Mapping)):
         raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
     check_nesting([config, overrides], "the model config")
-    given = {**({"name": config} if isinstance(config, str) else config), **overrides}
+    named = read_word(config, MODELS, overrides) if isinstance(config, str) else config
+    if named.get("weights") and overrides.get("weights") is True:
+        overrides = {key: value for key, value in overrides.items() if key != "weights"}
+    given = {**named, **overrides}
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")
     given, weights = with_published(given, MODELS)

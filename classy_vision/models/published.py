@@ -7,6 +7,7 @@ from typing import Any
 
 from classy_vision.config import Config, ConfigError
 from classy_vision.registry import Registry
+from classy_vision.resolve import DESCRIBED, TRAINED, Kind, read_network, resolve
 from classy_vision.weights.catalogue import is_published, published
 
 
@@ -20,6 +21,25 @@ class LoadOptions(Config):
     patches: str | None = None
     class_token: str | None = None
     prefix: str = ""
+
+
+NAMED = DESCRIBED - {Kind.PUBLISHED}
+
+
+def read_word(word: str, models: Registry[Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of the model that ``word`` means; see ``classy_vision.resolve``.
+
+    ``weights=True`` among the overrides means the weights of a run folder or a folder of
+    ``save_pretrained``, too.
+
+    Raises:
+        ConfigError: it is a file of weights, an exported file or a repository.
+    """
+    if word in models or is_published(word):
+        return {"name": word}
+    source = resolve(word, NAMED, "build_model")
+    loaded = overrides.get("weights") is True and source.kind in TRAINED
+    return {**read_network(source).config, **({"weights": source.path} if loaded else {})}
 
 
 def with_published(

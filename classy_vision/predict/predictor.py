@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,25 +16,24 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line
 from classy_vision.data.config import ClipConfig, DataConfig
-from classy_vision.data.files import EXPORTS
 from classy_vision.data.images import ImageError
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
-from classy_vision.hub.describe import CONFIG
-from classy_vision.hub.load import from_pretrained
 from classy_vision.hub.use import find_use
+from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.predict.answers import answer_of
 from classy_vision.predict.inputs import find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction
 from classy_vision.predict.streaming import Array, Output, stream
+from classy_vision.resolve import TRAINED, Kind, resolve
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS, Classification, Task
 from classy_vision.train.views import run_views
-from classy_vision.weights.catalogue import HUB, Published, is_published, labels, published
+from classy_vision.weights.catalogue import Published, is_published, labels, published
 
 MAX_VALUES = 2**28
 """Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
@@ -80,7 +78,7 @@ class Predictor:
 
         Args:
             source: a finished run folder, a folder of ``save_pretrained``, a file of ``export``,
-                "hf-hub:owner/repository", or published weights ("timm/resnet50.a1_in1k").
+                "hf-hub:owner/repository", published weights ("timm/resnet50.a1_in1k"), or a file of weights.
             device: "cpu", "cuda", "cuda:1", …; by default a GPU where there is one. Exported files run
                 on the CPU.
             trust: run the machine code in a package of AOTInductor.
@@ -89,8 +87,9 @@ class Predictor:
             ConfigError: it is none of these, or does not say what its outputs mean.
         """
         place = find_device(device)
-        path = os.path.expanduser(source)
-        if os.path.isfile(path) or path.endswith(EXPORTS):
+        found = resolve(source, TRAINED, "a predictor")
+        path = str(found.path or found.name)
+        if found.kind is Kind.EXPORTED:
             if place.type != "cpu" and device is not None:
                 raise ConfigError(f"device = {str(device)!r}: exported files run on the CPU")
             # Exported files are read by a package that stands right of this one.
@@ -98,11 +97,11 @@ class Predictor:
                 path, trust=trust
             )
             return loaded
-        if str(source).startswith(HUB) or os.path.isfile(os.path.join(path, CONFIG)):
-            return cls.of_model(from_pretrained(source), device=place)
-        if not os.path.isdir(path) and is_published(str(source)):
-            return cls.of_weights(str(source), device=place)
-        return cls._of_run(path, place)
+        if found.kind is Kind.PUBLISHED:
+            return cls.of_weights(path, device=place)
+        if found.kind is Kind.RUN:
+            return cls._of_run(path, place)
+        return cls.of_model(load_model(path), device=place)
 
     @classmethod
     def _of_run(cls, run: str, device: torch.device) -> Predictor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import ClassyHead
+from classy_vision.resolve import TRAINED, check_kind
 from classy_vision.trunk.head_places import (
     end_heads,
     id_of,
@@ -172,6 +173,7 @@ def find_source(source: Any) -> Any:
         ConfigError: there is none, or it cannot be had.
     """
     if isinstance(source, (str, Path)):
+        check_kind(source, TRAINED, "load_weights")
         return find_file(source)
     if isinstance(source, Mapping):
         return source
