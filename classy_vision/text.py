@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"))
 UNBOUNDED = 1000
 """The width of a file or a pipe, in columns."""
-GAP = 3
-"""The columns between two cells of a table."""
+GAP = 2
+"""The columns between two cells of a table, and of its edges."""
 
 
 def human(number: float) -> str:
@@ -87,9 +87,8 @@ class Grid:
     @property
     def width(self) -> int:
         """The columns of a terminal that show all of it."""
-        return sum(
-            GAP + max(map(len, (h, *(line[n] for line in self.lines)))) for n, h in self.headings.items()
-        )
+        widths = (max(map(len, (h, *(line[n] for line in self.lines)))) for n, h in self.headings.items())
+        return GAP + sum(GAP + width for width in widths)
 
     def fit(self, width: int, dispensable: Sequence[str]) -> Grid:
         """Leaves out ``dispensable`` columns, first to last, until the others fit into ``width``."""
@@ -105,7 +104,7 @@ class Grid:
         from rich import box
         from rich.table import Table
 
-        shown = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 1))
+        shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
         for name, heading in self.headings.items():
             shown.add_column(heading, justify="left" if name in self.left else "right", no_wrap=True)
         for index, line in enumerate(self.lines):

@@ -83,17 +83,17 @@ def _count(name: str) -> dict[str, Any]:
 
 
 def _make_grid(rows: list[dict[str, Any]]) -> Any:
-    from classy_vision.text import Grid, size
+    from classy_vision.text import Grid, human, size
 
-    names = ("family", "model", "M params", "GMACs", "M acts", "input")
+    names = ("family", "model", "params", "MACs", "acts", "input")
     lines, ends = [], []
     for index, row in enumerate(rows):
         is_first = index == 0 or row["family"] != rows[index - 1]["family"]
         if is_first and index:
             ends.append(index - 1)
-        numbers = (row["params"] / 1e6, row["macs"] / 1e9, row["activations"] / 1e6)
-        cells = (row["family"] if is_first else "", row["name"], *(f"{n:.2f}" for n in numbers))
-        lines.append(dict(zip(names, (*cells, size(row["input_shape"])))))
+        numbers = [human(row[name]) for name in ("params", "macs", "activations")]
+        cells = (row["family"] if is_first else "", row["name"], *numbers, size(row["input_shape"]))
+        lines.append(dict(zip(names, cells)))
     return Grid(dict(zip(names, names)), lines, ("family", "model"), sections=ends)
 
 

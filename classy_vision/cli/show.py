@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from classy_vision.cost.report import Report
 
 CLASSES = 1000
-ASSUMED = f"Heads that do not give their number of classes are shown with {CLASSES}: see --num-classes."
+ASSUMED = f"Heads without a number of classes are shown with {CLASSES}: see --num-classes."
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {WORDS}.")]
 NumClasses = Annotated[
     int | None,

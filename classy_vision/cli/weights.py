@@ -102,7 +102,7 @@ def _find_published(pattern: str, source: Publisher | None, preset: str | None) 
 HEADINGS = {
     "name": "name",
     "network": "network",
-    "params": "M params",
+    "params": "params",
     "image_size": "px",
     "top1": "top-1",
     "license": "license",
@@ -112,12 +112,12 @@ DISPENSABLE = ("network", "license", "image_size")
 
 
 def _make_grid(rows: list[dict[str, Any]]) -> Any:
-    from classy_vision.text import Grid
+    from classy_vision.text import Grid, human
 
     lines = [
         {
             **row,
-            "params": f"{row['params'] / 1e6:.2f}",
+            "params": human(row["params"]),
             "image_size": str(row["image_size"]),
             "top1": "" if row["top1"] is None else f"{row['top1']:.1f}",
             "license": row["license"] or "not stated",

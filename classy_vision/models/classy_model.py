@@ -185,8 +185,8 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
 
     Args:
         config: a registered name, the path of a config file, a run folder or a folder of ``save_pretrained``
-            (``weights=True`` loads the weights of a folder), or a mapping with ``name``, the
-            family's options, and either ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
+            (``weights=True`` loads the weights of a folder), or a mapping with ``name``, the family's
+            options, and either ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
             ``num_classes``. It is not changed. ``weights`` are loaded: what ``load_weights``
             takes, or a mapping of its arguments. A published classifier goes into a head of as
             many classes at the end of the trunk; other heads are new. The name of published

@@ -75,6 +75,8 @@ def _find(word: str) -> Iterator[Candidate]:
     folder = Path(os.path.expanduser(word))
     if folder.is_dir() and word not in MODELS and find_folder_kind(folder) is None:
         return _read_folder(folder)
+    if folder.suffix in CONFIGS and word not in MODELS:
+        return iter([_read_file(folder)])
     return iter([_make(resolve(word, MODELS_ONLY, "classy compare"))])
 
 
@@ -97,8 +99,6 @@ def _make(source: ModelSource) -> Candidate:
         return _make_published(source.name)
     if source.path is None and source.kind is not Kind.HUB:
         return _make_preset(source.name)
-    if source.kind is Kind.CONFIG:
-        return _read_file(Path(source.name))
     network = find_network(source.path or source.name, "classy compare")
     if source.path is None:
         return Candidate(source.name, "hub", network.config)
