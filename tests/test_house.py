@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "classy_vision"
 # Each may import what stands before it.
 LAYERS = [
     {"errors"},
-    {"config", "registry", "presets", "text", "lazy", "removed", "run_files"},
+    {"config", "registry", "presets", "text", "lazy", "removed", "run_files", "untrusted"},
     {"layers"},
     {"weights"},
+    {"resolve"},
     {"hub"},
     {"heads"},
     {"trunk"},

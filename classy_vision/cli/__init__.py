@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+
+from classy_vision.cli.command import HELP, Command, Group
 
 
 class Place(NamedTuple):
@@ -14,7 +15,7 @@ class Place(NamedTuple):
 
     Attributes:
         module: the file in this folder.
-        name: of the function, or of the group of commands, in it.
+        name: the function, or the group of commands, in it.
         summary: the first sentence of its help, known without importing it.
     """
 
@@ -25,7 +26,7 @@ class Place(NamedTuple):
 
 COMMANDS = {
     "list": Place(
-        "list", "list_models", "List the preset models with their parameters, multiply-adds and activations."
+        "list", "list_models", "List the presets with their parameters, multiply-adds and activations."
     ),
     "show": Place(
         "show",
@@ -37,21 +38,21 @@ COMMANDS = {
         "compare",
         "Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.",
     ),
-    "sample": Place("sample", "sample", "Draw networks from a design space, and write each as a config."),
+    "sample": Place("sample", "sample", "Draw models from a design space, and write each as a config."),
     "schema": Place("schema", "schema", "Print the JSON Schema (2020-12) of model and training configs."),
-    "train": Place("train", "train", "Train a model with its heads, and leave a run folder."),
+    "train": Place("train", "train", "Train a model with its heads, and write a run folder."),
     "predict": Place(
         "predict",
         "predict",
-        "Print the likeliest labels of images or videos, and their probabilities, for each head.",
+        "Print the most probable labels of images or videos, and their probabilities, for each head.",
     ),
-    "evaluate": Place("evaluate", "evaluate", "Measure a model on images or videos with labels."),
+    "evaluate": Place("evaluate", "evaluate", "Evaluate a model on images or videos with labels."),
     "export": Place("export", "export", "Write a model with its heads to a file, and check it by running it."),
-    "weights": Place("weights", "weights", "Published weights, and files of weights: list, show, convert."),
+    "weights": Place("weights", "weights", "List, show and convert weights."),
 }
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The subcommands; what one of them needs is imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -64,7 +65,7 @@ class Commands(TyperGroup):
         found = getattr(import_module(f"{__name__}.{place.module}"), place.name)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(cmd_name)(found)
+            alone.command(cmd_name, cls=Command, context_settings=HELP)(found)
             found = alone
         return typer.main.get_command(found)
 
@@ -72,32 +73,43 @@ class Commands(TyperGroup):
         self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # names that are offered for a wrong one
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in COMMANDS.items()])
+    def summaries(self, ctx: Any) -> list[tuple[str, str]]:
+        return [(name, place.summary) for name, place in COMMANDS.items()]
 
 
 app = typer.Typer(
     name="classy",
     cls=Commands,
-    help="One trunk of named blocks, and heads that read any of them.",
+    context_settings=HELP,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from classy_vision import __version__
+
+        print(f"classy {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _classy() -> None:
-    """One trunk of named blocks, and heads that read any of them."""
+def _classy(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Build, measure, train and export models: one trunk of named blocks, and heads that read any of them."""
 
 
 def main() -> None:
     """Runs the command line.
 
-    What goes wrong is one message, not a traceback. The exit code is 2 where the command was wrong,
-    1 where it could not be carried out, and 130 after Ctrl-C.
+    What goes wrong is one message, not a traceback. The exit code is 2 if the command was wrong,
+    1 if it failed while it ran, and 130 after Ctrl-C.
     """
     from classy_vision.cli.failures import run
 

@@ -12,82 +12,154 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from classy_vision.cli.train import INTERRUPTED, training_package
+from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.options import (
+    MEASURING,
+    OUTPUT,
+    WORDS,
+    ChannelsLastOption,
+    CompileOption,
+    DtypeOption,
+    ForceOption,
+    Format,
+    FormatOption,
+    ImageSizeOption,
+    training_packages,
+)
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
     from classy_vision.study import Axes, Comparison, Row
 
 FIGURES = (".svg", ".png")
-UNBOUNDED = 1000
-"""Columns of a file or a pipe."""
+TRAINING, RANKING = "Training", "Ranking"
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help=f"Models, each {WORDS}; also names with wildcards ('regnet_y_*'), folders of configs, and tables "
+        "that --output wrote (.csv, .parquet).",
+    ),
+]
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Run the models, for their latency and throughput.", rich_help_panel=MEASURING
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        metavar="N",
+        help="Estimate memory and measure latency for batches of this many inputs.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Measure on this device: cpu or cuda.", rich_help_panel=MEASURING)
+]
+Train = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CONFIG",
+        help="Train every model as this training config says, with its heads.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of --train, e.g. schedule.epochs=3; repeatable.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write run folders here, and read those that are finished.",
+        show_default="runs/compare",
+        rich_help_panel=TRAINING,
+    ),
+]
+Sort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Print the best first by this column; '-latency' prints the worst first.",
+        rich_help_panel=RANKING,
+    ),
+]
+X = Annotated[
+    str | None,
+    typer.Option("--x", metavar="COLUMN", help="Take this column as the cost.", rich_help_panel=RANKING),
+]
+Y = Annotated[
+    str | None,
+    typer.Option("--y", metavar="COLUMN", help="Take this column as the benefit.", rich_help_panel=RANKING),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw --x against --y, as .svg or .png.", rich_help_panel=OUTPUT),
+]
+Edf = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Draw the distribution of errors by folder, as .svg or .png.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write all numbers, as .csv, .parquet or .json.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def compare(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL",
-            help="Names, also of published weights or with wildcards ('regnet_y_*'); YAML or JSON files; "
-            "folders of them; run folders; tables that --output wrote (.csv, .parquet).",
-        ),
-    ],
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Run the models, for their latency and throughput.")
-    ] = False,
-    train: Annotated[
-        Path | None,
-        typer.Option(metavar="CONFIG", help="Train every model as this training config says, with its heads."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of --train, e.g. schedule.epochs=3."),
-    ] = None,
-    runs: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the run folders are.", show_default="runs/compare"),
-    ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Best first by this column; '-latency' for the worst first."),
-    ] = None,
-    x: Annotated[str | None, typer.Option("--x", metavar="COLUMN", help="What a model costs.")] = None,
-    y: Annotated[str | None, typer.Option("--y", metavar="COLUMN", help="What it is worth.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw --x against --y, as .svg or .png.")
-    ] = None,
-    edf: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw the distribution of errors by folder, as .svg or .png."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write all numbers, as .csv, .parquet or .json.")
-    ] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(metavar="H[xW]", help="Height and width of all inputs, such as 256 or 256x192."),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Inputs that memory and latency are of.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to measure: cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of weights and inputs, for memory and latency.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Measure after torch.compile.")] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Measure with channels in the last place in memory.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there; never runs.")] = False,
+    models: Words,
+    image_size: ImageSizeOption = None,
+    measure: Measure = False,
+    batch_size: BatchSize = 1,
+    dtype: DtypeOption = "float32",
+    device: Device = "cpu",
+    compiled: CompileOption = False,
+    channels_last: ChannelsLastOption = False,
+    train: Train = None,
+    overrides: Overrides = None,
+    runs: Runs = None,
+    sort: Sort = None,
+    x: X = None,
+    y: Y = None,
+    plot: Plot = None,
+    edf: Edf = None,
+    output: Output = None,
+    force: ForceOption = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.
 
     Columns for --sort, --x and --y are params, macs, activations, memory, latency, throughput and
-    accuracy. A model that fails does not stop the others: it says why, and the exit code is 1.
+    accuracy. A model that fails does not stop the others: its row says why, and the exit code is 1. Runs are
+    never replaced, by --force either.
     """
-    outputs = Outputs(sort, x, y, plot, edf, output)
+    outputs = Outputs(sort, x, y, plot, edf, output, format.value)
     outputs.check(force)
     if (overrides or runs) and not train:
         raise ConfigError("--set and --runs are about training: give --train CONFIG as well")
-    if train and input_size:
-        raise ConfigError("--input-size: the images of --train have the size that its data.image_size says")
-    comparison, known = _begin(models, train, overrides, input_size, batch, dtype, device)
+    if train and image_size:
+        raise ConfigError("--image-size: the images of --train have the size that its data.image_size says")
+    comparison, known = _begin(models, train, overrides, image_size, batch_size, dtype, device)
     accuracies = [one.accuracies for one in comparison.candidates] + [row.accuracies for row in known]
     if edf and not (train or any(accuracies)):
         raise ConfigError("--edf needs accuracies: give --train CONFIG, run folders or a table with them")
@@ -99,9 +171,9 @@ def compare(
         steps.append(lambda: comparison.train(Path(os.path.expanduser(runs or Path("runs", "compare"))), _say))
     interrupted = _run(steps)
     rows = [*known, *comparison.rows]
-    written = outputs.write(rows, batch, dtype)
+    written = outputs.write(rows, batch_size, dtype)
     if interrupted:
-        typer.echo("stopped; the same command goes on: finished runs are read (files need --force)", err=True)
+        typer.echo("stopped; the same command resumes: finished runs are read (files need --force)", err=True)
         raise typer.Exit(INTERRUPTED)
     if not written or any(row.failure for row in rows):
         raise typer.Exit(1)
@@ -111,12 +183,12 @@ def _begin(
     models: Sequence[str],
     train: Path | None,
     overrides: Sequence[str] | None,
-    input_size: str | None,
+    image_size: str | None,
     batch: int,
     dtype: str,
     device: str,
 ) -> tuple[Comparison, list[Row]]:
-    """What is compared, and the rows of tables that were written before."""
+    """Finds what is compared, and the rows of tables that were written before."""
     from classy_vision.cost.inputs import parse_size
     from classy_vision.cost.measure import check_device
     from classy_vision.cost.memory import check_options
@@ -126,17 +198,18 @@ def _begin(
     check_options(batch, dtype, device)
     check_device(device)
     if train:
-        training_package()
+        with training_packages():
+            from classy_vision.train import run as run
     recipe = Recipe.read(train, overrides or ()) if train else None
     tables = [word for word in models if Path(word).suffix in READABLE]
     known = [row for word in tables for row in read_table(Path(word))]
     words = [word for word in models if word not in tables]
     candidates = find_candidates(words) if words else []
-    return Comparison(candidates, parse_size(input_size), recipe, batch, dtype), known
+    return Comparison(candidates, parse_size(image_size), recipe, batch, dtype), known
 
 
 def _run(steps: Sequence[Callable[[], None]]) -> bool:
-    """Takes the steps; whether Ctrl-C ended them."""
+    """Takes the steps, and tells whether Ctrl-C ended them."""
     try:
         for step in steps:
             step()
@@ -152,14 +225,14 @@ def _say(text: str) -> None:
 
 
 def _show(text: str) -> None:
-    """Says what is counted, on a terminal, in a line that the next one takes the place of."""
+    """Shows what is counted, on a terminal, in a line that the next one replaces."""
     if sys.stderr.isatty():
         typer.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What becomes of the rows."""
+    """What is done with the rows."""
 
     sort: str | None
     x: str | None
@@ -167,12 +240,13 @@ class Outputs:
     plot: Path | None
     edf: Path | None
     output: Path | None
+    format: str
 
     def check(self, force: bool) -> None:
-        """Raises where something could not be written, before there is anything to write.
+        """Raises where something could not be written, before anything is run.
 
         Raises:
-            ConfigError: a column or a file that cannot be.
+            ConfigError: there is no such column, or a file cannot be written.
         """
         from classy_vision.study.files import TABLES
         from classy_vision.study.row import column
@@ -191,34 +265,40 @@ class Outputs:
                 _check_package(path)
 
     def write(self, rows: Sequence[Row], batch: int, dtype: str) -> bool:
-        """Prints the table, and writes the files that are wanted; whether all of them are there."""
-        from rich.console import Console
-
+        """Prints the table and writes the files that are wanted; tells whether all of them were written."""
         from classy_vision.study import choose_axes, front
         from classy_vision.study.files import write_table
-        from classy_vision.study.row import ordered
-        from classy_vision.study.show import FAILED, FRONT, captions, grid
+        from classy_vision.study.row import ordered, plain
+        from classy_vision.study.show import captions
+        from classy_vision.text import dump
 
         rows = ordered(rows, self.sort) if self.sort else rows
         axes = choose_axes(rows, self.x, self.y)
         best = front(rows, axes)
-        console = Console(highlight=False)
-        is_bounded = console.is_terminal or "COLUMNS" in os.environ
-        keep = {(self.sort or "").removeprefix("-"), *((axes.x, axes.y) if best else ())}
-        shown = grid(rows, best).fitted(console.width if is_bounded else UNBOUNDED, keep)
-        Console(highlight=False, width=max(shown.width, console.width)).print(shown.table())
-        if shown.left_out:
-            left = ", ".join(shown.left_out)
-            console.print(f"Too narrow for: {left}. --output FILE has all columns.", style="dim")
-        for row in filter(lambda row: row.failure, rows):
-            console.print(f"{FAILED} {row.name}: {row.failure}", style="red", markup=False)
-        if best:
-            console.print(f"{FRONT} Pareto front: {axes}.", style="dim")
-        for line in captions(rows, batch, dtype):
-            console.print(line, style="dim")
+        entries = plain(rows, best)
+        text = dump(entries, entries, self.format)
+        if text is not None:
+            print(text)
+        else:
+            self._print(rows, best, axes, captions(rows, batch, dtype))
         if self.output:
             write_table(self.output, rows, best)
         return self._draw(rows, axes)
+
+    def _print(self, rows: Sequence[Row], best: Sequence[Row], axes: Axes, notes: Sequence[str]) -> None:
+        from rich.console import Console
+
+        from classy_vision.study.show import DISPENSABLE, FAILED, FRONT, grid
+        from classy_vision.text import print_grid
+
+        keep = {(self.sort or "").removeprefix("-"), *((axes.x, axes.y) if best else ())}
+        dispensable = [name for name in DISPENSABLE if name not in keep]
+        print_grid(grid(rows, best), dispensable, "--output FILE has all columns.")
+        console = Console(highlight=False)
+        for row in filter(lambda row: row.failure, rows):
+            console.print(f"{FAILED} {row.name}: {row.failure}", style="red", markup=False)
+        for line in ([f"{FRONT} Pareto front: {axes}."] if best else []) + list(notes):
+            console.print(line, style="dim")
 
     def _draw(self, rows: Sequence[Row], axes: Axes) -> bool:
         if not (self.plot or self.edf):

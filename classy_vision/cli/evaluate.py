@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from classy_vision.cli.predict import BATCH, BATCH_SIZE, DEVICE, WORKERS, check_model
-from classy_vision.cli.train import INTERRUPTED, training_package
+from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.options import (
+    BATCH_SIZE,
+    TRAINED,
+    BatchSizeOption,
+    DeviceOption,
+    ForceOption,
+    Format,
+    FormatOption,
+    TrustOption,
+    WorkersOption,
+    training_packages,
+)
 from classy_vision.config import ConfigError
 
 if TYPE_CHECKING:
-    from classy_vision.evaluate import Evaluation
-
-
-class EvaluationFormat(str, Enum):
-    """How metrics are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
+    from classy_vision.evaluate.evaluation import Evaluation
 
 
 class Split(str, Enum):
@@ -38,69 +41,79 @@ class Split(str, Enum):
     TEST = "test"
 
 
+Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}.")]
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder with a folder per class, or a CSV or Parquet table; by default the data of the run.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="The folder to write.",
+        show_default="evaluations/NAME of the model",
+    ),
+]
+SplitOption = Annotated[
+    Split | None,
+    typer.Option(
+        metavar="train|validation|test",
+        help="Evaluate this part of the data.",
+        show_default="validation; everything if data are not split",
+    ),
+]
+Heads = Annotated[
+    list[str] | None, typer.Option("--head", metavar="HEAD", help="Evaluate this head; repeatable.")
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="HEAD=COLUMN",
+        help="Read the labels of a head from this column, if not as in training; repeatable.",
+    ),
+]
+
+
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A finished run folder, a folder of save_pretrained, a file of classy export or published "
-            "weights.",
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder with a folder per class, or a CSV or Parquet table; by default the run's own data.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="The folder to write.", show_default="evaluations/NAME of the model"),
-    ] = None,
-    split: Annotated[
-        Split | None,
-        typer.Option(help="Which part of the data.", show_default="validation; all of data that are not split"),
-    ] = None,
-    heads: Annotated[
-        list[str] | None, typer.Option("--head", metavar="HEAD", help="Evaluate this head; repeatable.")
-    ] = None,
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target", metavar="HEAD=COLUMN", help="Where the labels of a head are, if not as in training."
-        ),
-    ] = None,
-    format: Annotated[
-        EvaluationFormat, typer.Option(help="How to print the metrics; csv has those of each class.")
-    ] = EvaluationFormat.TABLE,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the machine code in a package of AOTInductor.")
-    ] = False,
-    device: Annotated[str | None, DEVICE] = None,
-    batch_size: Annotated[int, BATCH_SIZE] = BATCH,
-    workers: Annotated[int | None, WORKERS] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an evaluation that is there.")] = False,
+    model: Word,
+    data: Data = None,
+    output: Output = None,
+    split: SplitOption = None,
+    heads: Heads = None,
+    targets: Targets = None,
+    trust: TrustOption = False,
+    device: DeviceOption = None,
+    batch_size: BatchSizeOption = BATCH_SIZE,
+    workers: WorkersOption = None,
+    force: ForceOption = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
-    """Measure a model on images or videos with labels.
+    """Evaluate a model on images or videos with labels.
 
     Writes a folder with metrics by head and class, every prediction, confusion matrices and the worst
     mistakes. A file that cannot be read is left out of the metrics, and makes the exit code 1.
     """
-    check_model(model)
-    training_package()
-    from classy_vision.evaluate import evaluate
+    from classy_vision.resolve import TRAINED, resolve
 
+    resolve(model, TRAINED, "classy evaluate")
+    with training_packages():
+        from classy_vision.evaluate import evaluation
     place = output or Path("evaluations", os.path.basename(os.path.normpath(model)) or "model")
     try:
-        with _progress() as progress:
-            found = evaluate(
+        with _show_progress() as progress:
+            found = evaluation.evaluate(
                 os.path.expanduser(model),
                 data,
                 output=place,
                 split=split.value if split else None,
                 heads=heads,
-                targets=_columns(targets or ()),
+                targets=_read_columns(targets or ()),
                 device=device,
                 batch_size=batch_size,
                 workers=workers,
@@ -112,6 +125,10 @@ def evaluate(
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _PRINT[format](found)
+    _print_errors(found)
+
+
+def _print_errors(found: Evaluation) -> None:
     for name, error in list(found.errors.items())[:10]:
         typer.echo(f"cannot read {name}: {error}", err=True)
     if found.errors:
@@ -119,7 +136,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _columns(given: list[str] | tuple[()]) -> dict[str, str]:
+def _read_columns(given: list[str] | tuple[()]) -> dict[str, str]:
     for one in given:
         if not all(one.partition("=")):
             raise ConfigError(f"--target takes HEAD=COLUMN, such as species=label, not {one!r}")
@@ -127,8 +144,8 @@ def _columns(given: list[str] | tuple[()]) -> dict[str, str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int], Callable[[int], None]] | None]:
-    """A bar on a terminal."""
+def _show_progress() -> Iterator[Callable[[int], Callable[[int], None]] | None]:
+    """Shows a bar on a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -166,8 +183,8 @@ def _print_csv(found: Evaluation) -> None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(csv.reader(file))
 
 
-_PRINT: dict[EvaluationFormat, Callable[[Evaluation], None]] = {
-    EvaluationFormat.TABLE: _print_table,
-    EvaluationFormat.JSON: _print_json,
-    EvaluationFormat.CSV: _print_csv,
+_PRINT: dict[Format, Callable[[Evaluation], None]] = {
+    Format.TABLE: _print_table,
+    Format.JSON: _print_json,
+    Format.CSV: _print_csv,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from classy_vision.cli.train import training_package
+from classy_vision.cli.options import WORDS, ForceOption, training_packages
 from classy_vision.config import ConfigError
+from classy_vision.identify.networks import MODELS_ONLY
+from classy_vision.resolve import WITHOUT_WEIGHTS, Kind, ModelSource, resolve
+from classy_vision.weights.catalogue import Published, is_published, published
 
 if TYPE_CHECKING:
     from classy_vision.data.config import DataConfig
@@ -20,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class ExportDtype(str, Enum):
-    """The types of weights, but for int8."""
+    """The types of weights, apart from int8."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class ExportFormat(str, Enum):
-    """The formats there are."""
+    """The formats of files."""
 
     EXPORTED_PROGRAM = "exported-program"
     ONNX = "onnx"
@@ -35,86 +39,133 @@ class ExportFormat(str, Enum):
     SAFETENSORS = "safetensors"
 
 
+CHECKS, QUANTIZING = "Checks", "Quantization"
+Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {WORDS}.")]
+FormatOption = Annotated[
+    ExportFormat,
+    typer.Option("--format", metavar="exported-program|onnx|aoti|safetensors", help="The format of the file."),
+]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FILE", help="The file to write: .pt2, .onnx or .safetensors."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE", help="Load published weights or a file of weights into a preset, family or config."
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Height and width of the images.", show_default="those of the model"),
+]
+DynamicSize = Annotated[
+    bool,
+    typer.Option(
+        "--dynamic-size", help="Take images of any height and width. Not for vision transformers and MLPs."
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", min=2, metavar="N", help="Take batches of at most this many samples."),
+]
+Dtype = Annotated[
+    ExportDtype,
+    typer.Option(
+        metavar="float32|bfloat16",
+        help="Type of the weights and, apart from safetensors, of the arithmetic; onnx takes float32 alone.",
+    ),
+]
+Quantize = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Quantize a run by its training data, for onnx and aoti.",
+        rich_help_panel=QUANTIZING,
+    ),
+]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Let each head lose at most this many points with --int8.",
+        show_default="1",
+        rich_help_panel=QUANTIZING,
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Allow outputs to differ by this part of the largest one; not with --int8.",
+        show_default="0.0001; 0.02 in bfloat16",
+        rich_help_panel=CHECKS,
+    ),
+]
+
+
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL",
-            help="A finished run folder, a folder of save_pretrained, a model's name, published weights, or a "
-            "YAML or JSON file.",
-        ),
-    ],
-    format: Annotated[ExportFormat, typer.Option(help="What to write.")],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The file: .pt2, .onnx or .safetensors.")],
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Of a model that is no run: published ones, or a file."),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="PIXELS", help="Height and width of the images; by default the model's."),
-    ] = None,
-    dynamic_size: Annotated[
-        bool,
-        typer.Option("--dynamic-size", help="Take any height and width. Not for vision transformers and MLPs."),
-    ] = False,
-    batch: Annotated[int, typer.Option(min=2, help="The largest batch; smaller ones do, too.")] = 64,
-    dtype: Annotated[
-        ExportDtype,
-        typer.Option(help="Of weights and, but in safetensors, arithmetic; bfloat16 for all but onnx."),
-    ] = ExportDtype.FLOAT32,
-    int8: Annotated[
-        bool,
-        typer.Option("--int8", help="Quantise a run by its training data; for onnx and aoti."),
-    ] = False,
-    max_loss: Annotated[
-        float | None, typer.Option(help="With --int8, points that a head may lose.", show_default="1")
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="How far numbers may be from the model's, of the largest one; not with --int8.",
-            show_default="0.0001; 0.02 in bfloat16",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    source: Word,
+    format: FormatOption,
+    output: Output,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    dynamic_size: DynamicSize = False,
+    batch_size: BatchSize = 64,
+    dtype: Dtype = ExportDtype.FLOAT32,
+    int8: Quantize = False,
+    max_loss: MaxLoss = None,
+    tolerance: Tolerance = None,
+    force: ForceOption = False,
 ) -> None:
     """Write a model with its heads to a file, and check it by running it.
 
-    Preprocessing and labels go with it: classy predict FILE IMAGES runs it. "aoti" compiles for
+    Preprocessing and labels are stored in the file: classy predict FILE IMAGES runs it. "aoti" compiles for
     this kind of processor, which takes a minute.
     """
-    training_package()
-    from classy_vision.export.arguments import check_arguments
-    from classy_vision.export.exporting import export
-
+    path = Path(os.path.expanduser(output))
+    if max_loss is not None and not int8:
+        raise ConfigError("--max-loss is for --int8: numbers are compared otherwise, see --tolerance")
     options: dict[str, Any] = {
-        "format": format.value,
-        "max_batch": batch,
+        "max_batch": batch_size,
         "dtype": dtype.value,
         "tolerance": tolerance,
         "force": force,
     }
-    path = Path(os.path.expanduser(output))
-    if max_loss is not None and not int8:
-        raise ConfigError("--max-loss is for --int8: numbers are compared otherwise, see --tolerance")
-    max_loss = 1.0 if max_loss is None else max_loss
-    check_arguments(path, **options, int8=int8, max_loss=max_loss)
-    if int8 and not os.path.isdir(os.path.expanduser(source)):
+    word = resolve(source, MODELS_ONLY, "classy export")
+    with training_packages():
+        from classy_vision.export.arguments import check_arguments
+    loss = 1.0 if max_loss is None else max_loss
+    check_arguments(path, format=format.value, **options, int8=int8, max_loss=loss)
+    if int8 and word.kind is not Kind.RUN:
         raise ConfigError("--int8 needs a run folder: ranges and accuracy come from its data")
-    found = _find(source, weights)
-    data = _resized(found.data, image_size)
-    how = _calibration(found, data, max_loss) if int8 else None
+    found = _find(word, weights)
+    data = _resize(found.data, image_size)
+    _export(
+        found, data, path, {"format": format.value, **options}, image_size, dynamic_size, loss if int8 else None
+    )
+
+
+def _export(
+    found: Found,
+    data: DataConfig | None,
+    path: Path,
+    options: Mapping[str, Any],
+    image_size: int | None,
+    dynamic_size: bool,
+    max_loss: float | None,
+) -> None:
+    from classy_vision.export.exporting import export
     from classy_vision.predict.exported import preprocessing
 
     done = export(
         found.model,
         path,
-        example=_example(found, data, image_size),
+        example=_make_example(found, data, image_size),
         dynamic_size=dynamic_size,
         heads=found.heads,
         preprocessing=None if data is None else preprocessing(data),
-        int8=how,
+        int8=None if max_loss is None else _calibrate(found, data, max_loss),
         **options,
     )
     _print(done, found)
@@ -122,14 +173,14 @@ def export(
 
 @dataclass(frozen=True)
 class Found:
-    """What is exported.
+    """The model to export.
 
     Attributes:
         model: on the CPU.
         data: how images become its input, where that is known.
         heads: what its outputs mean, by head.
-        run: its folder, if it is one.
-        is_initial: its weights are random.
+        run: its folder, if it is a run.
+        is_initial: whether its weights are random.
     """
 
     model: ClassyModel
@@ -139,56 +190,58 @@ class Found:
     is_initial: bool = False
 
 
-def _find(source: str, weights: str | None) -> Found:
-    folder = Path(os.path.expanduser(source))
-    if not folder.is_dir():
-        return _find_network(source, weights)
-    if weights is not None:
-        raise ConfigError("--weights is for a model that is no run; a run folder has its own")
-    from classy_vision.models import ClassyModel
-    from classy_vision.predict import Predictor
+def _find(source: ModelSource, weights: str | None) -> Found:
+    if source.kind in (Kind.RUN, Kind.SAVED):
+        if weights is not None:
+            raise ConfigError(f"--weights: {source.kind.value} has its own weights")
+        from classy_vision.models import ClassyModel
+        from classy_vision.predict import Predictor
 
-    predictor = Predictor.load(folder)
-    assert isinstance(predictor.model, ClassyModel)
-    return Found(predictor.model.cpu(), predictor.data, _heads(predictor.tasks), folder)
+        assert source.path is not None
+        predictor = Predictor.load(source.path)
+        assert isinstance(predictor.model, ClassyModel)
+        return Found(predictor.model.cpu(), predictor.data, _make_heads(predictor.tasks), source.path)
+    model = _load(source, weights)
+    known = next((name for name in (weights, source.name) if name and is_published(name)), None)
+    return _describe(model, published(known) if known else None, source, weights)
 
 
-def _find_network(source: str, weights: str | None) -> Found:
-    from classy_vision.cli.predict import network
-    from classy_vision.cli.show import read_model
+def _load(source: ModelSource, weights: str | None) -> ClassyModel:
+    from classy_vision.identify.networks import find_network_of, load_model
+
+    if weights is None:
+        return load_model(source.path or source.name, "classy export")
     from classy_vision.models import build_model
-    from classy_vision.predict.predictor import expected_data, task_of
-    from classy_vision.weights.catalogue import is_published, published
+    from classy_vision.trunk.loading import find_source
+    from classy_vision.weights.files import read_tensors
 
-    known = next((name for name in (weights, source) if name and is_published(name)), None)
-    entry = published(known) if known else None
-    if weights is not None:
-        config = network(weights, source)
-    else:
-        config = {"name": source} if is_published(source) else read_model(source).config
-    given = weights or (source if is_published(source) else None)
-    loaded = {"source": given, "skip_heads": ()} if given else None
-    model = build_model({**config, "weights": loaded} if loaded else config)
+    config = find_network_of(read_tensors(find_source(weights)), source.name, "classy export")
+    return build_model({**config, "weights": {"source": weights, "skip_heads": ()}})
+
+
+def _describe(model: ClassyModel, entry: Published | None, source: ModelSource, weights: str | None) -> Found:
+    from classy_vision.predict.predictor import expected_data, task_of
+
     try:
         data = expected_data(model, entry)
     except ConfigError:  # it takes no images
         data = None
     try:
         task = task_of(model, entry)
-        heads = _heads({task.name: task})
-    except ConfigError:  # features, or several heads of which nobody said what they mean
+        heads = _make_heads({task.name: task})
+    except ConfigError:  # features, or several heads whose meaning is unknown
         heads = {}
-    return Found(model, data, heads, is_initial=given is None)
+    return Found(model, data, heads, is_initial=weights is None and source.kind in WITHOUT_WEIGHTS)
 
 
-def _heads(tasks: Any) -> dict[str, Head]:
+def _make_heads(tasks: Any) -> dict[str, Head]:
     from classy_vision.export import Head
 
     return {name: Head(kind=task.config.kind, classes=task.classes) for name, task in tasks.items()}
 
 
-def _resized(data: DataConfig | None, side: int | None) -> DataConfig | None:
-    """``data`` for images of another size; what is cut off by the crop stays the same part."""
+def _resize(data: DataConfig | None, side: int | None) -> DataConfig | None:
+    """Changes ``data`` to images of another size; the crop cuts off the same part."""
     if data is None or side is None:
         return data
     ratio = side / data.side(training=False)
@@ -200,7 +253,7 @@ def _resized(data: DataConfig | None, side: int | None) -> DataConfig | None:
     return data.model_copy(update={"image_size": side, "eval_size": None, "resize": resize})
 
 
-def _example(found: Found, data: DataConfig | None, image_size: int | None) -> Any:
+def _make_example(found: Found, data: DataConfig | None, image_size: int | None) -> Any:
     import torch
 
     shape = found.model.input_shape
@@ -212,8 +265,8 @@ def _example(found: Found, data: DataConfig | None, image_size: int | None) -> A
     return torch.empty(1, *shape[: len(shape) - len(side)], *side, device="meta")
 
 
-def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
-    """How a run is quantised: its data are read again."""
+def _calibrate(found: Found, data: DataConfig | None, max_loss: float) -> Any:
+    """Returns how a run is quantized, for which its data are read again."""
     assert found.run is not None
     from classy_vision.predict.exported import calibrate
     from classy_vision.train.job import prepare
@@ -226,16 +279,16 @@ def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
-    artefact = done.artefact
-    metadata = artefact.metadata
+    exported = done.artefact
+    metadata = exported.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
     print(
-        f"{artefact.path}: {metadata.format}, {metadata.precision}, {artefact.path.stat().st_size / 1e6:.2f} MB"
+        f"{exported.path}: {metadata.format}, {metadata.precision}, {exported.path.stat().st_size / 1e6:.2f} MB"
     )
     print(f"  takes   (n, {sizes}), n from 1 to {metadata.max_batch}")
     for name, head in metadata.heads.items():
         classes = f", {len(head.classes)} classes" if head.classes else ""
-        print(f"  head    {name}: {head.kind or 'meaning not known'}{classes}")
+        print(f"  head    {name}: {head.kind or 'unknown meaning'}{classes}")
     if done.difference is not None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
@@ -245,4 +298,4 @@ def _print(done: Exported, found: Found) -> None:
         after = done.after[name]
         print(f"  checked {name}: {before:.2f} points before, {after:.2f} in int8 ({after - before:+.2f})")
     if found.is_initial:
-        print("  The weights are random: --weights, or a run folder, has others.")
+        print("  The weights are random: --weights loads others.")

@@ -1,4 +1,4 @@
-"""What the command line says of what goes wrong, and its exit codes."""
+"""The messages and exit codes of errors on the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import typer
 from classy_vision.errors import FAILURES, ConfigError, first_line, shown
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130
-"""A command that cannot be carried out as it stands; one that failed; one that Ctrl-C ended."""
+"""Exit codes of a wrong command, of one that failed while it ran, and of one that Ctrl-C ended."""
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
-"""Typer's own, or Click's, by its version."""
+"""The class of Typer or of Click, depending on the version."""
 OF_PRINTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF})
-"""Errors without a file's name that are of standard output."""
+"""Errors of standard output, where they do not name a file."""
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
-"""In messages of torch, whose error for memory on the CPU is a RuntimeError."""
+"""Words in messages of torch, which raises a RuntimeError where the CPU has no memory."""
 
 
 def run(app: Callable[..., Any]) -> NoReturn:
@@ -28,7 +28,7 @@ def run(app: Callable[..., Any]) -> NoReturn:
         status = app(prog_name="classy", standalone_mode=False) or 0
         sys.stdout.flush()
     except USAGE_ERROR as error:
-        _exit(_usage(error), WRONG)
+        _exit(_write_usage(error), WRONG)
     except ConfigError as error:
         _exit(f"error: {error}", FAILED if _is_failure(error) else error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -48,7 +48,7 @@ def _exit(text: str, status: int) -> NoReturn:
 
 
 def _tell(error: OSError) -> NoReturn:
-    """Of a file, the error has its name; of what is printed to, it has none."""
+    """Prints the error of a file, which it names, or of standard output, which has no name."""
     reason = error.strerror or first_line(error)
     if error.filename is not None:
         _exit(f"error: {shown(str(error.filename))}: {reason}", FAILED if _is_failure(error) else WRONG)
@@ -59,12 +59,12 @@ def _tell(error: OSError) -> NoReturn:
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Whether it came of the machine or the numbers, not of what was asked for."""
+    """Tells whether the machine or the numbers caused it, and not the command."""
     return any(
         (isinstance(cause, ConfigError) and cause.exit_code == FAILED)
         or _is_memory(cause)
         or (isinstance(cause, OSError) and cause.errno in FAILURES)
-        or "no space left on device" in str(cause).lower()  # of a library that has its own errors
+        or "no space left on device" in str(cause).lower()  # raised by libraries with errors of their own
         for cause in _causes(error)
     )
 
@@ -83,9 +83,9 @@ def _is_memory(error: BaseException) -> bool:
 # -- usage
 
 
-def _usage(error: Any) -> str:
-    """A usage error in one line."""
-    setting = _setting(error)
+def _write_usage(error: Any) -> str:
+    """Writes a usage error in one line."""
+    setting = _advise_setting(error)
     message = str(error.message if setting else error.format_message()).strip()
     if message.startswith("Usage:"):  # the help, where nothing was asked for
         return message
@@ -93,8 +93,8 @@ def _usage(error: Any) -> str:
     return f"error: {' '.join(message.split()).rstrip('.')}" + (f"; {advice}" if advice else "")
 
 
-def _setting(error: Any) -> str:
-    """How to say an option that is a key of training configs, such as --epochs 3."""
+def _advise_setting(error: Any) -> str:
+    """Returns advice for an option that is a key of training configs, such as --epochs 3."""
     option = getattr(error, "option_name", "") or ""
     if not error.ctx or not any("--set" in parameter.opts for parameter in error.ctx.command.params):
         return ""
@@ -102,11 +102,11 @@ def _setting(error: Any) -> str:
     from classy_vision.train.config import TrainConfig
 
     path = find_key(TrainConfig, option.lstrip("-").replace("-", "_"))
-    return f"did you mean --set {path}={_value(option, sys.argv)}?" if option and path else ""
+    return f"did you mean --set {path}={_find_value(option, sys.argv)}?" if option and path else ""
 
 
-def _value(option: str, words: list[str]) -> str:
-    """What stands after ``option`` on the command line."""
+def _find_value(option: str, words: list[str]) -> str:
+    """Returns what follows ``option`` on the command line."""
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == option:

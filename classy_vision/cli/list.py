@@ -1,56 +1,50 @@
-"""``classy list``: the models there are, and what they cost."""
+"""``classy list``: the presets, and what they cost."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from classy_vision.cli.options import Format, FormatOption
 from classy_vision.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 CLASSES = 1000
+Pattern = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATTERN", help="Names to list: with wildcards ('regnet_y_*'), or a part of the name."
+    ),
+]
 
 
-def list_models(
-    pattern: Annotated[
-        str,
-        typer.Argument(
-            help="Names to list: with wildcards ('regnet_y_*'), or a part of the name.", metavar="PATTERN"
-        ),
-    ] = "*",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
-) -> None:
-    """List the preset models with their parameters, multiply-adds and activations.
+def list_models(pattern: Pattern = "*", format: FormatOption = Format.TABLE) -> None:
+    """List the presets with their parameters, multiply-adds and activations.
 
-    They are those of the trunk and its default head for 1000 classes, as papers print them, for
-    one input of the given size. Show one model block by block with: classy show NAME
+    The numbers are those of the trunk and its default head for 1000 classes, for one input of the given
+    size, as papers print them. To see one model block by block: classy show NAME
     """
     from rich.console import Console
 
     from classy_vision.presets import known_costs
-    from classy_vision.text import dump
+    from classy_vision.text import dump, print_grid
 
     known = known_costs()
     rows = [
-        {"name": name, "family": family, **(known.get(name) or _costs(name))}
-        for name, family in _matching(pattern)
+        {"name": name, "family": family, **(known.get(name) or _count(name))}
+        for name, family in _find_presets(pattern)
     ]
-    text = dump(rows, rows, as_json, as_csv)
+    text = dump(rows, rows, format.value)
     if text is not None:
         print(text)
         return
-    console = Console(highlight=False)
-    console.print(_table(rows, padding=1 if console.width >= 90 else 0))
-    console.print(_caption(), style="dim")
+    print_grid(_make_grid(rows), (), "")
+    Console(highlight=False).print(_write_caption(), style="dim")
 
 
-def _matching(pattern: str) -> list[tuple[str, str]]:
-    """(preset, family) of the presets that ``pattern`` names, or that are of that family."""
+def _find_presets(pattern: str) -> list[tuple[str, str]]:
+    """Finds (preset, family) of the presets that ``pattern`` names, or that are of that family."""
     from classy_vision.presets import check_model, families
 
     known = families()
@@ -72,8 +66,8 @@ def _matching(pattern: str) -> list[tuple[str, str]]:
     return found
 
 
-def _costs(name: str) -> dict[str, Any]:
-    """Counted now, for a preset that someone else has registered."""
+def _count(name: str) -> dict[str, Any]:
+    """Counts a preset that is not one of this library."""
     from classy_vision.cost import OnMeta, count
     from classy_vision.models import build_model
 
@@ -88,29 +82,22 @@ def _costs(name: str) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]], padding: int) -> Table:
-    from rich import box
-    from rich.table import Table
+def _make_grid(rows: list[dict[str, Any]]) -> Any:
+    from classy_vision.text import Grid, human, size
 
-    from classy_vision.text import size
-
-    grid = Table(box=box.SIMPLE, padding=(0, padding, 0, padding))
-    grid.add_column("family", no_wrap=True)
-    grid.add_column("model", no_wrap=True)
-    for heading in ("M params", "GMACs", "M acts", "input"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    family = None
-    for row in rows:
-        if family not in (None, row["family"]):
-            grid.add_section()
-        label = "" if row["family"] == family else row["family"]
-        family = row["family"]
-        numbers = (row["params"] / 1e6, row["macs"] / 1e9, row["activations"] / 1e6)
-        grid.add_row(label, row["name"], *(f"{n:.2f}" for n in numbers), size(row["input_shape"]))
-    return grid
+    names = ("family", "model", "params", "MACs", "acts", "input")
+    lines, ends = [], []
+    for index, row in enumerate(rows):
+        is_first = index == 0 or row["family"] != rows[index - 1]["family"]
+        if is_first and index:
+            ends.append(index - 1)
+        numbers = [human(row[name]) for name in ("params", "macs", "activations")]
+        cells = (row["family"] if is_first else "", row["name"], *numbers, size(row["input_shape"]))
+        lines.append(dict(zip(names, cells)))
+    return Grid(dict(zip(names, names)), lines, ("family", "model"), sections=ends)
 
 
-def _caption() -> str:
+def _write_caption() -> str:
     from classy_vision.presets import families
 
     rest = [family for family, presets in families().items() if not presets]

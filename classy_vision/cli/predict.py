@@ -1,10 +1,9 @@
-"""``classy predict``: labels for files of images or videos, from anything that was trained."""
+"""``classy predict``: labels for images or videos, from anything that was trained."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,8 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from classy_vision.cli.train import INTERRUPTED, training_package
-from classy_vision.errors import ConfigError, shown
+from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.options import (
+    BATCH_SIZE,
+    OUTPUT,
+    TRAINED,
+    BatchSizeOption,
+    DeviceOption,
+    TrustOption,
+    WorkersOption,
+    training_packages,
+)
+from classy_vision.errors import ConfigError
 
 if TYPE_CHECKING:
     from classy_vision.predict import Prediction, Predictor
@@ -23,13 +32,8 @@ if TYPE_CHECKING:
 
     AnyPredictor = Predictor | ArrayPredictor
 
-BATCH = 32
-DEVICE = typer.Option(help="Such as cpu or cuda:1.", show_default="a GPU where there is one")
-BATCH_SIZE = typer.Option(min=1, help="Images or clips that the model sees at once.")
-WORKERS = typer.Option(min=1, help="Threads that read files.", show_default="one per processor, at most 4")
 
-
-class Format(str, Enum):
+class PredictionFormat(str, Enum):
     """How predictions are written."""
 
     TABLE = "table"
@@ -38,49 +42,56 @@ class Format(str, Enum):
     CSV = "csv"
 
 
-def predict(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A finished run folder, a folder of save_pretrained, a file of classy export or published "
-            "weights; none with --weights.",
-        ),
-    ] = None,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE", help="Images, or videos where the model is of videos, or folders."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Instead of a run: published weights (see classy weights list), or a file of weights.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|CONFIG",
-            help="The network of a file of weights: a name, or a YAML or JSON file. That of published "
-            "weights says how to prepare images and what classes are called, too.",
-        ),
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Read a .pt2 file, which can run any code: only if you know it.")
-    ] = False,
-    top: Annotated[int, typer.Option(min=1, help="The most labels per head.")] = 5,
-    format: Annotated[
-        Format, typer.Option(help="How to write them; jsonl is a line of JSON per file.")
-    ] = Format.TABLE,
-    device: Annotated[str | None, DEVICE] = None,
-    batch_size: Annotated[int, BATCH_SIZE] = BATCH,
-    workers: Annotated[int | None, WORKERS] = None,
-) -> None:
-    """Print the likeliest labels of images or videos, and their probabilities, for each head.
+Word = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}. It is left out with --weights."),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE", help="Images, or videos if the model takes videos, or folders of them."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Instead of MODEL: published weights (see classy weights list), or a file of weights.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="The model that --weights are for. The name of published weights also says how to prepare images "
+        "and what the classes are called.",
+    ),
+]
+Top = Annotated[int, typer.Option(min=1, metavar="N", help="Print at most this many labels per head.")]
+FormatOption = Annotated[
+    PredictionFormat,
+    typer.Option(
+        metavar="table|json|jsonl|csv",
+        help="Print a table, JSON, a line of JSON per file, or CSV.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
-    Rows come as the model gives them. A file that cannot be read has its error in their place; the exit
-    code is 1 then.
+
+def predict(
+    run: Word = None,
+    images: Files = None,
+    weights: Weights = None,
+    model: Model = None,
+    trust: TrustOption = False,
+    top: Top = 5,
+    format: FormatOption = PredictionFormat.TABLE,
+    device: DeviceOption = None,
+    batch_size: BatchSizeOption = BATCH_SIZE,
+    workers: WorkersOption = None,
+) -> None:
+    """Print the most probable labels of images or videos, and their probabilities, for each head.
+
+    Rows are printed as soon as they are there. A file that cannot be read has its error in their place; the
+    exit code is 1 then.
     """
     predictor, files = _read_arguments(run, images, weights, model, device, trust)
     from classy_vision.data.files import walk
@@ -112,70 +123,54 @@ def _read_arguments(
     device: str | None,
     trust: bool,
 ) -> tuple[AnyPredictor, list[str]]:
-    """What predicts, and what for."""
+    """Loads what predicts, and lists the files."""
     if weights is None:
         if model is not None:
-            raise ConfigError("--model is for --weights; a run folder knows its model")
+            raise ConfigError("--model is for --weights: other models describe themselves")
         if not run or not images:
-            raise ConfigError("give a run folder and files, or --weights and files")
+            raise ConfigError("give a model and files, or --weights and files")
         return _load(run, device, trust), images
     if not run:
-        raise ConfigError("give files of images or videos behind --weights")
-    training_package()
-    from classy_vision.predict import Predictor
-
-    config = None if model is None else network(weights, model)
+        raise ConfigError("give files of images or videos after --weights")
+    with training_packages():
+        from classy_vision.predict.predictor import Predictor
+    config = None if model is None else _find_network(weights, model)
     return Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
 
 
-def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
-    """Of anything that was trained; torch is imported where it is needed."""
-    check_model(run)
-    if run.endswith(".onnx") and device in (None, "cpu") and (found := _onnx(run)):
+def _load(word: str, device: str | None, trust: bool) -> AnyPredictor:
+    """Loads anything that was trained; torch is imported only if it is needed."""
+    from classy_vision.resolve import TRAINED, resolve
+
+    source = resolve(word, TRAINED, "classy predict")
+    is_onnx = source.path is not None and source.path.suffix == ".onnx"
+    if is_onnx and device in (None, "cpu") and (found := _load_onnx(word)):
         return found
-    training_package()
-    from classy_vision.predict import Predictor
-
-    return Predictor.load(run, device=device, trust=trust)
-
-
-def check_model(name: str) -> None:
-    """Raises where nothing is called so, before what takes seconds to import.
-
-    Raises:
-        ConfigError: there is no such file, folder or published weights.
-    """
-    from classy_vision.data.files import EXPORTS
-    from classy_vision.weights.catalogue import HUB, is_published
-
-    path = os.path.expanduser(name)
-    if os.path.exists(path) or name.startswith(HUB) or is_published(name):
-        return
-    if path.endswith(EXPORTS):
-        raise ConfigError(f"no such artefact: {shown(name)}")
-    raise ConfigError(f"{shown(name)} is no run folder: there is no such folder")
+    with training_packages():
+        from classy_vision.predict.predictor import Predictor
+    return Predictor.load(word, device=device, trust=trust)
 
 
-def _onnx(path: str) -> ArrayPredictor | None:
-    """Of an ONNX file of images; videos are read with torch."""
+def _load_onnx(path: str) -> ArrayPredictor | None:
+    """Loads an ONNX file of images; None for one of videos, which are read with torch."""
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 
-    artefact = load_exported(path)
-    data = input_of(artefact)
-    return None if data.clip else ArrayPredictor(artefact, data)
+    exported = load_exported(path)
+    data = input_of(exported)
+    return None if data.clip else ArrayPredictor(exported, data)
 
 
-def network(weights: str, model: str) -> dict[str, Any]:
-    """The config that --model means, with the heads that are in the file."""
-    from classy_vision.cli.convert import network_of
+def _find_network(weights: str, model: str) -> dict[str, Any]:
+    """Returns the config of --model, with the heads that are in the file."""
+    from classy_vision.identify.networks import find_network_of
     from classy_vision.trunk.loading import find_source
     from classy_vision.weights.files import read_tensors
 
-    return network_of(read_tensors(find_source(weights)), model)
+    return find_network_of(read_tensors(find_source(weights)), model, "--model")
 
 
-# -- how predictions are written: each gives a function for one of them, and ends what it began
+# -- writers: each yields a function that writes one prediction, and ends what it began
 
 
 Write = Callable[["Prediction"], object]
@@ -183,7 +178,9 @@ Write = Callable[["Prediction"], object]
 
 @contextmanager
 def _write_table(predictor: AnyPredictor) -> Iterator[Write]:
-    """Text in columns, as wide as the labels and the first name need."""
+    """Writes columns, as wide as the labels and the first name need."""
+    from classy_vision.text import percent
+
     labels = [label for task in predictor.tasks.values() for label in task.classes]
     label_wide = min(40, max(map(len, ["label", *labels])))
     head_wide = max(map(len, ["head", *predictor.tasks]))
@@ -195,15 +192,15 @@ def _write_table(predictor: AnyPredictor) -> Iterator[Write]:
 
     def write(prediction: Prediction) -> None:
         nonlocal name_wide
-        name = _plain(prediction.image)
+        name = _flatten(prediction.image)
         if not name_wide:
             name_wide = max(len(name), len(predictor.unit))
             line(predictor.unit, "head", "label", "probability")
-        for i, row in enumerate(_rows(prediction, predictor.unit)):
-            said = f"error: {_plain(row['error'])}" if row["error"] else _plain(row["label"])
+        for i, row in enumerate(_list_rows(prediction, predictor.unit)):
+            said = f"error: {_flatten(row['error'])}" if row["error"] else _flatten(row["label"])
             if row["value"] is not None:
                 said = f"{row['value']:.4g}"
-            probability = "" if row["probability"] is None else f"{row['probability']:.2%}"
+            probability = "" if row["probability"] is None else percent(row["probability"])
             head = row["head"] if row["rank"] in (1, None) else ""
             line("" if i else name, head or "", said, probability)
 
@@ -212,7 +209,7 @@ def _write_table(predictor: AnyPredictor) -> Iterator[Write]:
 
 @contextmanager
 def _write_json(predictor: AnyPredictor) -> Iterator[Write]:
-    """A list that is valid wherever it is stopped."""
+    """Writes a list that is valid wherever it is stopped."""
     print("[", end="")
     comma = ""
 
@@ -239,15 +236,15 @@ def _write_csv(predictor: AnyPredictor) -> Iterator[Write]:
     names = [unit, "head", "rank", "label", "probability", "value", "error"]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
-    yield lambda prediction: writer.writerows(_rows(prediction, unit))
+    yield lambda prediction: writer.writerows(_list_rows(prediction, unit))
 
 
-def _rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
-    """A row per label or number, or one that holds the error."""
+def _list_rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
+    """Yields a row per label or number, or one that holds the error."""
     empty = dict.fromkeys(("head", "rank", "probability", "value"))
-    row = {unit: _encodable(prediction.image), **empty, "label": "", "error": ""}
+    row = {unit: _escape(prediction.image), **empty, "label": "", "error": ""}
     if prediction.error:
-        yield {**row, "error": _encodable(prediction.error)}
+        yield {**row, "error": _escape(prediction.error)}
     for head, answer in prediction.answers.items():
         if answer.value is not None:
             yield {**row, "head": head, "value": answer.value}
@@ -255,19 +252,19 @@ def _rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
             yield {**row, "head": head, "rank": rank, "label": label, "probability": probability}
 
 
-def _encodable(text: str) -> str:
-    """Names of files may hold bytes that no encoding has."""
+def _escape(text: str) -> str:
+    """Escapes bytes in names of files that no encoding has."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _plain(text: str) -> str:
-    """On one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _encodable(text))
+def _flatten(text: str) -> str:
+    """Puts a text on one line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _escape(text))
 
 
-_WRITERS: dict[Format, Callable[[AnyPredictor], AbstractContextManager[Write]]] = {
-    Format.TABLE: _write_table,
-    Format.JSON: _write_json,
-    Format.JSONL: _write_lines,
-    Format.CSV: _write_csv,
+_WRITERS: dict[PredictionFormat, Callable[[AnyPredictor], AbstractContextManager[Write]]] = {
+    PredictionFormat.TABLE: _write_table,
+    PredictionFormat.JSON: _write_json,
+    PredictionFormat.JSONL: _write_lines,
+    PredictionFormat.CSV: _write_csv,
 }

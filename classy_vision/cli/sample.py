@@ -1,4 +1,4 @@
-"""``classy sample``: networks drawn from a design space."""
+"""``classy sample``: models drawn from a design space."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from typing import Annotated
 
 import typer
 
+from classy_vision.cli.options import ForceOption
+
+Region = Annotated[
+    str,
+    typer.Argument(
+        metavar="REGION",
+        help="A design space (anynet_x_a to anynet_x_e, regnet_x, regnet_y), or a YAML or JSON file with "
+        "bounds.",
+    ),
+]
+Count = Annotated[
+    int, typer.Option("--count", "-n", min=1, max=100_000, metavar="N", help="Draw this many models.")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Seed of the draws: the same seed gives the same files.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="The folder to write.", show_default="samples/REGION"
+    ),
+]
+
 
 def sample(
-    region: Annotated[
-        str,
-        typer.Argument(
-            metavar="REGION",
-            help="A design space (anynet_x_a to anynet_x_e, regnet_x, regnet_y), or a YAML or JSON file "
-            "with bounds.",
-        ),
-    ],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=100_000, help="How many networks.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws: the same gives the same files.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to.", show_default="samples/REGION")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a folder of samples that is there.")] = False,
+    region: Region, count: Count = 100, seed: Seed = 0, output: Output = None, force: ForceOption = False
 ) -> None:
-    """Draw networks from a design space, and write each as a config.
+    """Draw models from a design space, and write each as a config.
 
-    A named space is that of the RegNet paper, from 360 to 400 million multiply-adds. Compare what
-    was drawn with: classy compare FOLDER
+    A named space is that of the RegNet paper, from 360 to 400 million multiply-adds. To compare the models:
+    classy compare FOLDER
     """
     from classy_vision.study.draw import describe
     from classy_vision.study.draw import sample as draw_samples
@@ -40,8 +50,8 @@ def sample(
     check_free(folder, force)
     samples = draw_samples(bounds, count, seed)
     write_samples(folder, samples, bounds, name, seed, force)
-    networks = "network" if count == 1 else "networks"
-    typer.echo(f"{count} {networks} of {name}, seed {seed}: {folder}")
+    models = "model" if count == 1 else "models"
+    typer.echo(f"{count} {models} of {name}, seed {seed}: {folder}")
     smallest, largest = (pick(samples, key=lambda s: s.costs.macs) for pick in (min, max))
     typer.echo(f"from {', '.join(describe(smallest.costs))}")
     typer.echo(f"  to {', '.join(describe(largest.costs))}")

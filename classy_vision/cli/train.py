@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.options import ForceOption, training_packages
 from classy_vision.config import ConfigError
-from classy_vision.run_files import RUN_CONFIG
 
-INTERRUPTED = 130
-"""What a shell expects of a process that Ctrl-C ended."""
+Config = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The training config, in YAML or JSON.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="The run folder to write.",
+        show_default="runs/NAME of the config",
+    ),
+]
+Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Resume this run folder where it stopped.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the config, e.g. schedule.epochs=3; with --resume, train for longer.",
+    ),
+]
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(help="The job, in YAML or JSON.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="The run folder.", show_default="runs/NAME of the config")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run folder where it was stopped."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a value, e.g. schedule.epochs=3; with --resume, that trains a run for longer.",
-        ),
-    ] = None,
+    config: Config = None,
+    output: Output = None,
+    resume: Resume = None,
+    force: ForceOption = False,
+    overrides: Overrides = None,
 ) -> None:
-    """Train a model with its heads, and leave a run folder.
+    """Train a model with its heads, and write a run folder.
 
     Runs on one device as it is, and on several under torchrun or accelerate launch.
     """
@@ -46,45 +51,22 @@ def train(
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
     folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
     if resume is not None and not folder.is_dir():
-        raise ConfigError(f"{str(folder)!r} is no run folder: there is no such folder")
-    settings = None if config is None else _settings(config, overrides or ())
-    package = training_package()
+        raise ConfigError(f"{str(folder)!r} is not a run folder: there is no such folder")
+    settings = None
+    if config is not None:  # checked before what takes seconds to import
+        from classy_vision.train.config import load_settings
+
+        settings = load_settings(config, overrides or ())
+    with training_packages():
+        from classy_vision.train import run
     try:
         if settings is None:
-            package.resume(folder, overrides or ())
+            run.resume(folder, overrides or ())
         else:
-            package.train(settings, folder, force)
+            run.train(settings, folder, force)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            begun = Path(folder, RUN_CONFIG).is_file()
-            how = f"go on with: classy train --resume {folder}" if begun else "nothing was written"
+            begun = Path(folder, "config.yaml").is_file()
+            how = f"resume with: classy train --resume {folder}" if begun else "nothing was written"
             typer.echo(f"\nstopped; {how}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _settings(config: Path, overrides: Sequence[str]) -> Any:
-    """The job, checked before what takes seconds to import."""
-    from classy_vision.train.config import load_settings
-
-    return load_settings(config, overrides)
-
-
-def training_package() -> Any:
-    """``classy_vision.train``, whose packages are an extra and slow to import.
-
-    Raises:
-        ConfigError: they are not installed.
-    """
-    try:
-        import classy_vision.train.run
-
-        return classy_vision.train
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"this command needs {error.name}: pip install 'classy-vision-models[train]'"
-        ) from None
-    except RuntimeError as error:  # of a package that imports torchvision where there is one
-        raise ConfigError(
-            f"cannot import what training needs: {error}. If that names torchvision, it is not the "
-            f"one for torch {version('torch')}: reinstall or remove it"
-        ) from None

@@ -1,77 +1,73 @@
-"""``classy weights``: which there are, what is in a file, and files in other layouts."""
+"""``classy weights``: list published weights, show what is in a file, and convert files to other layouts."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from classy_vision.cli.convert import convert
-from classy_vision.config import ConfigError, unknown
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from classy_vision.cli.command import HELP, Command, Group
+from classy_vision.cli.options import OUTPUT, WORDS, ForceOption, Format, FormatOption
+from classy_vision.config import ConfigError, system_error, unknown
 
 weights = typer.Typer(
     name="weights",
-    help="Published weights, and files of weights: list, show, convert.",
+    cls=Group,
+    help="List, show and convert weights.",
     no_args_is_help=True,
+    add_completion=False,
+    context_settings=HELP,
     rich_markup_mode=None,
 )
 
 
-class Source(str, Enum):
-    """Who published weights."""
+class Publisher(str, Enum):
+    """Libraries that published weights."""
 
     TIMM = "timm"
     TORCHVISION = "torchvision"
 
 
-@weights.command("list")
+Pattern = Annotated[
+    str,
+    typer.Argument(metavar="PATTERN", help="Names to list: with wildcards ('*clip*'), or a part of the name."),
+]
+Source = Annotated[
+    Publisher | None, typer.Option(metavar="timm|torchvision", help="List only those of this library.")
+]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="List only those of this model, such as resnet50.")
+]
+
+
+@weights.command("list", cls=Command)
 def list_weights(
-    pattern: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATTERN", help="Names to list: with wildcards ('*clip*'), or a part of the name."
-        ),
-    ] = "*",
-    source: Annotated[Source | None, typer.Option(help="Only those of this library.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only those of this network, such as resnet50.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with exact numbers.")] = False,
+    pattern: Pattern = "*", source: Source = None, preset: Preset = None, format: FormatOption = Format.TABLE
 ) -> None:
-    """List published weights that load here: network, parameters, image size, accuracy, license.
+    """List published weights that load here: model, parameters, image size, accuracy, license.
 
     Top-1 is the accuracy in percent that their publisher states, on the classes they were trained on.
-    More of one: classy weights show NAME
+    To see more of one: classy weights show NAME
     """
-    from rich.console import Console
+    from classy_vision.text import dump, print_grid
 
-    from classy_vision.text import dump
-
-    rows = _matching(pattern, source, preset)
-    text = dump(rows, rows, as_json, as_csv)
+    rows = _find_published(pattern, source, preset)
+    text = dump(rows, rows, format.value)
     if text is not None:
         print(text)
-        return
-    console = Console(highlight=False)
-    columns = _fitting(rows, console.width if console.is_terminal or "COLUMNS" in os.environ else WIDE)
-    Console(highlight=False, width=max(_width(rows, columns), console.width)).print(_table(rows, columns))
-    if missing := [name for name in COLUMNS if name not in columns]:
-        console.print(f"Too narrow for: {', '.join(missing)}. They are in --csv and --json.", style="dim")
+    else:
+        print_grid(_make_grid(rows), DISPENSABLE, "--format csv and json have them.")
 
 
-def _matching(pattern: str, source: Source | None, preset: str | None) -> list[dict[str, Any]]:
+def _find_published(pattern: str, source: Publisher | None, preset: str | None) -> list[dict[str, Any]]:
     from classy_vision.weights.catalogue import names, published
 
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
@@ -103,80 +99,84 @@ def _matching(pattern: str, source: Source | None, preset: str | None) -> list[d
     ]
 
 
-# heading: the cell of a row, and whether it is a number
-COLUMNS: dict[str, tuple[Callable[[Mapping[str, Any]], str], bool]] = {
-    "name": (lambda row: row["name"], False),
-    "network": (lambda row: row["network"], False),
-    "M params": (lambda row: f"{row['params'] / 1e6:.2f}", True),
-    "px": (lambda row: str(row["image_size"]), True),
-    "top-1": (lambda row: "" if row["top1"] is None else f"{row['top1']:.1f}", True),
-    "license": (lambda row: row["license"] or "not stated", False),
+HEADINGS = {
+    "name": "name",
+    "network": "network",
+    "params": "params",
+    "image_size": "px",
+    "top1": "top-1",
+    "license": "license",
 }
-DISPENSABLE = ("network", "license", "px")
-"""What a narrow terminal leaves out, so that names, which people copy, stay whole."""
-WIDE = 1000
-"""Columns of a file or a pipe."""
+DISPENSABLE = ("network", "license", "image_size")
+"""The columns that a narrow terminal leaves out, first to last; names, which people copy, stay whole."""
 
 
-def _fitting(rows: list[dict[str, Any]], width: int) -> list[str]:
-    columns = list(COLUMNS)
-    for name in DISPENSABLE:
-        if _width(rows, columns) > width:
-            columns.remove(name)
-    return columns
+def _make_grid(rows: list[dict[str, Any]]) -> Any:
+    from classy_vision.text import Grid, human
 
-
-def _width(rows: list[dict[str, Any]], columns: list[str]) -> int:
-    return 2 + sum(2 + max(len(name), *(len(COLUMNS[name][0](row)) for row in rows)) for name in columns)
-
-
-def _table(rows: list[dict[str, Any]], columns: list[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in columns:
-        grid.add_column(name, justify="right" if COLUMNS[name][1] else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(COLUMNS[name][0](row) for name in columns))
-    return grid
+    lines = [
+        {
+            **row,
+            "params": human(row["params"]),
+            "image_size": str(row["image_size"]),
+            "top1": "" if row["top1"] is None else f"{row['top1']:.1f}",
+            "license": row["license"] or "not stated",
+        }
+        for row in rows
+    ]
+    return Grid(HEADINGS, lines, ("name", "network", "license"))
 
 
 # -- show
 
 
-@weights.command()
-def show(
-    source: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="The name of published weights, or a file of weights.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+Shown = Annotated[
+    str,
+    typer.Argument(
+        metavar="WEIGHTS",
+        help="Published weights, a file of weights, a run folder, a folder of save_pretrained, or "
+        "hf-hub:OWNER/NAME.",
+    ),
+]
+ShowFormat = Annotated[
+    Format,
+    typer.Option(
+        "--format", metavar="table|json|csv", help="Print lines, JSON or CSV.", rich_help_panel=OUTPUT
+    ),
+]
+
+
+@weights.command(cls=Command)
+def show(source: Shown, format: ShowFormat = Format.TABLE) -> None:
     """Show what is known of published weights, or what a file of weights holds.
 
     Of a file these are its layouts, and the config of a model with exactly its tensors.
     """
-    from classy_vision.weights.catalogue import is_published
+    from classy_vision.resolve import TRAINED, Kind, resolve
+    from classy_vision.text import dump
 
-    is_name = is_published(source) and not Path(os.path.expanduser(source)).exists()
-    facts = _of_name(source) if is_name else _of_file(source)
-    print(json.dumps(facts, indent=2) if as_json else _readable(facts))
+    word = resolve(source, TRAINED, "classy weights show")
+    if word.path is not None and word.path.suffix in (".onnx", ".pt2"):
+        resolve(source, TRAINED - {Kind.EXPORTED}, "classy weights show")
+    facts = _describe_name(source) if word.kind is Kind.PUBLISHED else _describe_file(source)
+    row = {key: json.dumps(_simplify(v)) if isinstance(v, Mapping) else v for key, v in facts.items()}
+    print(dump(facts, [row], format.value) or _write_facts(facts))
 
 
-def _of_name(name: str) -> dict[str, Any]:
+def _describe_name(name: str) -> dict[str, Any]:
     from classy_vision.weights.catalogue import published
     from classy_vision.weights.sources import TORCHVISION
 
     entry = published(name)
     place = f"https://huggingface.co/{entry.place}" if "/" in entry.place else f"{TORCHVISION}/{entry.place}"
-    facts = {**asdict(entry), "config": dict(entry.config), "place": place}
+    facts = {**asdict(entry), "license": entry.license, "config": dict(entry.config), "place": place}
     return {key: facts[key] for key in _FACTS}
 
 
 _FACTS = ("name", "params", "outputs", "labels", "top1", "license", "place", "preprocessing", "config")
 
 
-def _of_file(source: str) -> dict[str, Any]:
+def _describe_file(source: str) -> dict[str, Any]:
     from classy_vision.identify.identify import examine
     from classy_vision.trunk.loading import find_source
     from classy_vision.weights.classy_vision import flatten
@@ -187,17 +187,17 @@ def _of_file(source: str) -> dict[str, Any]:
     return {
         "file": source,
         "tensors": len(state),
-        "params": _count(found.config),
+        "params": _count_params(found.config),
         "family": found.family,
         "layouts": list(found.layouts),
         "preset": found.config["name"] if found.is_preset else None,
-        "not seen in a file": list(found.unseen),
+        "not visible in a file": list(found.unseen),
         "config": found.config,
     }
 
 
-def _count(config: Mapping[str, Any]) -> int:
-    """Parameters of a model; statistics of norms are none."""
+def _count_params(config: Mapping[str, Any]) -> int:
+    """Counts the parameters of a model, without the statistics of norms."""
     from classy_vision.cost import OnMeta
     from classy_vision.models import build_model
 
@@ -205,12 +205,12 @@ def _count(config: Mapping[str, Any]) -> int:
         return sum(p.numel() for p in build_model(config).parameters())
 
 
-def _readable(facts: Mapping[str, Any]) -> str:
-    """Lines "key: value", and blocks of YAML for what has parts."""
+def _write_facts(facts: Mapping[str, Any]) -> str:
+    """Writes lines "key: value", and blocks of YAML for values with parts."""
     lines = []
     for key, value in facts.items():
         if isinstance(value, Mapping):
-            lines += [f"{key}:", *(f"  {line}" for k, v in value.items() for line in _yaml(k, v))]
+            lines += [f"{key}:", *(f"  {line}" for k, v in value.items() for line in _write_yaml(k, v))]
             continue
         shown = f"{value:,}" if isinstance(value, int) else value
         shown = ", ".join(value) if isinstance(value, list) else shown
@@ -221,17 +221,113 @@ def _readable(facts: Mapping[str, Any]) -> str:
 _MISSING = {"preset": "none"}
 
 
-def _yaml(key: str, value: Any) -> list[str]:
+def _write_yaml(key: str, value: Any) -> list[str]:
     import yaml
 
-    text = yaml.safe_dump(_plain(value), sort_keys=False, default_flow_style=True, width=72)
+    text = yaml.safe_dump(_simplify(value), sort_keys=False, default_flow_style=True, width=72)
     return f"{key}: {text.removesuffix('...' + chr(10))}".splitlines()
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: _simplify(entry) for key, entry in value.items()}
+    return [_simplify(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-weights.command()(convert)
+# -- convert
+
+
+FORMATS = (".safetensors", ".npz")
+In = Annotated[str, typer.Argument(metavar="IN", help="A file of weights, or a published name.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors or .npz file to write.")]
+To = Annotated[
+    str,
+    typer.Option(
+        metavar="LAYOUT",
+        help="Write the key names of this library: native, classy_vision, timm, torchvision and others.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help=f"The model that the weights are for: {WORDS}.",
+        show_default="found from the names and shapes of the tensors",
+    ),
+]
+
+
+@weights.command(cls=Command)
+def convert(source: In, target: Out, to: To, model: Model = None, force: ForceOption = False) -> None:
+    """Write weights in the layout of another library, and check them by reading them back."""
+    import torch
+
+    from classy_vision.identify.networks import find_network_of
+    from classy_vision.models import build_model, load_weights
+    from classy_vision.trunk.loading import find_source
+    from classy_vision.trunk.saving import check_layout
+    from classy_vision.weights.catalogue import is_published
+    from classy_vision.weights.files import check_target, read_tensors
+
+    target = Path(os.path.expanduser(target))
+    check_target(target, FORMATS, force=force)
+    _check_known(to)
+    state = read_tensors(find_source(source))
+    config = find_network_of(state, model or (source if is_published(source) else None), "--model")
+    with torch.device("meta"):
+        original, copy = build_model(config), build_model(config)
+    check_layout(type(original), to)
+    for network in (original, copy):
+        network.to(_find_dtype(state))
+    report = load_weights(original, state)
+    _write(original, copy, target, to)
+    print(f"{target}: {len(report.loaded)} tensors of {config['name']}, {report.layout} to {to}")
+    for reason in dict.fromkeys(report.dropped.values()):
+        left = [key for key, why in report.dropped.items() if why == reason]
+        print(f"left out, {reason}: {', '.join(left)}")
+
+
+def _write(original: Any, copy: Any, target: Path, layout: str) -> None:
+    """Writes the weights of ``original``, and reads them into ``copy`` before the file is in its place."""
+    from classy_vision.models import load_weights
+    from classy_vision.trunk.saving import save_weights
+
+    beside = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        save_weights(original, beside, layout=layout)
+        load_weights(copy, beside, layout=layout)
+        _check_equal(original.state_dict(), copy.state_dict())
+        os.replace(beside, target)
+    except OSError as error:
+        raise system_error(error, f"cannot write {str(target)!r}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _check_known(layout: str) -> None:
+    """Raises an UnknownNameError if no family has such a layout."""
+    from classy_vision.models import MODELS
+    from classy_vision.weights.layout import OURS
+
+    known = dict.fromkeys([*OURS, *(name for entry in MODELS for name in entry.cls.layouts)])
+    if layout not in known:
+        raise unknown("layout", layout, known, "--to")
+
+
+def _find_dtype(state: Mapping[str, Any]) -> Any:
+    """Returns the type of the numbers in a file; float32 where there are several."""
+    import torch
+
+    from classy_vision.weights.classy_vision import flatten
+
+    tensors = [value for value in flatten(state).values() if isinstance(value, torch.Tensor)]
+    found = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def _check_equal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    import torch
+
+    odd = [key for key in ours if not torch.equal(ours[key], theirs[key]) and "num_batches" not in key]
+    if odd:
+        raise ConfigError(f"the written file does not hold the same numbers: {', '.join(odd[:3])}")

@@ -35,5 +35,5 @@ def parse_size(given: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", given)
     if not match:
-        raise ConfigError(f"input size {given!r}: give a height and a width, such as 256 or 256x192")
+        raise ConfigError(f"image size {given!r}: give a height and a width, such as 256 or 256x192")
     return int(match[1]), int(match[2] or match[1])

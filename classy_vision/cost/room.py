@@ -10,7 +10,7 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.cost.costs import Costs
-from classy_vision.cost.numbers import human
+from classy_vision.text import human
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")

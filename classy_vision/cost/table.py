@@ -10,8 +10,8 @@ from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.measure import Timing
 from classy_vision.cost.memory import Memory
 from classy_vision.cost.report import Report, step_bytes
-from classy_vision.text import dump as dump
 from classy_vision.text import human as human
+from classy_vision.text import milliseconds, percent
 from classy_vision.text import size as size
 
 if TYPE_CHECKING:
@@ -109,13 +109,11 @@ def _field(step: StepCost) -> str:
 
 
 def _share(macs: int, total: int) -> str:
-    return f"{100 * macs / total:.1f}%" if total else ""
+    return percent(macs / total, 1) if total else ""
 
 
 def _ms(timing: Timing | None) -> str:
-    if timing is None:
-        return ""
-    return f"{timing.median:.{0 if timing.median >= 100 else 1 if timing.median >= 10 else 2}f}"
+    return "" if timing is None else milliseconds(timing.median)
 
 
 def saving(costs: Costs) -> str:
@@ -150,7 +148,7 @@ def _without(costs: Costs) -> Iterator[str]:
 
 
 def _percent(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}%" if total else "0%"
+    return percent(part / total, 0) if total else "0%"
 
 
 def _unknown(costs: Costs) -> str:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from classy_vision.engines.graph import TRACING, leave_shared, parts, trace
 from classy_vision.engines.pack import can_pack
 from classy_vision.engines.pack import pack as pack_graph
 from classy_vision.engines.packed import Workspace
+from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.trunk.trunk import END
 
@@ -104,7 +106,7 @@ class Optimized(ClassyModel):
 
 
 def optimize(
-    model: ClassyModel,
+    model: ClassyModel | str | Path,
     example: Tensor | None = None,
     *,
     dtype: torch.dtype | str = torch.float32,
@@ -125,7 +127,8 @@ def optimize(
     under ``torch.inference_mode()`` or ``no_grad``.
 
     Args:
-        model: on the device where it is going to run; it stays as it is, also in training.
+        model: on the device where it is going to run; it stays as it is, also in training. Or a word that
+            means a model with weights, such as a run folder or "timm/resnet50.a1_in1k".
         example: a batch of the usual size, as a tensor; random numbers where it is left out.
         dtype: in which it runs, such as ``torch.bfloat16`` or "bfloat16"; features come in it, outputs
             in the type of the example.
@@ -139,6 +142,8 @@ def optimize(
         UnknownNameError: a ``dtype`` that models do not run in.
         ConfigError: the copy differs by more than ``tolerance``, or cannot be made.
     """
+    if isinstance(model, (str, Path)):
+        model = load_model(model, "optimize")
     if not isinstance(model, ClassyModel) or isinstance(model, Optimized):
         raise TypeError(f"optimize takes a ClassyModel that is not optimized, not {type(model).__name__}")
     kind = _BY_NAME.get(str(dtype).removeprefix("torch."))

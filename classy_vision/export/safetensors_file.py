@@ -11,8 +11,8 @@ from torch import Tensor
 from classy_vision.config import ConfigError
 from classy_vision.export.formats import Loaded, Request
 from classy_vision.export.metadata import KEY, parse_metadata
-from classy_vision.hub.folder import check_values
 from classy_vision.models.classy_model import build_model
+from classy_vision.untrusted import check_values
 from classy_vision.weights.files import write_tensors
 
 

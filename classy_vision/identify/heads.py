@@ -1,35 +1,34 @@
-"""What the shapes of heads' tensors, by our names, say about the heads."""
+"""The heads of a file, inferred from the shapes of their tensors by our key names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from classy_vision.identify.shapes import Shapes
 from classy_vision.models.classy_model import MODELS
 from classy_vision.weights.layout import HEAD
+from classy_vision.weights.shapes import Shapes
 from classy_vision.weights.state import head_of
 
 ID = "default_head"
 
 
-def heads_of(native: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The heads whose tensors are in ``native``, as a part of a config."""
+def infer_heads(native: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the heads whose tensors are in ``native``, as part of a config."""
     places: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, shape in native.items():
         place = head_of(key) or ("" if key.startswith(HEAD) else None)
         if place is not None:
             places.setdefault(place, {})[key.removeprefix(f"{place}." if place else HEAD)] = shape
     if not places:
-        return (
-            {"heads": []} if MODELS[config["name"]].family == "efficientnet" else {}
-        )  # which has one by itself
-    heads = [_head(place, parts, config) for place, parts in places.items()]
+        has_default = MODELS[config["name"]].cls.default_num_classes is not None
+        return {"heads": []} if has_default else {}
+    heads = [_infer_head(place, parts, config) for place, parts in places.items()]
     return heads[0] if set(heads[0]) == {"num_classes"} else {"heads": heads}
 
 
-def _head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    """One head by the names of its layers; "" is the place of a published classifier."""
+def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of one head by the names of its layers; the place of a published classifier is ""."""
     weights = {key: shape[0] for key, shape in parts.items() if key.endswith("weight")}
     block, unique_id = place.split(".")[1:3] if place else ("trunk_output", ID)
     common = {"unique_id": unique_id, "fork_block": block}
@@ -40,7 +39,7 @@ def _head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any
         return {"name": "fully_connected", **more, **common}
     if "fc.weight" in weights:
         return {"name": "fully_connected", "num_classes": weights["fc.weight"], **common}
-    if "head_fcl.projection.weight" in weights or (not place and MODELS[config["name"]].family == "resnext3d"):
+    if "head_fcl.projection.weight" in weights or (not place and _is_convolutional(config)):
         classes = next(iter(weights.values()))
         logits = {"activation_func": "identity"}
         return {"name": "fully_convolutional_linear", "num_classes": classes, **logits, **common}
@@ -51,3 +50,11 @@ def _head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any
     options = {"num_classes": classes, "hidden_dim": hidden, "num_tokens": tokens}
     given = {key: value for key, value in options.items() if value is not None}
     return {"name": "vision_transformer_head", **given, **common}
+
+
+def _is_convolutional(config: Mapping[str, Any]) -> bool:
+    """Tells whether the default head of the model's family is a fully convolutional one."""
+    entry = MODELS[config["name"]]
+    options = {key: value for key, value in config.items() if key != "name"}
+    parsed = entry.cls.config_class.parse({**entry.preset, **options})
+    return bool(entry.cls.default_head(parsed)["name"] == "fully_convolutional_linear")

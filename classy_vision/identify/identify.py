@@ -1,8 +1,8 @@
-"""From the names and shapes of a file's tensors to the config of the network that they are of.
+"""The config of the model that a file's tensors belong to, found from their names and shapes.
 
-Each layout of each family is tried: its rows give the tensors our names, and from those a small
-function per family reads a config. A preset's is preferred where it has the same tensors. Nothing is
-believed that a model built on the meta device does not have.
+Each layout of each family is tried: its rows give the tensors our names, and from those the family's
+``shapes`` read a config. A preset is preferred where it has the same tensors. A config counts only if a
+model built from it on the meta device takes all the tensors.
 """
 
 from __future__ import annotations
@@ -17,33 +17,32 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, fits_64_bits
-from classy_vision.identify.families import FAMILIES, Family
-from classy_vision.identify.heads import heads_of
-from classy_vision.identify.shapes import Inferred, Shapes, depths
+from classy_vision.identify.heads import infer_heads
 from classy_vision.models.classy_model import MODELS, build_model
 from classy_vision.trunk.loading import load_weights
 from classy_vision.trunk.trunk import Trunk
 from classy_vision.weights.classy_vision import flatten
 from classy_vision.weights.key_map import KeyMap, listed
 from classy_vision.weights.layout import HEAD
+from classy_vision.weights.shapes import FamilyShapes, Inferred, Shapes, count_blocks
 from classy_vision.weights.state import head_of
 
 MAX_TRIED = 200
-"""Keys by which the nearest layout is found where none fits."""
+"""The number of keys by which the nearest layout is found where none fits."""
 MAX_BLOCKS = 1000
-"""Of a network that is built to see whether it has a file's tensors."""
+"""The largest number of blocks of a model that is built to compare it with a file."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file's tensors are of.
+    """The model that a file's tensors belong to.
 
     Attributes:
         family: "resnext", "vision_transformer", …
-        layouts: whose names they have; several share some.
+        layouts: the libraries whose key names the file has; some libraries share names.
         config: builds a model with exactly these tensors.
-        is_preset: whether the config is a preset's, but for its heads.
-        unseen: options that no tensor shows; the config has the preset's values, or the defaults.
+        is_preset: whether the config is that of a preset, apart from its heads.
+        unseen: options that no tensor shows; the config has the values of the preset, or the defaults.
     """
 
     family: str
@@ -54,46 +53,52 @@ class Identity:
 
 
 def identify(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a model that has exactly the tensors of ``state``, for ``build_model``.
+    """Returns the config of a model that has exactly the tensors of ``state``, for ``build_model``.
 
-    What tensors do not show has the values of the preset that they fit, or the defaults: the
-    epsilon of norms, strides, padding, activations, and how many heads attention has.
+    Options that tensors do not show have the values of the preset that fits, or the defaults: the
+    epsilon of norms, strides, padding, activations, and the number of heads of the attention.
 
     Args:
         state: a state dict in any layout of any family, or {name: shape}.
 
     Raises:
-        ConfigError: nothing fits; the message says what is nearest.
+        ConfigError: no model fits; the message names the nearest one.
     """
     return examine(state).config
 
 
 def examine(state: Mapping[str, Any]) -> Identity:
-    """As ``identify``, with what was found on the way.
+    """Does what ``identify`` does, and returns everything that was found.
 
     Raises:
-        ConfigError: nothing fits; the message says what is nearest.
+        ConfigError: no model fits; the message names the nearest one.
     """
-    theirs = _outlines(flatten(state))
+    theirs = _make_outlines(flatten(state))
     tried: list[tuple[int, str]] = []
-    for family in FAMILIES:
-        readings = list(_readings(theirs, family))
+    for family in list_families():
+        readings = list(_read_names(theirs, family))
         for layout, native in readings:
-            config = _fitting(native, family, tried, layout)
-            if config is None or not _loads(config, theirs, layout, tried):
+            config = _find_config(native, family, tried, layout)
+            if config is None or not _can_load(config, theirs, layout, tried):
                 continue
             same = tuple(dict.fromkeys(name for name, other in readings if other == native))
             exact = set(config) <= {"name", "heads", "num_classes"} and MODELS[config["name"]].is_preset
             return Identity(family.name, same, config, exact, family.unseen)
-    raise ConfigError(_nothing(theirs, tried))
+    raise ConfigError(_describe_nearest(theirs, tried))
 
 
-def _outlines(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors without numbers, of tensors or shapes."""
+def list_families() -> list[FamilyShapes]:
+    """Lists the families whose configs can be read from shapes, in the order in which they are tried."""
+    found = dict.fromkeys(entry.cls.shapes for entry in MODELS if entry.cls.shapes is not None)
+    return sorted(found, key=lambda family: family.is_general)
+
+
+def _make_outlines(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Makes tensors without data from tensors or shapes."""
     shapes = {key: getattr(value, "shape", value) for key, value in state.items()}
     odd = [key for key, shape in shapes.items() if not _is_shape(shape)]
     if odd or not shapes:
-        raise ConfigError(f"no state dict of tensors: {listed('entry', odd) if odd else 'it is empty'}")
+        raise ConfigError(f"not a state dict of tensors: {listed('entry', odd) if odd else 'it is empty'}")
     return {key: torch.empty(tuple(shape), device="meta") for key, shape in shapes.items()}
 
 
@@ -108,14 +113,14 @@ def _is_shape(value: Any) -> bool:
 # -- names
 
 
-def _readings(theirs: Mapping[str, Tensor], family: Family) -> Iterator[tuple[str, Shapes]]:
-    """Our names and shapes, by each layout that knows all of theirs."""
+def _read_names(theirs: Mapping[str, Tensor], family: FamilyShapes) -> Iterator[tuple[str, Shapes]]:
+    """Yields our names and shapes for each layout that knows all of theirs."""
     if all(key.split(".")[0] in ("stem", "blocks", "tail", "heads") for key in theirs):
-        yield "native", _shapes(theirs)
-    for layout, key_map in _maps(theirs, family):
+        yield "native", _get_shapes(theirs)
+    for layout, key_map in _make_key_maps(theirs, family):
         known = theirs
         if layout == "classy_vision":
-            known = {_unwrapped(key, key_map): v for key, v in theirs.items()}
+            known = {_unwrap(key, key_map): v for key, v in theirs.items()}
         trunk = {k: v for k, v in known.items() if layout != "classy_vision" or not head_of(k)}
         if not trunk or not all(map(key_map.knows, trunk)):
             continue
@@ -123,10 +128,10 @@ def _readings(theirs: Mapping[str, Tensor], family: Family) -> Iterator[tuple[st
             native = key_map.load(trunk)
         except (ConfigError, RuntimeError):  # another config's rows; shapes that cannot be cut so
             continue
-        yield layout, _shapes({**native, **{k: v for k, v in known.items() if k not in trunk}})
+        yield layout, _get_shapes({**native, **{k: v for k, v in known.items() if k not in trunk}})
 
 
-def _maps(theirs: Mapping[str, Tensor], family: Family) -> Iterator[tuple[str, KeyMap]]:
+def _make_key_maps(theirs: Mapping[str, Tensor], family: FamilyShapes) -> Iterator[tuple[str, KeyMap]]:
     layouts = MODELS[family.name].cls.layouts
     for layout, rows in layouts.items():
         for probe in family.probes(theirs):
@@ -135,86 +140,85 @@ def _maps(theirs: Mapping[str, Tensor], family: Family) -> Iterator[tuple[str, K
             yield layout, rows.key_map(layout, SimpleNamespace(**values), blocks)
 
 
-def _unwrapped(key: str, key_map: KeyMap) -> str:
+def _unwrap(key: str, key_map: KeyMap) -> str:
     return key if key_map.to_native(key) else key.replace("._module.", ".")
 
 
-def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+def _get_shapes(state: Mapping[str, Tensor]) -> Shapes:
     return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 # -- configs
 
 
-def _fitting(
-    native: Shapes, family: Family, tried: list[tuple[int, str]], layout: str
+def _find_config(
+    native: Shapes, family: FamilyShapes, tried: list[tuple[int, str]], layout: str
 ) -> dict[str, Any] | None:
-    """A config whose trunk has the tensors of ``native``, with its heads."""
+    """Returns a config whose trunk has the tensors of ``native``, with its heads."""
     trunk = {key: shape for key, shape in native.items() if not head_of(key) and not key.startswith(HEAD)}
-    if sum(depths(trunk)) > min(len(trunk), MAX_BLOCKS):  # each block has a tensor
+    if sum(count_blocks(trunk)) > min(len(trunk), MAX_BLOCKS):  # each block has a tensor
         return None
     try:
         inferred = family.infer(trunk)
     except (KeyError, IndexError, ZeroDivisionError, ValueError):  # names of another family
         return None
-    for config in _candidates(inferred, trunk, family):
-        own = _trunk_of(config)
+    for config in _list_candidates(inferred, trunk, family):
+        own = _get_trunk(config)
         if own == trunk:
-            return {**config, **heads_of(native, config)}
+            return {**config, **infer_heads(native, config)}
         odd = [key for key in {**trunk, **own} if trunk.get(key) != own.get(key)]
         near = f"{config['name']} in the {layout} layout, but {listed('tensor', odd)} differ"
         tried.append((len(trunk) - len(odd), near))
     return None
 
 
-def _candidates(inferred: Inferred, trunk: Shapes, family: Family) -> list[dict[str, Any]]:
-    """Presets of as many blocks, those with fewest changes first; then the inferred config."""
-    wanted = depths(trunk)
-    families = (family.name, *family.others)
-    presets = [entry for entry in MODELS if entry.is_preset and entry.family in families]
+def _list_candidates(inferred: Inferred, trunk: Shapes, family: FamilyShapes) -> list[dict[str, Any]]:
+    """Lists presets with as many blocks, those with the fewest changes first, and the inferred config."""
+    wanted = count_blocks(trunk)
+    presets = [entry for entry in MODELS if entry.is_preset and entry.cls.shapes is family]
     rows = [
         ({"name": entry.name}, entry.preset)
         for entry in presets
-        if family.depths(_config_class(entry.name).parse(entry.preset)) == wanted
+        if family.depths(_get_config_class(entry.name).parse(entry.preset)) == wanted
     ]
-    sizes = {key: _plain(value) for key, value in inferred.sizes.items()}
+    sizes = {key: _simplify(value) for key, value in inferred.sizes.items()}
     found = [
-        {**named, **_changes(named["name"], row, inferred.options), **variant}
+        {**named, **_list_changes(named["name"], row, inferred.options), **variant}
         for named, row in [*rows, ({"name": family.name, **sizes}, sizes)]
         for variant in ({}, *family.variants)
-        if variant.keys() <= set(_config_class(named["name"]).model_fields)
+        if variant.keys() <= set(_get_config_class(named["name"]).model_fields)
     ]
     return sorted(found, key=len)
 
 
-def _changes(name: str, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``options`` that ``sizes`` and defaults leave otherwise."""
-    fields = _config_class(name).model_fields
+def _list_changes(name: str, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the ``options`` that differ from ``sizes`` and from the defaults."""
+    fields = _get_config_class(name).model_fields
     usual = {key: sizes.get(key, field.default) for key, field in fields.items()}
-    return {k: _plain(v) for k, v in options.items() if k in fields and _plain(usual[k]) != _plain(v)}
+    return {k: _simplify(v) for k, v in options.items() if k in fields and _simplify(usual[k]) != _simplify(v)}
 
 
-def _config_class(name: str) -> Any:
+def _get_config_class(name: str) -> Any:
     return MODELS[name].cls.config_class
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     value = getattr(value, "value", value)
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    return [_simplify(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _trunk_of(config: Mapping[str, Any]) -> Shapes:
+def _get_trunk(config: Mapping[str, Any]) -> Shapes:
     try:
         with torch.device("meta"):
-            return _shapes(build_model({**config, "heads": []}).state_dict())
+            return _get_shapes(build_model({**config, "heads": []}).state_dict())
     except ConfigError:  # inferred from other shapes than the family's
         return {}
 
 
-def _loads(
+def _can_load(
     config: Mapping[str, Any], theirs: Mapping[str, Tensor], layout: str, tried: list[tuple[int, str]]
 ) -> bool:
-    """Whether a model of ``config`` takes the tensors, heads too."""
+    """Tells whether a model of ``config`` takes all the tensors, those of heads included."""
     try:
         with torch.device("meta"):
             model = build_model(config)
@@ -226,16 +230,16 @@ def _loads(
     return True
 
 
-def _nothing(theirs: Mapping[str, Tensor], tried: list[tuple[int, str]]) -> str:
-    families = ", ".join(family.name for family in FAMILIES)
-    text = f"no network of {families} has these {listed('tensor', theirs)}"
+def _describe_nearest(theirs: Mapping[str, Tensor], tried: list[tuple[int, str]]) -> str:
+    families = ", ".join(family.name for family in list_families())
+    text = f"no model of {families} has these {listed('tensor', theirs)}"
     if tried:
         return f"{text}; nearest is {max(tried, key=lambda entry: entry[0])[1]}"
     tried_keys = list(theirs)[:: len(theirs) // MAX_TRIED + 1]
     known = {
         f"{family.name} in the {layout} layout": sum(map(key_map.knows, tried_keys))
-        for family in FAMILIES
-        for layout, key_map in _maps(theirs, family)
+        for family in list_families()
+        for layout, key_map in _make_key_maps(theirs, family)
     }
     best = max(known, key=lambda name: known[name])
     if not known[best]:

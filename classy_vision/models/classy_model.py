@@ -16,7 +16,7 @@ from classy_vision.config import ConfigError, drop_unknown, read_config
 from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
 from classy_vision.hub.card import write_card
 from classy_vision.hub.download import find_folder
-from classy_vision.hub.folder import CONFIG, read_foreign_config, write_folder
+from classy_vision.hub.folder import CONFIG, write_folder
 from classy_vision.hub.upload import upload_folder
 from classy_vision.models.facts import find_use, published_of, read_facts
 from classy_vision.models.published import check_head_configs, read_given, with_published
@@ -30,6 +30,7 @@ from classy_vision.trunk.meta import OnMeta
 from classy_vision.trunk.own_forward import ByHooks
 from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
+from classy_vision.untrusted import read_foreign_config
 from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import read_tensors
@@ -311,8 +312,9 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     """The model that ``config`` describes, with its heads.
 
     Args:
-        config: a registered name, or a mapping with ``name``, the family's options, and either
-            ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
+        config: a registered name, the path of a config file, a run folder or a folder of ``save_pretrained``
+            (``weights=True`` loads the weights of a folder), or a mapping with ``name``, the family's
+            options, and either ``heads`` (each with ``name``, ``unique_id``, ``fork_block`` and its options) or
             ``num_classes``. It is not changed. ``weights`` are loaded: what ``load_weights``
             takes, or a mapping of its arguments. A published classifier goes into a head of as
             many classes at the end of the trunk; other heads are new. The name of published
@@ -327,7 +329,7 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     Raises:
         ConfigError: no such model, head, block or weights, or options that they do not take.
     """
-    given, weights = with_published(read_given(config, overrides), MODELS)
+    given, weights = with_published(read_given(config, overrides, MODELS), MODELS)
     use = take_use(given)
     entry = MODELS[given["name"]]
     given = _check_keys(entry, given, unknown)

@@ -7,7 +7,10 @@ from typing import Any
 
 from classy_vision.config import Config, ConfigError, check_nesting
 from classy_vision.registry import Registry
+from classy_vision.resolve import DESCRIBED, TRAINED, Kind, read_network, resolve
 from classy_vision.weights.catalogue import is_published, published
+
+NAMED = DESCRIBED - {Kind.PUBLISHED}
 
 
 class LoadOptions(Config):
@@ -35,15 +38,34 @@ def check_head_configs(heads: Any) -> None:
             raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
 
 
-def read_given(config: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a mapping with a name."""
+def read_given(config: Any, overrides: Mapping[str, Any], models: Registry[Any]) -> dict[str, Any]:
+    """A config, or the word for a model, as a mapping with a name."""
     if not isinstance(config, (str, Mapping)):
         raise ConfigError(f"build_model takes a name or a mapping, not {type(config).__name__}")
     check_nesting([config, overrides], "the model config")
-    given = {**({"name": config} if isinstance(config, str) else config), **overrides}
+    named = _read_word(config, models, overrides) if isinstance(config, str) else config
+    if named.get("weights") and overrides.get("weights") is True:
+        overrides = {key: value for key, value in overrides.items() if key != "weights"}
+    given = {**named, **overrides}
     if "name" not in given:
         raise ConfigError(f"a model config needs a name: {given!r}")
     return given
+
+
+def _read_word(word: str, models: Registry[Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of the model that ``word`` means; see ``classy_vision.resolve``.
+
+    ``weights=True`` among the overrides means the weights of a run folder or a folder of
+    ``save_pretrained``, too.
+
+    Raises:
+        ConfigError: it is a file of weights, an exported file or a repository.
+    """
+    if word in models or is_published(word):
+        return {"name": word}
+    source = resolve(word, NAMED, "build_model")
+    loaded = overrides.get("weights") is True and source.kind in TRAINED
+    return {**read_network(source).config, **({"weights": source.path} if loaded else {})}
 
 
 def with_published(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,25 +13,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, first_line
 from classy_vision.data.config import ClipConfig, DataConfig
-from classy_vision.data.files import EXPORTS
 from classy_vision.data.images import ImageError
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
-from classy_vision.hub.folder import CONFIG
+from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.facts import find_use
 from classy_vision.predict.answers import answer_of
 from classy_vision.predict.inputs import find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction
 from classy_vision.predict.streaming import Array, Output, stream
+from classy_vision.resolve import TRAINED, Kind, resolve
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS, Classification, Task, run_views
-from classy_vision.weights.catalogue import HUB, Published, is_published, labels, published
+from classy_vision.weights.catalogue import Published, is_published, labels, published
 
 MAX_VALUES = 2**28
 """Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
@@ -77,7 +76,7 @@ class Predictor:
 
         Args:
             source: a finished run folder, a folder of ``save_pretrained``, a file of ``export``,
-                "hf-hub:owner/repository", or published weights ("timm/resnet50.a1_in1k").
+                "hf-hub:owner/repository", published weights ("timm/resnet50.a1_in1k"), or a file of weights.
             device: "cpu", "cuda", "cuda:1", …; by default a GPU where there is one. Exported files run
                 on the CPU.
             trust: run the machine code in a package of AOTInductor.
@@ -86,18 +85,19 @@ class Predictor:
             ConfigError: it is none of these, or does not say what its outputs mean.
         """
         place = find_device(device)
-        path = os.path.expanduser(source)
-        if os.path.isfile(path) or path.endswith(EXPORTS):
+        found = resolve(source, TRAINED, "a predictor")
+        path = str(found.path or found.name)
+        if found.kind is Kind.EXPORTED:
             if place.type != "cpu" and device is not None:
                 raise ConfigError(f"device = {str(device)!r}: exported files run on the CPU")
             from classy_vision.predict.exported import read_exported  # which most callers do not need
 
             return cls(*read_exported(path, trust=trust), device=torch.device("cpu"))
-        if str(source).startswith(HUB) or os.path.isfile(os.path.join(path, CONFIG)):
-            return cls.of_model(ClassyModel.from_pretrained(source), device=place)
-        if not os.path.isdir(path) and is_published(str(source)):
-            return cls.of_weights(str(source), device=place)
-        return cls._of_run(path, place)
+        if found.kind is Kind.PUBLISHED:
+            return cls.of_weights(path, device=place)
+        if found.kind is Kind.RUN:
+            return cls._of_run(path, place)
+        return cls.of_model(load_model(path), device=place)
 
     @classmethod
     def _of_run(cls, run: str, device: torch.device) -> Predictor:
@@ -289,7 +289,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"device = {str(device)!r} cannot be used: {reason}") from None
     return found
 

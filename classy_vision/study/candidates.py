@@ -1,4 +1,4 @@
-"""What is compared: models by name, by pattern, in config files and in folders of them."""
+"""What is compared: the models that words, patterns and folders of configs mean."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError, read_config, unknown
+from classy_vision.config import ConfigError, unknown
+from classy_vision.identify.networks import MODELS_ONLY, find_network
 from classy_vision.models import MODELS
-from classy_vision.run_files import METRICS, RUN_CONFIG
+from classy_vision.resolve import CONFIGS, Kind, ModelSource, find_folder_kind, resolve
+from classy_vision.run_files import METRICS
 from classy_vision.study.sample_folder import INDEX
 from classy_vision.weights.catalogue import is_published, published
 from classy_vision.weights.catalogue import names as published_names
 
-FILES = (".yaml", ".yml", ".json")
 WILD = frozenset("*?[")
 IMAGENET = "imagenet_1k"
 
@@ -49,9 +50,8 @@ class Candidate:
 def find_candidates(given: Sequence[str]) -> list[Candidate]:
     """The models that ``given`` name, each under a name of its own.
 
-    A word is a model's name, that of published weights ("timm/resnet50.a1_in1k"), either with
-    wildcards, a YAML or JSON file with a model in it, a folder of such files or of a run, or a
-    pattern of paths. A word or a file that cannot be read becomes a candidate with a failure.
+    A word is what ``classy_vision.resolve`` takes apart from exported files, a pattern of names or paths, or
+    a folder of config files. A word or a file that cannot be read becomes a candidate with a failure.
 
     Raises:
         ConfigError: no word names anything.
@@ -60,7 +60,7 @@ def find_candidates(given: Sequence[str]) -> list[Candidate]:
     errors: list[ConfigError] = []
     for word in given:
         try:
-            found += _named(word)
+            found += _find(word)
         except ConfigError as error:
             errors.append(error)
             found.append(Candidate(word, "", failure=" ".join(str(error).split())))
@@ -69,39 +69,49 @@ def find_candidates(given: Sequence[str]) -> list[Candidate]:
     return _renamed([one for i, one in enumerate(found) if one not in found[:i]])
 
 
-def _named(word: str) -> Iterator[Candidate]:
-    path = Path(os.path.expanduser(word))
-    wild = bool(set(word) & WILD)
-    if is_published(word):
-        return map(_published, _published_names(word, wild))
-    if word in MODELS:
-        return iter([_preset(word)])
-    if wild and (presets := _presets(word)):
-        return map(_preset, presets)
-    if wild and (paths := sorted(glob.glob(str(path)))):
-        return (one for each in paths for one in _at(Path(each)))
-    if path.exists() or path.suffix in FILES:
-        return _at(path)
-    raise unknown("model", word, [entry.name for entry in MODELS])
+def _find(word: str) -> Iterator[Candidate]:
+    if set(word) & WILD and not os.path.exists(os.path.expanduser(word)):
+        return _match(word)
+    folder = Path(os.path.expanduser(word))
+    if folder.is_dir() and word not in MODELS and find_folder_kind(folder) is None:
+        return _read_folder(folder)
+    if folder.suffix in CONFIGS and word not in MODELS:
+        return iter([_read_file(folder)])
+    return iter([_make(resolve(word, MODELS_ONLY, "classy compare"))])
 
 
-def _preset(name: str) -> Candidate:
+def _match(pattern: str) -> Iterator[Candidate]:
+    """Finds the presets, published weights or paths that a pattern matches."""
+    if is_published(pattern):
+        if not (found := [name for name in published_names() if fnmatchcase(name, pattern)]):
+            raise unknown("published weights", pattern, published_names())
+        return map(_make_published, found)
+    if presets := [e.name for e in MODELS if e.is_preset and fnmatchcase(e.name, pattern.lower())]:
+        return map(_make_preset, presets)
+    paths = sorted(glob.glob(os.path.expanduser(pattern)))
+    if not paths:
+        raise unknown("model", pattern, [entry.name for entry in MODELS])
+    return (one for path in paths for one in _find(path))
+
+
+def _make(source: ModelSource) -> Candidate:
+    if source.kind is Kind.PUBLISHED:
+        return _make_published(source.name)
+    if source.path is None and source.kind is not Kind.HUB:
+        return _make_preset(source.name)
+    network = find_network(source.path or source.name, "classy compare")
+    if source.path is None:
+        return Candidate(source.name, "hub", network.config)
+    found = _read_accuracies(source.path) if source.kind is Kind.RUN else {}
+    name = source.path.name if source.kind in (Kind.RUN, Kind.SAVED) else source.path.stem
+    return Candidate(name, source.path.absolute().parent.name, network.config, network.image_size, found)
+
+
+def _make_preset(name: str) -> Candidate:
     return Candidate(name, MODELS[name].family, {"name": name})
 
 
-def _presets(pattern: str) -> list[str]:
-    names = [entry.name for entry in MODELS if entry.is_preset]
-    return [name for name in names if fnmatchcase(name, pattern.lower())]
-
-
-def _published_names(word: str, wild: bool) -> list[str]:
-    found = [name for name in published_names() if fnmatchcase(name, word)] if wild else [word]
-    if not found:
-        raise unknown("published weights", word, published_names())
-    return found
-
-
-def _published(name: str) -> Candidate:
+def _make_published(name: str) -> Candidate:
     entry = published(name)
     known = entry.top1 is not None and entry.labels == IMAGENET
     size = entry.preprocessing.image_size
@@ -117,45 +127,24 @@ def _published(name: str) -> Candidate:
 # -- files
 
 
-def _at(path: Path) -> Iterator[Candidate]:
-    """The candidates of a file or a folder."""
-    if not path.is_dir():
-        yield _file(path)
-        return
-    if (path / RUN_CONFIG).is_file():
-        one = _file(path / RUN_CONFIG)
-        yield replace(one, name=path.name, group=path.absolute().parent.name, accuracies=_measured(path))
-        return
-    files = sorted(file for file in path.iterdir() if file.suffix in FILES and file.name != INDEX)
+def _read_folder(path: Path) -> Iterator[Candidate]:
+    files = sorted(file for file in path.iterdir() if file.suffix in CONFIGS and file.name != INDEX)
     if not files:
         raise ConfigError(f"{str(path)!r} has no YAML or JSON files with models")
-    yield from map(_file, files)
+    yield from map(_read_file, files)
 
 
-def _file(path: Path) -> Candidate:
+def _read_file(path: Path) -> Candidate:
     name, group = path.stem, path.absolute().parent.name
     try:
-        config, size = _read(path)
+        network = find_network(path, "classy compare")
     except ConfigError as error:
         return Candidate(name, group, failure=" ".join(str(error).split()))
-    return Candidate(name, group, config, size)
+    return Candidate(name, group, network.config, network.image_size)
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], tuple[int, int] | None]:
-    """The model of a model config or a training config, and the size of its images."""
-    config = read_config(path)
-    if "name" in config:
-        return config, None
-    model, data = config.get("model"), config.get("data")
-    model = {"name": model} if isinstance(model, str) else model
-    if not isinstance(model, Mapping) or "name" not in model:
-        raise ConfigError(f"{path}: a model config has the key 'name', a training config the key 'model'")
-    size = data.get("image_size") if isinstance(data, Mapping) else None
-    return model, (size, size) if isinstance(size, int) else None
-
-
-def _measured(run: Path) -> dict[str, float]:
-    """What a run measured last, by head."""
+def _read_accuracies(run: Path) -> dict[str, float]:
+    """Reads what a run measured last, by head."""
     try:
         final = json.loads((run / METRICS).read_text(encoding="utf-8"))["final"]
     except (OSError, ValueError, KeyError):

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from classy_vision.config import ConfigError
-from classy_vision.cost.table import human
+from classy_vision.config import ConfigError, first_line
 from classy_vision.models import MODELS
 from classy_vision.models.anynet.model import AnyNetParams
 from classy_vision.study.complexity import Complexity, complexity
 from classy_vision.study.region import WIDTH_STEP, AnyNetRegion, Region
+from classy_vision.text import human
 
 TRIES = 20_000
 """In a row without a network, before it is an error."""
@@ -190,7 +190,7 @@ def _accept(config: Mapping[str, Any], region: Region, misses: Misses) -> Sample
     try:
         params: AnyNetParams = MODELS[config["name"]].cls.config_class.parse(options).to_anynet()  # type: ignore[attr-defined]
     except ConfigError as error:
-        misses.add("config", f"no such network: {str(error).splitlines()[0]}")
+        misses.add("config", f"no such network: {first_line(error)}")
         return None
     if reason := _outside(params, region):
         misses.add(*reason)

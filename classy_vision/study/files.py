@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from classy_vision.config import MAX_SHOWN, ConfigError, first_line, system_error
-from classy_vision.cost.table import dump
 from classy_vision.study.row import Row, plain
+from classy_vision.text import dump
 from classy_vision.weights.files import replacing
 
 TABLES = (".csv", ".parquet", ".json")
@@ -29,7 +29,7 @@ def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:
         if path.suffix == ".parquet":
             _write_parquet(beside, entries)
         else:
-            text = dump(entries, entries, path.suffix == ".json", path.suffix == ".csv")
+            text = dump(entries, entries, path.suffix[1:])
             beside.write_text(f"{text}\n", encoding="utf-8")
 
 

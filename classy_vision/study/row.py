@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from classy_vision.config import unknown
-from classy_vision.cost.table import human
+from classy_vision.text import human, milliseconds, percent
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,14 @@ class Column:
     high: bool = False
 
 
-def _bytes(number: float) -> str:
-    return human(round(number)) + "B"
-
-
-def _count(number: float) -> str:
-    return human(round(number))
-
-
-def _milliseconds(number: float) -> str:
-    return f"{number:.3g} ms" if number < 100 else f"{number:,.0f} ms"
-
-
 COLUMNS: dict[str, Column] = {
-    "params": Column("params", "parameters", _count),
-    "macs": Column("MACs", "MACs", _count),
-    "activations": Column("acts", "activations", _count),
-    "memory": Column("memory", "memory", _bytes),
-    "latency": Column("latency", "latency", _milliseconds),
+    "params": Column("params", "parameters", human),
+    "macs": Column("MACs", "MACs", human),
+    "activations": Column("acts", "activations", human),
+    "memory": Column("memory", "memory", lambda number: f"{human(number)}B"),
+    "latency": Column("latency", "latency", lambda number: f"{milliseconds(number)} ms"),
     "throughput": Column("per s", "inputs per second", lambda number: f"{number:,.4g}", high=True),
-    "accuracy": Column("accuracy", "accuracy", "{:.2%}".format, high=True),
+    "accuracy": Column("accuracy", "accuracy", percent, high=True),
 }
 SIZES = frozenset(("params", "macs"))
 """What a model costs and what it can learn by: less is better as a cost, more as the other axis."""

@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from classy_vision.study.row import COLUMNS, Row, value
-from classy_vision.text import size
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from classy_vision.text import Grid, size
 
 FRONT, FAILED = "\N{BLACK STAR}", "\N{BALLOT X}"
 NOTHING = "\N{EM DASH}"
 
 
 DISPENSABLE = ("input", "activations", "throughput", "memory", "latency", "macs", "params")
-"""What a narrow terminal leaves out, first to last, so that names, which people copy, stay whole."""
-GAP = 3
-"""Columns of a terminal between two columns: a space on each side of a divider."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a table, and how wide they are.
-
-    Attributes:
-        headings: by the name of the column.
-        lines: cells by the name of the column, a line per model.
-        styles: of the lines.
-        left_out: headings of columns for which there is no room.
-    """
-
-    headings: Mapping[str, str]
-    lines: Sequence[Mapping[str, str]]
-    styles: Sequence[str | None]
-    left_out: Sequence[str] = ()
-
-    @property
-    def width(self) -> int:
-        """Columns of a terminal that show all of it."""
-        return sum(
-            GAP + max(map(len, (h, *(line[n] for line in self.lines)))) for n, h in self.headings.items()
-        )
-
-    def fitted(self, width: int, keep: Collection[str]) -> Grid:
-        """Without columns that are dispensable, as far as ``width`` demands it.
-
-        Args:
-            width: of the terminal.
-            keep: columns that are not left out: what rows are sorted and marked by.
-        """
-        grid = self
-        for name in (n for n in DISPENSABLE if n in self.headings and n not in keep):
-            if grid.width > width:
-                headings = {n: h for n, h in grid.headings.items() if n != name}
-                grid = replace(grid, headings=headings, left_out=[*grid.left_out, self.headings[name]])
-        return grid
-
-    def table(self) -> Table:
-        """As rich prints it."""
-        from rich import box
-        from rich.table import Table
-
-        shown = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 1))
-        for name, heading in self.headings.items():
-            left = name in ("mark", "model", "input")
-            shown.add_column(heading, justify="left" if left else "right", no_wrap=True)
-        for line, style in zip(self.lines, self.styles):
-            shown.add_row(*(line[name] for name in self.headings), style=style)
-        return shown
+"""The columns that a narrow terminal leaves out, first to last; names, which people copy, stay whole."""
 
 
 def grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
-    """One row per model, those on the Pareto front marked; columns without a number are left out."""
+    """Makes a table of one row per model, those on the Pareto front marked, of the columns with numbers."""
     names = [name for name in COLUMNS if any(value(row, name) is not None for row in rows)]
     heads = list(dict.fromkeys(head for row in rows for head in row.accuracies))[1:]
     headings = {
@@ -92,8 +34,8 @@ def grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
         }
         for row in rows
     ]
-    styles = ["red" if row.failure else "bold" if row in front else None for row in rows]
-    return Grid(headings, lines, styles)
+    styles = {i: "red" if row.failure else "bold" for i, row in enumerate(rows) if row.failure or row in front}
+    return Grid(headings, lines, ("mark", "model", "input"), styles)
 
 
 def _shown(name: str, number: float | None) -> str:

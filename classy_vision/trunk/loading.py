@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.resolve import TRAINED, check_kind
 from classy_vision.trunk.head_places import (
     find_misfits,
     find_skipped,
@@ -186,6 +187,7 @@ def find_source(source: Any) -> Any:
         ConfigError: there is no such file, or it cannot be downloaded.
     """
     if isinstance(source, (str, Path)):
+        check_kind(source, TRAINED, "load_weights")
         return find_file(source)
     if isinstance(source, Mapping):
         return source

@@ -31,6 +31,7 @@ from classy_vision.trunk.training import Training, freeze_until, set_gradients
 from classy_vision.weights.fitting import Fitting
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import Layouts
+from classy_vision.weights.shapes import FamilyShapes
 
 __all__ = ["END", "ModelConfig", "Trunk"]
 
@@ -79,6 +80,8 @@ class Trunk(nn.Module):
     says so itself; otherwise its features are looked at."""
     layouts: ClassVar[Layouts] = {}
     """How other libraries name the family's weights, by library."""
+    shapes: ClassVar[FamilyShapes | None] = None
+    """How the family's configs are read from the shapes of tensors; None if they cannot be."""
     optional_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys that some models of the family have and others do not."""
     classy_version: ClassVar[float | None] = None

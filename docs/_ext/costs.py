@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from classy_vision.cost.presets import known_costs
+from classy_vision.presets import known_costs
 
 from .markdown import code, table
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from classy_vision.cost import OnMeta, count
-from classy_vision.cost.presets import known_costs
 from classy_vision.models import MODELS, ClassyModel, build_model
+from classy_vision.presets import known_costs
 from classy_vision.registry import Entry
 
 from .markdown import paragraphs

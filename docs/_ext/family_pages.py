@@ -9,8 +9,8 @@ from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.cost import Costs, StepCost, count
-from classy_vision.cost.table import human, size
 from classy_vision.models.schema import MODEL_KEYS
+from classy_vision.text import human, size
 from classy_vision.trunk.trunk import END, ModelConfig
 
 from .families import CLASSES, Family, families, outline

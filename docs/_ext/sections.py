@@ -138,15 +138,17 @@ def _commands() -> str:
 def _command(name: str, command: Any, parent: Any) -> Iterator[str]:
     """A command; of a group, the commands in it."""
     context = command.context_class(command, info_name=name, parent=parent)
-    if inner := getattr(command, "commands", None):
-        for name, command in inner.items():
-            yield from _command(name, command, context)
+    for inner in getattr(command, "commands", ()):
+        yield from _command(inner, command.get_command(context, inner), context)
+    if hasattr(command, "commands"):
         return
     yield f"## `{context.command_path}`"
     yield fence("text", command.get_usage(context).removeprefix("Usage: "))
     yield from map(_prose, inspect.cleandoc(command.help).split("\n\n"))
-    records = [parameter.get_help_record(context) for parameter in command.params]
-    yield table(("argument or option", "meaning"), [(code(names), plain(text)) for names, text in records])
+    for title, rows in command.panels(context).items():
+        rows = [(code(names), plain(text)) for names, text in rows if not names.startswith("-h,")]
+        if rows:
+            yield table((title.lower(), "meaning"), rows)
 
 
 def _prose(text: str) -> str:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.cost.presets import known_costs
-from classy_vision.cost.table import human
+from classy_vision.presets import known_costs
+from classy_vision.text import human
 from tests.train.command import SMALL_TRUNK, classy, digits_job, start, stop_when, write
 
 GOLDEN = known_costs()
@@ -69,7 +69,7 @@ def test_the_column_that_rows_are_sorted_by_stays() -> None:
 
 @pytest.mark.parametrize("width", [100, 80])
 def test_everything_that_is_measured_fits(width: int) -> None:
-    options = ("--measure", "--input-size", "32", "--sort", "-latency")
+    options = ("--measure", "--image-size", "32", "--sort", "-latency")
     done = run("torchvision/regnet_y_400mf.IMAGENET1K_V2", "regnet_x_200mf", *options, width=width)
     assert done.exit_code == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= width
@@ -88,7 +88,7 @@ def test_failures_are_rows_and_the_exit_code_says_so(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("name: [")
     (tmp_path / "odd.yaml").write_text("name: resnet18\nwidth: 3\n")
     table = tmp_path / "table.csv"
-    options = ("--input-size", "100", "--output", str(table))
+    options = ("--image-size", "100", "--output", str(table))
     done = classy("compare", tmp_path, "vit_b_16", "resnet18", "resnet5O", *options)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -104,7 +104,7 @@ def test_failures_are_rows_and_the_exit_code_says_so(tmp_path: Path) -> None:
 
 def test_a_model_that_no_memory_holds_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classy_vision.cost.room.free", lambda device: 2 * 10**9)
-    done = run("regnet_y_10b_seer", "regnet_x_200mf", "--measure", "--input-size", 32)
+    done = run("regnet_y_10b_seer", "regnet_x_200mf", "--measure", "--image-size", 32)
     assert done.exit_code == 1
     assert "✗ regnet_y_10b_seer: RegNet needs about" in done.stdout
     assert [("ms" in row) for row in lines(done)] == [False, True]
@@ -137,7 +137,7 @@ def test_files(tmp_path: Path) -> None:
         (["resnet18", "--set", "a=1"], "give --train CONFIG as well"),
         (["resnet18", "--runs", "there"], "give --train CONFIG as well"),
         (["resnet18", "--train", "gone.yaml"], "cannot read the config 'gone.yaml'"),
-        (["resnet18", "--input-size", "0"], "input size '0'"),
+        (["resnet18", "--image-size", "0"], "image size '0'"),
         (["resnet18", "--device", "cuda:99"], "cuda:99"),
         (["resnet18", "--dtype", "int8"], "unknown dtype 'int8'"),
         (["gone.csv"], "cannot read 'gone.csv': No such file"),
@@ -185,7 +185,7 @@ def test_training_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     process = start(*command, preexec_fn=listen)
     out, err = stop_when((runs / "nets" / "second" / "checkpoint.pt").exists, process, signal.SIGINT)
     assert process.returncode == 130, err
-    assert "stopped; the same command goes on" in err
+    assert "stopped; the same command resumes" in err
     assert "training 2 of 2: second" in err
     assert "Traceback" not in err
     assert "first" in out

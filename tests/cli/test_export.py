@@ -124,7 +124,7 @@ def test_videos(tmp_path: Path, capsys: Capture) -> None:
     data = {"clip": {"frames": 8, "clips": 2, "crops": 3}}
     train(TrainConfig.parse(clips_job(tmp_path / "sports", data=data)), tmp_path / "run")
     path = tmp_path / "clips.pt2"
-    options = ("--format", "exported-program", "--output", path, "--batch", "4")
+    options = ("--format", "exported-program", "--output", path, "--batch-size", "4")
     code, said = call(capsys, "export", tmp_path / "run", *options)
     assert code == 0, said
     assert "(n, 3, 8, 24, 24), n from 1 to 4" in said

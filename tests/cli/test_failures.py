@@ -77,9 +77,9 @@ def test_mistakes_of_ours_are_not_hidden(capsys: Capture) -> None:
     ("arguments", "said"),
     [
         (["show", "resnet18", "--nosuch"], "error: No such option: --nosuch; see classy show --help"),
-        (["show"], "error: Missing argument 'MODEL|CONFIG|RUN'; see classy show --help"),
+        (["show"], "error: Missing argument 'MODEL'; see classy show --help"),
         (["shwo"], "error: No such command 'shwo'. Did you mean 'show'?; see classy --help"),
-        (["compare", "a", "--batch", "x"], "error: Invalid value for '--batch'"),
+        (["compare", "a", "--batch-size", "x"], "error: Invalid value for '--batch-size'"),
         (["train", "a.yaml", "--lr=0.1"],
          "error: No such option: --lr; did you mean --set schedule.learning_rate=0.1?"),
         (["show", "x" * 300], "error: unknown model 'xxx"),

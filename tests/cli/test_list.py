@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.cost.presets import known_costs
 from classy_vision.models import MODELS, RegNet, register_model
 from classy_vision.models.regnet import PRESETS
+from classy_vision.presets import known_costs
 
 GOLDEN = known_costs()
 
@@ -25,7 +25,7 @@ def run(*args: str, width: int = 80) -> Result:
 
 
 def names(*args: str) -> list[str]:
-    return [row["name"] for row in json.loads(run(*args, "--json").stdout)]
+    return [row["name"] for row in json.loads(run(*args, "--format", "json").stdout)]
 
 
 def test_all_presets_as_a_user_sees_them() -> None:
@@ -35,12 +35,12 @@ def test_all_presets_as_a_user_sees_them() -> None:
     for entry in MODELS:
         assert not entry.is_preset or any(entry.name in line.split() for line in lines)
     assert max(map(len, lines)) <= 80
-    assert "resnet50 25.56 4.09 11.11 3×224×224" in " ".join(done.stdout.split())
+    assert "resnet50 25.6M 4.09G 11.1M 3×224×224" in " ".join(done.stdout.split())
     assert "Families that a config describes: anynet" in done.stdout
 
 
 def test_json() -> None:
-    (row,) = json.loads(run("resnet50", "--json").stdout)
+    (row,) = json.loads(run("resnet50", "--format", "json").stdout)
     assert row == {
         "name": "resnet50",
         "family": "resnext",
@@ -49,18 +49,21 @@ def test_json() -> None:
 
 
 def test_csv() -> None:
-    (row,) = csv.DictReader(io.StringIO(run("resnet50", "--csv").stdout))
+    (row,) = csv.DictReader(io.StringIO(run("resnet50", "--format", "csv").stdout))
     assert row["params"] == str(GOLDEN["resnet50"]["params"])
     assert row["input_shape"] == "3x224x224"
 
 
-def test_one_form_at_a_time() -> None:
-    assert isinstance(run("resnet50", "--csv", "--json").exception, ConfigError)
+@pytest.mark.parametrize("old", ["json", "csv"])
+def test_formats_by_their_old_names(old: str) -> None:
+    done = run("resnet50", f"--{old}")
+    assert done.stdout == run("resnet50", "--format", old).stdout
+    assert done.stderr == f"warning: --{old} is now --format {old}; the old name will be removed\n"
 
 
 def test_a_preset_of_a_users_own_is_counted() -> None:
     register_model("my_regnet", {"my_regnet_tiny": PRESETS["regnet_x_200mf"]})(RegNet)
-    (row,) = json.loads(run("my_regnet_tiny", "--json").stdout)
+    (row,) = json.loads(run("my_regnet_tiny", "--format", "json").stdout)
     assert row == {"name": "my_regnet_tiny", "family": "my_regnet", **GOLDEN["regnet_x_200mf"]}
 
 

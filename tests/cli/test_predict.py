@@ -170,7 +170,7 @@ def test_a_folder_of_save_pretrained_predicts_as_its_run_does(
 
 
 def test_runs_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a run folder: it has no config.yaml"):
+    with pytest.raises(ConfigError, match="holds neither config.yaml nor config.json"):
         Predictor.load(tmp_path)
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     with pytest.raises(ConfigError, match="is not finished: classy train --resume"):
@@ -306,8 +306,8 @@ def test_video_weights(videos: Path, tmp_path: Path, capsys: Capture, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.png"], "give a run folder and files, or --weights and files"),
-        (["--weights", RESNET], "give files of images or videos behind --weights"),
+        (["a.png"], "give a model and files, or --weights and files"),
+        (["--weights", RESNET], "give files of images or videos after --weights"),
         (["a.png", "--weights", "mine.pth"], "are no published ones: give their model too"),
         (["a.png", "b", "--model", "resnet18"], "--model is for --weights"),
         (["a.png", "--weights", "timm/vit_base_patch16_224.dino"], "gives no classes but features"),

@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
 from classy_vision.cost import room
-from classy_vision.cost.presets import known_costs
-from classy_vision.cost.table import human
 from classy_vision.models import ClassyModel, register_model
+from classy_vision.presets import known_costs
+from classy_vision.text import human
 
 GOLDEN = known_costs()
 MODEL = {
@@ -38,7 +38,7 @@ def run(*args: str, width: int = 100) -> Result:
 
 
 def data(*args: str) -> dict[str, Any]:
-    done = run(*args, "--json")
+    done = run(*args, "--format", "json")
     assert done.exit_code == 0, done.exception
     return json.loads(done.stdout)
 
@@ -83,7 +83,7 @@ def test_tables_fit_80_columns(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ["resnext101_32x8d", "regnet_y_256gf", "slow_r50", "densenet201"])
-@pytest.mark.parametrize("options", [(), ("--batch", "64")])
+@pytest.mark.parametrize("options", [(), ("--batch-size", "64")])
 def test_tables_fit_100_columns(preset: str, options: tuple[str, ...]) -> None:
     lines = run(preset, *options).stdout.splitlines()
     assert max(map(len, lines)) <= 100
@@ -106,7 +106,7 @@ def test_json_has_exact_numbers() -> None:
 
 
 def test_csv() -> None:
-    rows = list(csv.DictReader(io.StringIO(run("resnet18", "--csv").stdout)))
+    rows = list(csv.DictReader(io.StringIO(run("resnet18", "--format", "csv").stdout)))
     assert rows[0]["shape"] == "64x56x56"
     assert rows[-1]["reads"] == "trunk_output"
 
@@ -128,9 +128,9 @@ def test_number_of_classes() -> None:
 
 
 def test_input_size() -> None:
-    assert steps("resnet18", "--input-size", "256")["stem"]["shape"] == [64, 64, 64]
-    assert steps("resnet18", "--input-size", "256x192")["stem"]["shape"] == [64, 64, 48]
-    assert "such as 256 or 256x192" in message("resnet18", "--input-size", "0x5")
+    assert steps("resnet18", "--image-size", "256")["stem"]["shape"] == [64, 64, 64]
+    assert steps("resnet18", "--image-size", "256x192")["stem"]["shape"] == [64, 64, 48]
+    assert "such as 256 or 256x192" in message("resnet18", "--image-size", "0x5")
 
 
 def test_a_model_config_in_json(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_training_config_leaves_classes_to_the_data(tmp_path: Path) -> None:
     assert [steps(file)[head]["shape"] for head in "abc"] == [[1000], [1000], [3]]
     assert [steps(file, "--num-classes", "9")[head]["shape"] for head in "abc"] == [[9], [9], [3]]
     assert data(file)["input_shape"] == [3, 64, 64]
-    assert "Heads that do not say their classes are shown with 1000" in run(file).stdout
+    assert "Heads without a number of classes are shown with 1000" in run(file).stdout
 
 
 def test_a_training_config_whose_model_is_a_name(tmp_path: Path) -> None:
@@ -165,11 +165,11 @@ def test_a_run_folder(tmp_path: Path) -> None:
     written(tmp_path, {"model": MODEL, "data": {"image_size": 64}})
     assert data(str(tmp_path))["input_shape"] == [3, 64, 64]
     (tmp_path / "config.yaml").unlink()
-    assert "is no run folder: there is no config.yaml in it" in message(str(tmp_path))
+    assert "it holds neither config.yaml nor config.json" in message(str(tmp_path))
 
 
 def test_each_row_has_its_costs(tmp_path: Path) -> None:
-    found = data(written(tmp_path, MODEL), "--batch", "4")
+    found = data(written(tmp_path, MODEL), "--batch-size", "4")
     rows = {row["name"]: row for row in found["steps"]}
     assert (rows["block0-1"]["receptive_field"], rows["block0-1"]["gated"]) == (43, False)
     assert rows["kind"]["receptive_field"] is None
@@ -206,7 +206,7 @@ def test_operators_that_are_not_counted_are_named(monkeypatch: pytest.MonkeyPatc
     assert "Not counted, since it is not known what they do: aten._fft_r2c." in run("fourier").stdout
 
 
-MEASURE = ("resnet18", "--measure", "--input-size", "32", "--batch", "2")
+MEASURE = ("resnet18", "--measure", "--image-size", "32", "--batch-size", "2")
 
 
 def test_measured() -> None:
@@ -214,7 +214,7 @@ def test_measured() -> None:
     assert found["measured"]["batch"] == 2
     assert found["measured"]["ms_low"] <= found["measured"]["ms"] <= found["measured"]["ms_high"]
     assert all(row["ms"] > 0 for row in found["steps"])
-    rows = list(csv.DictReader(io.StringIO(run(*MEASURE, "--csv").stdout)))
+    rows = list(csv.DictReader(io.StringIO(run(*MEASURE, "--format", "csv").stdout)))
     assert float(rows[0]["ms_low"]) <= float(rows[0]["ms"])
 
 
@@ -227,7 +227,7 @@ def test_measured_tables_fit(width: int) -> None:
 
 
 def test_steps_that_do_not_run_are_not_measured(tmp_path: Path) -> None:
-    rows = steps(written(tmp_path, MODEL), "--measure", "--input-size", "32")
+    rows = steps(written(tmp_path, MODEL), "--measure", "--image-size", "32")
     assert rows["kind"]["ms"] > 0
     assert rows["block3-1"]["ms"] is None
 
@@ -251,7 +251,6 @@ def test_a_picture(tmp_path: Path, suffix: str) -> None:
     [
         (("--plot", "trunk.gif"), ".gif"),
         (("--plot", "none/trunk.svg"), "there is no folder"),
-        (("--json", "--csv"), "give one of them"),
         (("--compile",), "say how to --measure"),
         (("--dtype", "float8"), "unknown dtype 'float8'"),
         (("--device", "gpu"), "unknown device 'gpu'"),
@@ -273,7 +272,7 @@ def test_a_model_that_does_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_input_that_a_family_cannot_take() -> None:
-    text = message("vit_b_16", "--input-size", "225")
+    text = message("vit_b_16", "--image-size", "225")
     assert "VisionTransformer cannot take an input of (3, 225, 225)" in text
     assert "\n" not in text
 

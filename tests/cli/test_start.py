@@ -16,6 +16,7 @@ import torch
 import typer
 from PIL import Image
 
+from classy_vision import __version__
 from classy_vision.cli import COMMANDS
 from classy_vision.data.config import DataConfig
 from classy_vision.data.preprocessing import Preprocessing
@@ -49,16 +50,19 @@ def start(*arguments: object) -> tuple[int, str, set[str]]:
     ("arguments", "code", "said"),
     [
         (["--help"], 0, "Usage: classy"),
+        (["-h"], 0, "Usage: classy"),
+        (["--version"], 0, f"classy {__version__}"),
         (["list"], 0, "resnet50"),
         (["list", "vgg16"], 2, "error: unknown model 'vgg16'; it is not of these families: anynet"),
         (["show", "none.yaml"], 2, "error: cannot read the config 'none.yaml'"),
         (["show", "resnte50"], 2, "error: unknown model 'resnte50'; did you mean 'resnet50'?"),
         (["train", "none.yaml"], 2, "error: cannot read the config 'none.yaml'"),
-        (["train", "--resume", "none"], 2, "error: 'none' is no run folder"),
+        (["train", "--resume", "none"], 2, "error: 'none' is not a run folder"),
         (["train", "configs/digits.yaml", "--set", "schedule.lr=1"], 2, "did you mean 'learning_rate'?"),
         (["train", "configs/digits.yaml", "--epochs", "3"], 2, "did you mean --set schedule.epochs=3?"),
-        (["predict", "none", "a.png"], 2, "error: 'none' is not a run folder"),
-        (["predict", "none.onnx", "a.png"], 2, "error: no such artefact: 'none.onnx'"),
+        (["predict", "none", "a.png"], 2, "error: unknown model 'none'"),
+        (["predict", "resnet18", "a.png"], 2, "'resnet18' is a preset, which classy predict does not take"),
+        (["predict", "none.onnx", "a.png"], 2, "error: no such exported file: 'none.onnx'"),
         (["weights", "list", "resnet50"], 0, "timm/resnet50.a1_in1k"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -68,7 +72,7 @@ def test_what_needs_no_torch(arguments: list[str], code: int, said: str) -> None
     assert status == code, printed
     assert said in printed
     assert "torch" not in modules
-    if arguments == ["--help"]:
+    if arguments[0] in ("--help", "-h", "--version"):
         assert {"pydantic", "rich", "yaml", "numpy"}.isdisjoint(modules)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from classy_vision.cost import Costs, OnMeta, count
 from classy_vision.cost.presets import FILE
+
+from classy_vision.cost import Costs, OnMeta, count
 from classy_vision.models import MODELS, build_model
 
 PRESETS = [

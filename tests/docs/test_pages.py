@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classy_vision.cost.presets import known_costs
 from torch import nn
 from typer.main import get_command
 
 from classy_vision import run_files
 from classy_vision.cli import app
 from classy_vision.config import PositiveInt
-from classy_vision.cost.presets import known_costs
 from classy_vision.data.config import SOURCES, ClipConfig
 from classy_vision.heads import HEADS
 from classy_vision.models import MODELS, ClassyModel, register_model

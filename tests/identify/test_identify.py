@@ -135,12 +135,12 @@ def test_what_fits_nothing() -> None:
         identify({**theirs, "extra.weight": torch.zeros(1)})
     with pytest.raises(ConfigError, match="it is empty"):
         identify({})
-    with pytest.raises(ConfigError, match=r"no state dict of tensors: 1 entry \(epoch\)"):
+    with pytest.raises(ConfigError, match=r"not a state dict of tensors: 1 entry \(epoch\)"):
         identify({"epoch": 3})
 
 
 def test_shapes_that_torch_cannot_have() -> None:
-    with pytest.raises(ConfigError, match=r"no state dict of tensors: 1 entry \(layer1.0.conv1.weight\)"):
+    with pytest.raises(ConfigError, match=r"not a state dict of tensors: 1 entry \(layer1.0.conv1.weight\)"):
         identify({"layer1.0.conv1.weight": (0, 2**40, 2**40)})
 
 
@@ -155,5 +155,5 @@ def test_state_dicts_are_bounded() -> None:
 def test_networks_of_more_blocks_than_tensors_are_not_built(number: int) -> None:
     known = shapes(outline({"name": "resnet", "num_blocks": [1], "init_planes": 8}))
     last = {key.replace("block0-0", f"block0-{number}"): shape for key, shape in known.items()}
-    with pytest.raises(ConfigError, match="no network of"):
+    with pytest.raises(ConfigError, match="no model of"):
         identify({**known, **last})

@@ -11,7 +11,7 @@ from itertools import groupby
 import yaml
 
 from classy_vision.cost.costs import Costs, StepCost
-from classy_vision.cost.table import human, size
+from classy_vision.text import human, size
 
 
 @dataclass(frozen=True)

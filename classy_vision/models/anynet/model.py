@@ -22,6 +22,7 @@ from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.anynet.keys import LAYOUTS
+from classy_vision.models.anynet.shapes import SHAPES
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.trunk.trunk import END, ModelConfig
 
@@ -229,6 +230,7 @@ class AnyNet(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = AnyNetParams
     layouts = LAYOUTS
+    shapes = SHAPES
     config: AnyNetOptions
 
     def __init__(self, config: AnyNetOptions | Mapping[str, Any] | None = None, **options: Any) -> None:

@@ -22,6 +22,7 @@ from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.densenet.keys import LAYOUTS
 from classy_vision.models.densenet.norm_relu_conv import norm_relu_conv
+from classy_vision.models.densenet.shapes import SHAPES
 from classy_vision.models.densenet.storage import append
 from classy_vision.trunk.trunk import END, ModelConfig
 
@@ -137,6 +138,7 @@ class DenseNet(ClassyModel):
     config_class: ClassVar[type[ModelConfig]] = DenseNetConfig
     layouts = LAYOUTS
     names_stages = False
+    shapes = SHAPES
     config: DenseNetConfig
 
     def __init__(self, config: DenseNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:

@@ -24,6 +24,7 @@ from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLaye
 from classy_vision.layers.stochastic_depth import StochasticDepth, efficientnet_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.efficientnet.keys import LAYOUTS, WITHOUT_CLASSIFIER
+from classy_vision.models.efficientnet.shapes import make_shapes
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.key_map import KeyMap
 
@@ -194,6 +195,7 @@ class EfficientNet(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = EfficientNetConfig
     layouts = LAYOUTS
+    shapes = make_shapes([stage.repeats for stage in BLOCK_PARAMS], HEAD_FILTERS)
     default_num_classes = 1000
     config: EfficientNetConfig
 

@@ -22,6 +22,7 @@ from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLaye
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.resnext.keys import LAYOUTS
+from classy_vision.models.resnext.shapes import SHAPES
 from classy_vision.trunk.trunk import END, ModelConfig
 
 # -- config
@@ -150,6 +151,7 @@ class ResNeXt(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = ResNeXtConfig
     layouts = LAYOUTS
+    shapes = SHAPES
     aliases = {"initial_block": "stem", "blocks": END}
     classy_version = 0.2
     config: ResNeXtConfig

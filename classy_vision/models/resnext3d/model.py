@@ -24,6 +24,7 @@ from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.resnext3d.blocks import BlockPlan, ResBlock3D, Stem3D
 from classy_vision.models.resnext3d.fit import inflate_kernels
 from classy_vision.models.resnext3d.keys import LAYOUTS
+from classy_vision.models.resnext3d.shapes import SHAPES
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.fitting import Fitting
 
@@ -161,6 +162,7 @@ class ResNeXt3D(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = ResNeXt3DConfig
     layouts = LAYOUTS
+    shapes = SHAPES
     config: ResNeXt3DConfig
 
     def __init__(self, config: ResNeXt3DConfig | Mapping[str, Any] | None = None, **options: Any) -> None:

@@ -26,6 +26,7 @@ from classy_vision.models.vision_transformer.encoder import EncoderConfig, Encod
 from classy_vision.models.vision_transformer.fit import CLASS_TOKEN, fit_tokens
 from classy_vision.models.vision_transformer.keys import LAYOUTS
 from classy_vision.models.vision_transformer.positions import PositionResize
+from classy_vision.models.vision_transformer.shapes import SHAPES
 from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
 from classy_vision.trunk.trunk import END, ModelConfig
 
@@ -146,6 +147,7 @@ class VisionTransformer(ClassyModel):
 
     config_class: ClassVar[type[ModelConfig]] = VisionTransformerConfig
     layouts = LAYOUTS
+    shapes = SHAPES
     optional_keys = frozenset({CLASS_TOKEN})
     is_sequential = True
     config: VisionTransformerConfig

@@ -1,0 +1,88 @@
+"""The config of a vision transformer, read from the shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import isqrt
+from typing import Any
+
+from classy_vision.weights.catalogue import names, published
+from classy_vision.weights.shapes import FamilyShapes, Inferred, Shapes, count_blocks
+
+
+def infer(t: Shapes) -> Inferred:
+    first = "blocks.layer_0"
+    width, inner = t[f"{first}.mlp.fc2.weight"]
+    (layers,) = count_blocks(t)
+    q_norm = t.get(f"{first}.attn.q_norm.weight")
+    of_head = t.get(f"{first}.attn.sub_norm.weight", q_norm)
+    heads = width // of_head[0] if of_head else _guess_heads(width, inner, layers)
+    stem, patch = _infer_stem(t)
+    tokens = {name: t.get(f"stem.{name}", (1, 0))[1] for name in _TOKENS}
+    placed, grid = _infer_grid(t["stem.positions"][1], sum(tokens.values()))
+    norm = "before_pool" if "blocks.ln.weight" in t else "after_pool" if "tail.norm.weight" in t else "none"
+    gap = norm == "after_pool" or not tokens["class_token"]
+    sizes = {"patch_size": patch, "num_layers": layers, "hidden_dim": width, "mlp_dim": inner}
+    options = {
+        **stem,
+        "image_size": grid * patch,
+        "classifier": "gap" if gap else "token",
+        "class_token": True if gap and tokens["class_token"] else None,
+        "distillation_token": bool(tokens["distillation_token"]),
+        "num_register_tokens": tokens["register_tokens"],
+        "pos_embed_prefix": placed,
+        "pre_norm": "stem.norm.weight" in t,
+        "final_norm": norm,
+        "qkv_bias": f"{first}.attn.qkv.bias" in t,
+        "qk_norm": q_norm is not None,
+        "attention": "differential" if f"{first}.attn.lambda_q1" in t else "softmax",
+        "layer_scale": 1e-5 if f"{first}.scale1" in t else None,
+        "activation": "swiglu" if t[f"{first}.mlp.fc1.weight"][0] == 2 * inner else "gelu",
+    }
+    return Inferred(options, {**sizes, "num_heads": heads})
+
+
+_TOKENS = ("class_token", "distillation_token", "register_tokens")
+
+
+def _infer_stem(t: Shapes) -> tuple[dict[str, Any], int]:
+    """Returns options of the stem and the patch size; each convolution in it is taken to halve the size."""
+    if shape := t.get("stem.proj.weight"):
+        return {"in_channels": shape[1], "patch_bias": "stem.proj.bias" in t}, shape[2]
+    layers = [t[key] for key in t if re.fullmatch(r"stem\.proj\.layer_\d+\.conv\.weight", key)]
+    convs = [{"kernel": shape[2], "stride": 2, "out_channels": shape[0]} for shape in layers]
+    bias = "stem.proj.last.bias" in t
+    return {"in_channels": layers[0][1], "patch_bias": bias, "conv_stem_layers": convs}, 2 ** len(convs)
+
+
+def _infer_grid(positions: int, prefix: int) -> tuple[bool, int]:
+    """Tells whether tokens other than patches have positions, and returns the side of the square of patches."""
+    for placed, patches in ((True, positions - prefix), (False, positions)):
+        if patches > 0 and isqrt(patches) ** 2 == patches:
+            return placed, isqrt(patches)
+    raise ValueError("the patches do not form a square")
+
+
+def _guess_heads(width: int, inner: int, layers: int) -> int:
+    """Returns the number of heads of published models of that size, or one head per 64 channels."""
+    for config in (published(name).config for name in names()):
+        if [config.get(key) for key in ("hidden_dim", "mlp_dim", "num_layers")] == [width, inner, layers]:
+            return int(config["num_heads"])
+    return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
+
+
+def probe(theirs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    biases = [v.shape for key, v in theirs.items() if key.endswith("Attention_1.query.bias") and v.dim() == 2]
+    heads, size = biases[0] if biases else (1, 1)
+    for layers in (None, range(4)):
+        yield {"conv_stem_layers": layers, "num_heads": heads, "hidden_dim": heads * size}
+
+
+SHAPES = FamilyShapes(
+    "vision_transformer",
+    infer,
+    lambda config: (config.num_layers,),
+    ("num_heads", "layer_norm_eps", "activation", "classifier", "pos_embed_resize", "stochastic_depth"),
+    probe,
+)
