@@ -7,7 +7,7 @@ otherwise.
 from __future__ import annotations
 
 from classy_vision.weights.key_map import REVERSE_CHANNELS, Row
-from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, transform_row, nest_rows
+from classy_vision.weights.layout import CLASSIFIER, Layout, Layouts, nest_rows, transform_row
 
 _FIRST, _BLOCK, _NTH = "blocks.block0-{i}", "blocks.block{s}-{i}", "blocks.{n:block}"
 _OURS = (
