@@ -26,8 +26,8 @@ from classy_vision.errors import MAX_SHOWN as MAX_SHOWN
 from classy_vision.errors import ConfigError as ConfigError
 from classy_vision.errors import OperationError as OperationError
 from classy_vision.errors import UnknownNameError as UnknownNameError
+from classy_vision.errors import find_match, find_nearest
 from classy_vision.errors import first_line as first_line
-from classy_vision.errors import nearest, same
 from classy_vision.errors import shown as shown
 from classy_vision.errors import system_error as system_error
 from classy_vision.errors import unknown as unknown
@@ -61,12 +61,12 @@ class UnknownKeyWarning(UserWarning):
     """A config in the original's style has keys that mean nothing; they are left out."""
 
 
-STRAYS: Mapping[str, str | None] = {"bot_mul": "bottleneck_multiplier", "freeze_trunk": None}
+UNREAD_KEYS: Mapping[str, str | None] = {"bot_mul": "bottleneck_multiplier", "freeze_trunk": None}
 """Keys of the original's own configs that it never read, and what was meant."""
 
 
 def drop_unknown(
-    data: Mapping[str, Any], known: Iterable[str], where: str, only_strays: bool
+    data: Mapping[str, Any], known: Iterable[str], where: str, only_unread: bool
 ) -> dict[str, Any]:
     """``data`` without the keys that are not known, each of which a warning names.
 
@@ -74,12 +74,12 @@ def drop_unknown(
         data: a config.
         known: the keys that it may have.
         where: what it is of, for messages.
-        only_strays: leave others than ``STRAYS`` in it, to be refused.
+        only_unread: keep others than ``UNREAD_KEYS``, which are refused later.
     """
     known = list(known)
-    drop = [key for key in data if key not in known and (key in STRAYS or not only_strays)]
+    drop = [key for key in data if key not in known and (key in UNREAD_KEYS or not only_unread)]
     for key in drop:
-        near = STRAYS.get(key, nearest(key, known))
+        near = UNREAD_KEYS.get(key, find_nearest(key, known))
         hint = f"; did you mean {near!r}?" if near in known else ""
         text = f"{where}: key {key!r} means nothing and is left out, as ClassyVision did{hint}"
         warnings.warn(text, UnknownKeyWarning, stacklevel=4)
@@ -102,7 +102,7 @@ class Config(BaseModel):
     @classmethod
     def known_keys(cls) -> list[str]:
         """Every key that it takes."""
-        return [*cls.model_fields, *_spellings(cls.model_fields.values())]
+        return [*cls.model_fields, *_aliases(cls.model_fields.values())]
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str = "config", also: Iterable[str] = ()) -> Self:
@@ -158,7 +158,7 @@ def _explain_one(problem: Any, cls: type[BaseModel], where: str, also: Iterable[
         owner, key = _owner(cls, loc)
         is_outer = len(loc) == 1
         allowed = [*owner, *also] if is_outer else owner
-        inside = find_key(cls, key) if is_outer and nearest(key, allowed) is None else None
+        inside = find_key(cls, key) if is_outer and find_nearest(key, allowed) is None else None
         hint = f"did you mean {inside!r}?" if inside else ""
         return str(unknown("key", key, allowed, where, hint))
     if problem["type"] == "missing":
@@ -175,7 +175,7 @@ def find_key(cls: type[BaseModel], key: str) -> str | None:
             continue
         sections = (a for a in (field.annotation, *get_args(field.annotation)) if inspect.isclass(a))
         for section in sections:
-            found = same(key, section.model_fields) if issubclass(section, BaseModel) else None
+            found = find_match(key, section.model_fields) if issubclass(section, BaseModel) else None
             if found:
                 return f"{name}.{found}"
     return None
@@ -192,10 +192,10 @@ def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str],
         if not inner:
             return [], ".".join(map(str, loc))
         fields = inner[0].model_fields
-    return [*fields, *_spellings(fields.values())], str(loc[-1])
+    return [*fields, *_aliases(fields.values())], str(loc[-1])
 
 
-def _spellings(fields: Iterable[FieldInfo]) -> list[str]:
+def _aliases(fields: Iterable[FieldInfo]) -> list[str]:
     """Further names of fields."""
     aliases = [field.validation_alias for field in fields]
     return [str(name) for a in aliases if isinstance(a, AliasChoices) for name in a.choices]
@@ -341,26 +341,43 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def check_nesting(data: Any, where: str) -> None:
-    """Raises where a config holds itself, is nested absurdly deep, or says the same over and over.
-
-    A container counts wherever it stands: as a tree, a few that are shared can be endless.
+    """Raises if a config holds itself, is nested absurdly deep, or says the same over and over.
 
     Raises:
         ConfigError: it does.
     """
+    counted = count_nested(data)
+    if counted is None:
+        raise ConfigError(f"{where} holds itself, or is nested too deeply for a config")
+    if counted[0] > MAX_ENTRIES:
+        raise ConfigError(f"{where} is too large for a config: more than {MAX_ENTRIES:,} values")
+
+
+def count_nested(data: Any, visit: Callable[[Any], None] | None = None) -> tuple[int, int] | None:
+    """The number of entries of nested containers, and how many of those are there again.
+
+    A container counts wherever it stands: as a tree, a few that are shared can be endless.
+
+    Args:
+        data: a container.
+        visit: called with every entry.
+
+    Returns:
+        None if ``data`` holds itself or is nested too deeply.
+    """
     level: dict[int, tuple[Any, int]] = {id(data): (data, 1)}
-    entries = 0
+    entries = repeated = 0
     for _ in range(MAX_DEPTH + 1):
         below: dict[int, tuple[Any, int]] = {}
         for container, times in level.values():
             entries += times * len(container)
+            repeated += (times - 1) * len(container)
             for part in container.values() if isinstance(container, Mapping) else container:
-                if isinstance(part, (Mapping, list, tuple)):
+                if visit is not None:
+                    visit(part)
+                if isinstance(part, (Mapping, list, tuple, set)):
                     below[id(part)] = part, below.get(id(part), (part, 0))[1] + times
         if not below:
-            break
+            return entries, repeated
         level = below
-    else:
-        raise ConfigError(f"{where} holds itself, or is nested too deeply for a config")
-    if entries > MAX_ENTRIES:
-        raise ConfigError(f"{where} is too large for a config: more than {MAX_ENTRIES:,} values")
+    return None

@@ -59,7 +59,7 @@ class ConfigError(ValueError):
 
 
 class UnknownNameError(ConfigError, KeyError):
-    """A name that nothing is known by: a model, preset, head, block or key."""
+    """A name that does not exist: of a model, preset, head, block or key."""
 
     __str__ = Exception.__str__  # KeyError would print the message in quotes
 
@@ -73,7 +73,7 @@ class OperationError(ConfigError):
 FAILURES = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 )
-"""Errors of the system that say nothing against a path."""
+"""Errors of the system that are not about a path."""
 
 
 def system_error(error: OSError, what: str) -> ConfigError:
@@ -83,7 +83,7 @@ def system_error(error: OSError, what: str) -> ConfigError:
 
 
 def shown(value: object) -> str:
-    """``value`` as a message shows it, in one line and cut where it is long."""
+    """``value`` as a message shows it, in one line and cut if it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of more digits than Python writes
@@ -92,17 +92,17 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What ``error`` says first; torch's go on with advice."""
+    """The first line of what ``error`` says; torch's errors have advice after it."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
-def nearest(name: object, allowed: Iterable[str]) -> str | None:
-    """The allowed name that ``name`` is a slip of, or another library's word for; None where none is near.
+def find_nearest(name: object, allowed: Iterable[str]) -> str | None:
+    """The allowed name that ``name`` is a slip of, or another library's word for; None if none is near.
 
     Case does not count, nor which sign is between words.
     """
     names = {_plain(entry): entry for entry in allowed}
-    if meant := same(name, names.values()):
+    if meant := find_match(name, names.values()):
         return meant
     given = _plain(str(name)[:MAX_SHOWN])
     close = [
@@ -114,8 +114,8 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
     return names[min(longer, key=len)] if longer else None
 
 
-def same(name: object, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is ``name`` but for its case and signs, or another library's word for it."""
+def find_match(name: object, allowed: Iterable[str]) -> str | None:
+    """The allowed name that differs from ``name`` in case and signs alone, or that other libraries call so."""
     given = _plain(str(name))
     plain = {entry: _plain(entry) for entry in allowed}
     exact = (entry for entry in plain if plain[entry] == given)
@@ -148,10 +148,10 @@ def unknown(
         name: what was given.
         allowed: the names that there are.
         where: what the name is in.
-        otherwise: said where no name is near, in place of the allowed ones.
+        otherwise: said if no name is near, instead of the allowed ones.
     """
     names = list(dict.fromkeys(allowed))
-    close = nearest(name if isinstance(name, str) else shown(name), names)
+    close = find_nearest(name if isinstance(name, str) else shown(name), names)
     text = f"{where}: " if where else ""
     text += f"unknown {kind} {shown(name)}"
     if close is None and otherwise:

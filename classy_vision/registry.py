@@ -14,7 +14,7 @@ C = TypeVar("C", bound=type[Any])
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered name: the class behind it, and the preset values it stands for.
+    """A registered name: the class that it names, and the preset values it stands for.
 
     Attributes:
         family: the name that the class itself is registered by.

@@ -6,7 +6,7 @@ import pytest
 
 from classy_vision.config import ConfigError, find_key
 from classy_vision.data.config import DataConfig
-from classy_vision.errors import nearest, unknown
+from classy_vision.errors import find_nearest, unknown
 from classy_vision.models import MODELS, build_model
 from classy_vision.train.config import ScheduleConfig, TrainConfig, load_settings
 
@@ -43,7 +43,7 @@ MODEL_NAMES = [entry.name for entry in MODELS]
     ],
 )
 def test_models_that_people_ask_for(given: str, meant: str | None) -> None:
-    found = nearest(given, MODEL_NAMES)
+    found = find_nearest(given, MODEL_NAMES)
     assert found == meant
 
 
@@ -68,12 +68,12 @@ def test_models_that_people_ask_for(given: str, meant: str | None) -> None:
     ],
 )
 def test_keys_of_other_libraries(given: str, meant: str | None) -> None:
-    found = nearest(given, ScheduleConfig.model_fields)
+    found = find_nearest(given, ScheduleConfig.model_fields)
     assert found == meant
 
 
 def test_image_sizes() -> None:
-    assert nearest("img_size", DataConfig.model_fields) == "image_size"
+    assert find_nearest("img_size", DataConfig.model_fields) == "image_size"
 
 
 @pytest.mark.parametrize(

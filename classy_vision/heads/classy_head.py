@@ -29,7 +29,7 @@ class ClassyHead(nn.Module):
 
     Args:
         unique_id: the head's name in the model and in its outputs; the class name by default.
-        num_classes: the size of the prediction; None where the head gives features.
+        num_classes: the size of the prediction; None if the head gives features.
 
     Raises:
         ConfigError: the name cannot be used.
@@ -94,7 +94,7 @@ class ClassyHead(nn.Module):
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
 
     def output_layers(self) -> list[nn.Linear]:
-        """The linear layers whose mean over layers and positions is the output; none where something
+        """The linear layers whose mean over layers and positions is the output; none if something
         else comes last."""
         layer = self.get_submodule(self.classifier) if self.classifier and self.num_classes else None
         return [layer] if isinstance(layer, nn.Linear) else []
@@ -135,7 +135,7 @@ def is_lenient(heads: Sequence[Mapping[str, Any]], unknown: Unknown) -> bool:
 
 
 def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
-    """``config`` ready to be built: without keys that mean nothing, where that is allowed.
+    """``config`` ready to be built: without keys that mean nothing if that is allowed.
 
     Raises:
         ConfigError: no such head, or no name.
@@ -147,7 +147,7 @@ def clean_head(config: Mapping[str, Any], lenient: bool) -> dict[str, Any]:
         config = {**config, "unique_id": cls.__name__}
     if lenient and not _has_own_from_config(cls):
         known = ("name", "fork_block", *config_of(cls.__init__).known_keys())
-        config = drop_unknown(config, known, f"head {config['name']!r}", only_strays=False)
+        config = drop_unknown(config, known, f"head {config['name']!r}", only_unread=False)
     return dict(config)
 
 
@@ -224,11 +224,11 @@ def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) ->
 
 
 def check_heads(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
-    """Checks heads against the blocks they are meant for.
+    """Raises if heads cannot be attached to their blocks.
 
     Args:
         heads: by block.
-        channels: of each block, where they are known.
+        channels: of each block, if they are known.
 
     Raises:
         ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.

@@ -49,11 +49,11 @@ class FullyConvolutionalLinearHead(ClassyHead):
     Args:
         unique_id: the head's name.
         num_classes: the number of classes.
-        in_plane: channels of the block; taken from the block where it is left out.
-        pool_size: the window (t, h, w), with stride 1; the whole feature where it is None.
+        in_plane: channels of the block; taken from the block if it is left out.
+        pool_size: the window (t, h, w), with stride 1; the whole feature if it is None.
         activation_func: "softmax", "sigmoid" or "identity".
         use_dropout: drop inputs of the linear layer in training.
-        dropout_ratio: how many.
+        dropout_ratio: the part of them that is dropped.
     """
 
     classifier = "head_fcl.projection"

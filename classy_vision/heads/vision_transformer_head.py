@@ -14,7 +14,7 @@ from classy_vision.config import PositiveInt
 from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 
-torch.fx.wrap("first_tokens")
+torch.fx.wrap("take_first_tokens")
 torch.fx.wrap("pool")
 
 
@@ -27,7 +27,7 @@ class VisionTransformerHead(ClassyHead):
 
     Args:
         unique_id: the head's name.
-        in_plane: width of the block; taken from the block where it is left out.
+        in_plane: width of the block; taken from the block if it is left out.
         num_classes: the number of logits; None gives the features.
         hidden_dim: width of a hidden layer, used in pre-training.
         normalize_inputs: "l2" scales the features to length 1.
@@ -69,8 +69,8 @@ class VisionTransformerHead(ClassyHead):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.num_tokens is None:
-            return self.layers(self._scaled(pool(x)))
-        x = self._scaled(first_tokens(x, self.num_tokens))
+            return self.layers(self._normalize(pool(x)))
+        x = self._normalize(take_first_tokens(x, self.num_tokens))
         outputs = [self.layers(x[:, 0])]
         outputs += [self.get_submodule(f"layers_{k}")(x[:, k]) for k in range(1, self.num_tokens)]
         return torch.stack(outputs).mean(0)
@@ -88,15 +88,15 @@ class VisionTransformerHead(ClassyHead):
             nn.init.zeros_(head.bias)
         return nn.Sequential(layers)
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         return normalize(x, dim=-1) if self.normalize_inputs == "l2" else x
 
 
-def first_tokens(x: Tensor, number: int) -> Tensor:
+def take_first_tokens(x: Tensor, number: int) -> Tensor:
     """The first tokens of (n, s, c), as (n, number, c).
 
     Raises:
-        ValueError: ``x`` is no such tensor, or has fewer.
+        ValueError: ``x`` is not such a tensor, or has fewer.
     """
     if x.dim() != 3 or x.shape[1] < number:
         raise ValueError(

@@ -22,7 +22,7 @@ from classy_vision.models.classy_model import MODELS, build_model
 from classy_vision.trunk.loading import load_weights
 from classy_vision.trunk.trunk import Trunk
 from classy_vision.weights.classy_vision import flatten
-from classy_vision.weights.key_map import KeyMap, listed
+from classy_vision.weights.key_map import KeyMap, list_names
 from classy_vision.weights.layout import HEAD
 from classy_vision.weights.shapes import FamilyShapes, Inferred, Shapes, count_blocks
 from classy_vision.weights.state import head_of
@@ -98,7 +98,7 @@ def _make_outlines(state: Mapping[str, Any]) -> dict[str, Tensor]:
     shapes = {key: getattr(value, "shape", value) for key, value in state.items()}
     odd = [key for key, shape in shapes.items() if not _is_shape(shape)]
     if odd or not shapes:
-        raise ConfigError(f"not a state dict of tensors: {listed('entry', odd) if odd else 'it is empty'}")
+        raise ConfigError(f"not a state dict of tensors: {list_names('entry', odd) if odd else 'it is empty'}")
     return {key: torch.empty(tuple(shape), device="meta") for key, shape in shapes.items()}
 
 
@@ -167,7 +167,7 @@ def _find_config(
         if own == trunk:
             return {**config, **infer_heads(native, config)}
         odd = [key for key in {**trunk, **own} if trunk.get(key) != own.get(key)]
-        near = f"{config['name']} in the {layout} layout, but {listed('tensor', odd)} differ"
+        near = f"{config['name']} in the {layout} layout, but {list_names('tensor', odd)} differ"
         tried.append((len(trunk) - len(odd), near))
     return None
 
@@ -232,7 +232,7 @@ def _can_load(
 
 def _describe_nearest(theirs: Mapping[str, Tensor], tried: list[tuple[int, str]]) -> str:
     families = ", ".join(family.name for family in list_families())
-    text = f"no model of {families} has these {listed('tensor', theirs)}"
+    text = f"no model of {families} has these {list_names('tensor', theirs)}"
     if tried:
         return f"{text}; nearest is {max(tried, key=lambda entry: entry[0])[1]}"
     tried_keys = list(theirs)[:: len(theirs) // MAX_TRIED + 1]

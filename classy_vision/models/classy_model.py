@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,13 +14,13 @@ from torch import nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, drop_unknown, read_config
-from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head, is_lenient
+from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head
 from classy_vision.hub.card import write_card
 from classy_vision.hub.download import find_folder
 from classy_vision.hub.folder import CONFIG, write_folder
 from classy_vision.hub.upload import upload_folder
 from classy_vision.models.facts import find_use, published_of, read_facts
-from classy_vision.models.published import check_head_configs, read_given, with_published
+from classy_vision.models.published import check_heads, read_given, with_published
 from classy_vision.registry import Entry, Registry, unknown_model
 from classy_vision.removed import ATTRIBUTES, explain_removed, take_renamed
 from classy_vision.run_files import CLASSY_CHECKPOINT, RUN_CONFIG, WEIGHTS
@@ -332,7 +333,11 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     given, weights = with_published(read_given(config, overrides, MODELS), MODELS)
     use = take_use(given)
     entry = MODELS[given["name"]]
-    given = _check_keys(entry, given, unknown)
+    lenient = check_heads(given, unknown)
+    if unknown != "error":
+        given = _drop_unknown(entry, given, lenient)
+    if given.get("heads"):
+        given["heads"] = list(map(partial(clean_head, lenient=lenient), given["heads"]))
     heads = _build_heads(given.get("heads") or ())  # a wrong head is found before the trunk is made
     if weights is not None:
         weights["source"] = find_source(weights["source"])  # and so are wrong weights
@@ -348,22 +353,13 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
     return model
 
 
-def _check_keys(entry: Entry[ClassyModel], given: Mapping[str, Any], unknown: Unknown) -> dict[str, Any]:
-    """A model config and its heads, without keys that mean nothing if that is allowed."""
-    heads = given.get("heads")
-    check_head_configs(heads)
-    lenient = is_lenient(heads or (), unknown)
-    if heads and given.get("num_classes") is not None and not lenient:
-        raise ConfigError(
-            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
-            f"that it is of, or leave heads out for the default head"
-        )
-    cls = entry.cls  # a user's from_config reads what it likes
-    is_open = _has_own_from_config(cls) or (entry.is_preset and not lenient)
-    if unknown != "error" and not is_open:
-        known = (*MODEL_KEYS, *cls.config_class.known_keys())
-        given = drop_unknown(given, known, entry.name, only_strays=not lenient)
-    return {**given, "heads": [clean_head(head, lenient) for head in heads]} if heads else dict(given)
+def _drop_unknown(entry: Entry[ClassyModel], given: dict[str, Any], lenient: bool) -> dict[str, Any]:
+    cls = entry.cls
+    if _has_own_from_config(cls) or (
+        entry.is_preset and not lenient
+    ):  # a user's from_config reads what it likes
+        return given
+    return drop_unknown(given, (*MODEL_KEYS, *cls.config_class.known_keys()), entry.name, not lenient)
 
 
 def _has_own_from_config(cls: type[ClassyModel]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from classy_vision.config import Config, ConfigError, check_nesting
+from classy_vision.heads.classy_head import Unknown, is_lenient
 from classy_vision.registry import Registry
 from classy_vision.resolve import DESCRIBED, TRAINED, Kind, read_network, resolve
 from classy_vision.weights.catalogue import is_published, published
@@ -25,8 +26,20 @@ class LoadOptions(Config):
     prefix: str = ""
 
 
-def check_head_configs(heads: Any) -> None:
-    """Raises a ConfigError unless ``heads`` are mappings that name their block, or None."""
+def check_heads(given: Mapping[str, Any], unknown: Unknown) -> bool:
+    """Checks the heads of a config, and says whether keys that mean nothing are left out with a warning."""
+    heads = given.get("heads")
+    _check_mappings(heads)
+    lenient = is_lenient(heads or (), unknown)
+    if heads and given.get("num_classes") is not None and not lenient:
+        raise ConfigError(
+            f"num_classes = {given['num_classes']!r} beside heads means nothing: write num_classes in the head "
+            f"that it is of, or leave heads out for the default head"
+        )
+    return lenient
+
+
+def _check_mappings(heads: Any) -> None:
     if not isinstance(heads, (list, tuple, type(None))):
         raise ConfigError(f"heads = {heads!r}: a list of mappings is needed")
     for head in heads or ():

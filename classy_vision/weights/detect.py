@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.weights.key_map import KeyMap, listed
+from classy_vision.weights.key_map import KeyMap, list_names
 from classy_vision.weights.layout import HEAD
 from classy_vision.weights.state import StateError
 
@@ -72,12 +72,12 @@ def find_layout(
     if not found:
         raise StateError(
             f"no key of the file is known in any layout of {model} ({', '.join(candidates)}): "
-            f"{listed('key', keys)}{_prefix_hint(keys, candidates, places)}"
+            f"{list_names('key', keys)}{_prefix_hint(keys, candidates, places)}"
         )
     best = found[0]
     expected = [name for place in places if (name := maps[best.layout].to_theirs(place))]
     raise StateError(
-        f"the file is nearest to the {best.layout} layout, but {listed('key', best.unexpected)} of "
+        f"the file is nearest to the {best.layout} layout, but {list_names('key', best.unexpected)} of "
         f"{len(keys)} have no place in this {model}{_nearest(best.unexpected[0], expected)}"
     )
 

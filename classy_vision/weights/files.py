@@ -23,13 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from classy_vision.config import count_nested
 from classy_vision.errors import FAILURES, ConfigError, system_error, unknown
 from classy_vision.run_files import WEIGHTS as WEIGHTS
 
 MAX_RATIO = 10
 """By which an archive of arrays may be compressed; weights can hardly be compressed at all."""
-MAX_DEPTH = 64
-"""Of containers in containers. Checkpoints have about ten levels."""
 MAX_REPEATED = 1_000_000
 """Entries of containers that stand in several places."""
 MAX_TENSORS = 20_000
@@ -144,36 +143,17 @@ def _check(data: Any) -> None:
     names = [key for key in data if not isinstance(key, str)]
     if names:
         raise ValueError(f"{names[0]!r} stands where the name of a tensor should")
-    level: dict[int, tuple[Any, int]] = {id(data): (data, 1)}
-    repeated = 0
-    for _ in range(MAX_DEPTH):
-        level, more = _parts(level)
-        repeated += more
-        if repeated > MAX_REPEATED:
-            raise ValueError("it says the same thing over and over")
-        if not level:
-            return
-    raise ValueError("it holds itself, or is nested too deeply")
+    counted = count_nested(data, visit=_check_tensor)
+    if counted is None:
+        raise ValueError("it holds itself, or is nested too deeply")
+    if counted[1] > MAX_REPEATED:
+        raise ValueError("it says the same thing over and over")
 
 
-def _parts(level: Mapping[int, tuple[Any, int]]) -> tuple[dict[int, tuple[Any, int]], int]:
-    """The containers in those of ``level``, and how many entries stand there again.
-
-    A container comes with how often it stands there, by its id: as a tree, a small file can be endless.
-    """
-    below: dict[int, tuple[Any, int]] = {}
-    repeated = 0
-    for container, times in level.values():
-        repeated += (times - 1) * len(container)
-        for part in container.values() if isinstance(container, Mapping) else container:
-            if isinstance(part, Tensor):
-                _check_tensor(part)
-            elif isinstance(part, (Mapping, list, tuple, set)):
-                below[id(part)] = part, below.get(id(part), (part, 0))[1] + times
-    return below, repeated
-
-
-def _check_tensor(tensor: Tensor) -> None:
+def _check_tensor(tensor: Any) -> None:
+    """Raises a ValueError for a tensor that is not plain and whole; anything else may be."""
+    if not isinstance(tensor, Tensor):
+        return
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
         raise ValueError(f"it holds a {kind} tensor; plain ones are needed")

@@ -21,12 +21,12 @@ class Fitting:
     """How weights are made to fit a model, and what was done to them.
 
     Attributes:
-        channels: how a first convolution for other channels is made; None where it is not.
+        channels: how a first convolution for other channels is made; None if it is not.
         patches: how a patch embedding for another patch size is made.
         class_token: whether a class token is dropped or made.
         changed: what was done with tensors, by our names.
         dropped: why tensors of the file were left out.
-        advice: arguments of ``load_weights`` that would make weights fit which do not.
+        advice: arguments of ``load_weights`` that would make other weights fit.
     """
 
     channels: Channels | None = None
@@ -37,7 +37,7 @@ class Fitting:
     advice: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raises an UnknownNameError for a way that there is not."""
+        """Raises an UnknownNameError for a way that does not exist."""
         for name, ways in (("channels", Channels), ("patches", Patches), ("class_token", ClassToken)):
             value = getattr(self, name)
             if value is not None and value not in get_args(ways):
@@ -52,7 +52,7 @@ class Fitting:
         self.changed[key] = f"{self.changed[key]}, {what}" if key in self.changed else what
 
     def note_shape(self, key: str, before: Tensor, after: Tensor) -> None:
-        """Adds that a tensor was resized, where it was."""
+        """Adds that a tensor was resized, if it was."""
         if before.shape != after.shape:
             self.note(key, f"resized from {tuple(before.shape)} to {tuple(after.shape)}")
 

@@ -140,7 +140,7 @@ class KeyMap:
                 raise ConfigError(f"{parts[part]!r} and {key!r} are one tensor in the {self.layout} layout")
             parts[part], rows[name] = key, row
         if unexpected:
-            raise ConfigError(f"{listed('key', unexpected)} not known in the {self.layout} layout")
+            raise ConfigError(f"{list_names('key', unexpected)} not known in the {self.layout} layout")
         for name, parts in found.items():
             if len(parts) < len(rows[name].theirs):
                 raise ConfigError(
@@ -253,7 +253,7 @@ class _Prefix:
             return None
 
 
-def listed(noun: str, names: Iterable[str], limit: int = 3) -> str:
+def list_names(noun: str, names: Iterable[str], limit: int = 3) -> str:
     """``"5 keys (a, b, c, …)"``: a count and the first few names."""
     names = list(names)
     shown = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from classy_vision.weights.key_map import listed
+from classy_vision.weights.key_map import list_names
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Report:
         for verb, entries in (("changed", self.changed), ("left out", self.dropped)):
             for reason in dict.fromkeys(entries.values()):
                 keys = [key for key, why in entries.items() if why == reason]
-                lines.append(f"  {verb}: {listed('tensor', keys)}: {reason}")
+                lines.append(f"  {verb}: {list_names('tensor', keys)}: {reason}")
         if self.kept:
-            lines.append(f"  not in the file: {listed('head', self.kept)}")
+            lines.append(f"  not in the file: {list_names('head', self.kept)}")
         return "\n".join(lines)

@@ -28,27 +28,27 @@ def find_file(source: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        return _in_folder(path)
+        return _find_in_folder(path)
     name = str(source)
     if name.startswith(HUB):
-        return _from_hub(name.removeprefix(HUB))
+        return _download(name.removeprefix(HUB))
     if is_published(name):
         place = published(name).place
-        return _from_hub(place) if "/" in place else download_address(f"{TORCHVISION}/{place}")
+        return _download(place) if "/" in place else download_address(f"{TORCHVISION}/{place}")
     raise ConfigError(
         f"no such weights file: {name!r}; published ones are 'timm/resnet50.a1_in1k', "
         f"'torchvision/resnet50.IMAGENET1K_V2' or '{HUB}owner/repository'"
     )
 
 
-def _in_folder(folder: Path) -> Path:
+def _find_in_folder(folder: Path) -> Path:
     for name in (WEIGHTS, CLASSY_CHECKPOINT):
         if (folder / name).is_file():
             return folder / name
     raise ConfigError(f"{str(folder)!r} holds neither {WEIGHTS} nor {CLASSY_CHECKPOINT}")
 
 
-def _from_hub(name: str) -> Path:
+def _download(name: str) -> Path:
     for file in HUB_FILES:
         if path := download_file(name, file):
             return path

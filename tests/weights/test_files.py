@@ -200,7 +200,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text.safetensors": (raw(b"no weights at all"), "header"),
     "cut.pt": (cut(torch_file(STATE), 200), "damaged"),
     "cut_legacy.pt": (cut(legacy(STATE), 20), "unexpected EOF"),
-    "text.pt": (raw(b"no weights at all"), "no file of torch.save"),
+    "text.pt": (raw(b"no weights at all"), "torch.save did not write it"),
     "text.npz": (raw(b"no weights at all"), "not a zip file"),
     "text_inside.npz": (npz(b"no array", "readme.txt"), "magic string"),
     "negative.npz": (npz(array((-1, 4))), "negative"),
@@ -397,7 +397,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder"):
         check_target(tmp_path / "no" / "table.csv", [".csv"], force=False)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="exists and is not a file"):
         check_target(tmp_path / "folder.csv", [".csv"], force=True)
     assert there.read_text() == "mine"
 

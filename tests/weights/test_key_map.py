@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classy_vision.config import ConfigError
-from classy_vision.weights.key_map import KeyMap, listed
+from classy_vision.weights.key_map import KeyMap, list_names
 
 MAP = KeyMap(
     "theirs",
@@ -35,7 +35,7 @@ def test_numbers(stage: int, index: int) -> None:
     assert MAP.to_native(theirs) == key
 
 
-def test_older_spellings() -> None:
+def test_legacy_names() -> None:
     assert MAP.to_native("stage3.1.conv.weight") == "blocks.block2-1.conv.weight"
 
 
@@ -52,5 +52,5 @@ def test_a_key_of_ours_without_a_place() -> None:
 
 
 def test_listed() -> None:
-    assert listed("key", ["a"]) == "1 key (a)"
-    assert listed("key", "abcd") == "4 keys (a, b, c, …)"
+    assert list_names("key", ["a"]) == "1 key (a)"
+    assert list_names("key", "abcd") == "4 keys (a, b, c, …)"

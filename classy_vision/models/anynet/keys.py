@@ -73,7 +73,7 @@ _PYCLS = {
 
 
 def _transformers(config: Any) -> list[Row]:
-    """In the list of a block's layers, squeeze-and-excitation counts where there is one."""
+    """In the list of a block's layers, squeeze-and-excitation counts if there is one."""
     last = 3 if config.use_se else 2
     parts = {
         "shortcut.convolution": "shortcut.conv",
