@@ -18,14 +18,14 @@ class StepCost:
         name: the stem, a block, "trunk_output", or the head's id.
         reads: the step that a head reads; None for a step of the trunk.
         aliases: its further names, such as ``block3`` for the end of stage 3.
-        shape: of its output, without the batch; () where a head gives no tensor.
+        shape: of its output, without the batch; () where a head does not give a tensor.
         stride: input pixels per output pixel along the height; None without a height.
         params: parameters.
         macs: multiply-adds for one sample; see ``classy_vision.cost.operators``.
         activations: numbers that its convolutions, linear layers and attention give for one sample;
             see there.
         receptive_field: input pixels along the height that reach one position of the output through
-            the windows of convolutions and poolings; None for all, as behind attention and global
+            the windows of convolutions and poolings; None for all, as after attention and global
             pooling. See ``classy_vision.cost.receptive_field``.
         gated: whether a gate that sees all of the input, such as that of squeeze-and-excitation, acts
             on the output as well.
@@ -49,7 +49,7 @@ class Costs:
 
     Attributes:
         input_shape: the input without the batch.
-        steps: in the order in which they run, heads behind the step they read.
+        steps: in the order in which they run, heads after the step they read.
         unread: parameters that no step reads.
         uncounted: operators that the model runs and of which it is not known what they do; they count
             nothing, so that MACs and activations are too low where there are any.
@@ -89,13 +89,13 @@ class Costs:
 
     @property
     def skipped(self) -> tuple[StepCost, ...]:
-        """The steps behind the deepest head, which the forward pass leaves out."""
+        """The steps after the deepest head, which the forward pass leaves out."""
         heads = [i for i, step in enumerate(self.steps) if step.reads]
         return self.steps[heads[-1] + 1 :] if heads else ()
 
     @property
     def running(self) -> Costs:
-        """What the forward pass costs: without the steps behind the deepest head."""
+        """What the forward pass costs: without the steps after the deepest head."""
         return replace(self, steps=self.steps[: len(self.steps) - len(self.skipped)], unread=0)
 
     def without(self, heads: Iterable[str]) -> Costs:
@@ -130,5 +130,5 @@ class Costs:
                 training, such as a batch of 1 where a norm has one value per channel.
         """
         if self.model is None:
-            raise TypeError("these costs do not know their model: memory is asked of what count() gives")
+            raise TypeError("these costs do not hold their model: call memory() on what count() returns")
         return estimate(self.model, self.input_shape, batch, dtype, training, device)

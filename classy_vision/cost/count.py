@@ -29,7 +29,7 @@ def count(model: Trunk, input_shape: Sequence[int] | None = None) -> Costs:
         input_shape: another input than ``model.input_shape``, without the batch.
 
     Raises:
-        TypeError: the model is no ``ClassyModel``.
+        TypeError: the model is not a ``ClassyModel``.
         ConfigError: the model does not take such an input.
     """
     if not isinstance(model, Trunk):

@@ -105,8 +105,8 @@ def measure(
         rounds: rounds that do.
 
     Raises:
-        TypeError: the model is no ``ClassyModel``.
-        ConfigError: an option that is none, a model without weights, an input that it does not take, or
+        TypeError: the model is not a ``ClassyModel``.
+        ConfigError: an option that is not allowed, a model without weights, an input that it does not take, or
             one for which the memory does not suffice.
     """
     check_options(batch, dtype, device)

@@ -59,10 +59,10 @@ class Memory:
 
 
 def check_options(batch: int, dtype: str, device: str) -> None:
-    """Raises where an option is none that there is.
+    """Raises where an option is not allowed.
 
     Raises:
-        ConfigError: such an option.
+        ConfigError: the message names it and what is allowed.
     """
     if batch < 1:
         raise ConfigError(f"batch = {batch}: a batch has one sample or more")

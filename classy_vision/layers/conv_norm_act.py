@@ -1,4 +1,4 @@
-"""Convolution, batch norm, activation: the brick of the convolutional families."""
+"""Convolution, batch norm, activation: what the convolutional families are made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from classy_vision.layers.activation import ActivationType, new_activation
 
 
 class ConvNormAct(nn.Sequential):
-    """A convolution without bias, and behind it a norm and an activation where given.
+    """A convolution without bias, then a norm and an activation where given.
 
     Padding is symmetric, ``kernel // 2``: a stride of 1 keeps the size.
 
@@ -32,7 +32,7 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def pads(self, x: Tensor) -> list[int]:
-        """What is put at the left, right, top and bottom."""
+        """The padding at the left, right, top and bottom."""
         pads: list[int] = []
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
             pad = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -41,11 +41,11 @@ class SameConv2d(nn.Conv2d):
 
 
 @dataclass(frozen=True)
-class Bricks:
+class ConvFactory:
     """Makes the convolutions of one network, which share their norm and activation.
 
     Attributes:
-        activation: behind each norm.
+        activation: after each norm.
         bn_epsilon, bn_momentum: of the batch norms.
         same_padding: pad as TensorFlow does, instead of symmetrically.
     """
@@ -83,6 +83,6 @@ class Bricks:
         return new_activation(self.activation)
 
 
-def chain(**parts: nn.Module) -> nn.Sequential:
+def sequential(**parts: nn.Module) -> nn.Sequential:
     """The parts one after the other, by name."""
     return nn.Sequential(OrderedDict(parts))

@@ -1,4 +1,4 @@
-"""Whether a call runs as it is written, so that it may choose the cheaper of equal ways."""
+"""Whether operators run as they are called, so that code may choose the cheaper of two equal ways."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def is_eager(*tensors: Tensor) -> bool:
 
 @contextmanager
 def outlines_as(device: str) -> Iterator[None]:
-    """In this context tensors on the meta device are treated as those on ``device`` ("cpu" or "cuda") are:
-    to see what memory a model takes there."""
+    """A context in which tensors on the meta device are treated as if they were on ``device`` ("cpu" or
+    "cuda"), to find what memory a model takes there."""
     before = getattr(_stand_in, "device", "meta")
     _stand_in.device = device
     try:

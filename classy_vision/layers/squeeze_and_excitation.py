@@ -14,10 +14,10 @@ class SqueezeAndExcitationLayer(nn.Module):
         in_planes: channels of the input.
         reduction_ratio: width of the squeeze as ``in_planes // reduction_ratio``.
         reduced_planes: the width itself; then ``reduction_ratio`` must be None.
-        activation: the activation behind the squeeze, a ReLU where none is given.
+        activation: the activation after the squeeze, a ReLU by default.
 
     Raises:
-        ValueError: not exactly one of the two widths is given, or it comes to nothing.
+        ValueError: not exactly one of the two widths is given, or it is 0.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from classy_vision.config import PositiveInt, Probability
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import chain
+from classy_vision.layers.conv_norm_act import sequential
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.key_map import KeyMap, Renaming
@@ -31,9 +31,9 @@ class MLPConfig(ModelConfig):
         input_dim: values per sample, whatever the input's shape.
         output_dim: values it gives.
         hidden_dims: widths of the hidden layers.
-        dropout: rate, behind each hidden layer's norm.
+        dropout: rate, after each hidden layer's norm.
         first_dropout: also on the input.
-        use_batchnorm: behind each hidden linear layer.
+        use_batchnorm: after each hidden linear layer.
         first_batchnorm: also on the input; needs ``use_batchnorm``.
     """
 
@@ -76,16 +76,17 @@ class MLP(ClassyModel):
         super().__init__(config, **options)
         c = self.config
         first = self._between(c.input_dim, c.first_batchnorm, c.dropout if c.first_dropout else 0.0)
-        # The original drops before it normalizes here, and behind hidden layers the other way round.
+        # The original drops before it normalizes here, and after hidden layers the other way round.
         before = c.input_dim
         self.add_step("stem", Start(OrderedDict(reversed(first.items()))), before)
         for index, width in enumerate(c.hidden_dims):
             inside = self._between(width, c.use_batchnorm, c.dropout)
             act = new_activation(ActivationType.RELU)
-            block = chain(linear=nn.Linear(before, width), **inside, act=act)
+            block = sequential(linear=nn.Linear(before, width), **inside, act=act)
             self.add_step(f"layer{index}", block, width)
             before = width
-        self.add_step(f"layer{len(c.hidden_dims)}", chain(linear=nn.Linear(before, c.output_dim)), c.output_dim)
+        last = sequential(linear=nn.Linear(before, c.output_dim))
+        self.add_step(f"layer{len(c.hidden_dims)}", last, c.output_dim)
         self.add_step(END, nn.Identity(), c.output_dim)
         self.aliases = {**self.aliases, **self._numbers()}
 

@@ -79,7 +79,7 @@ def find_layouts(
 ) -> dict[str, MapLayout | None]:
     """The layouts of the steps that give maps, found without data; None where they cannot be told.
 
-    An axis that grows with the input is no channel. Where a module takes one size alone, a map has the
+    An axis that grows with the input does not hold channels. Where a module takes one size alone, a map has the
     proportions of the input; where all axes are alike, the module may say what it gives, as timm's do.
 
     Args:

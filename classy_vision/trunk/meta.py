@@ -41,8 +41,8 @@ def _in_place(x: Tensor, *others: Any, **scales: Any) -> Any:
 def _mean(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **options: Any) -> Any:
     if not dim or options:
         return NotImplemented
-    gone = {axis % x.dim() for axis in dim}
-    shape = [1 if axis in gone else n for axis, n in enumerate(x.shape) if keepdim or axis not in gone]
+    removed = {axis % x.dim() for axis in dim}
+    shape = [1 if axis in removed else n for axis, n in enumerate(x.shape) if keepdim or axis not in removed]
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
@@ -75,7 +75,7 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 
 def _window(sizes: Sequence[int], kernel: Sequence[int], *options: Sequence[int]) -> list[int]:
-    """Sizes behind a window of ``kernel``; options are stride, padding and dilation."""
+    """Sizes after a window of ``kernel``; options are stride, padding and dilation."""
     full = [list(option) * (len(sizes) // len(option)) for option in (kernel, *options)]
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *full)]
 

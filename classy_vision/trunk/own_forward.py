@@ -155,7 +155,7 @@ class ByHooks(Route):
         with _adding:
             if step in self.hooked:
                 return
-            path = self._places(trunk).get(step, "")  # the end of the trunk may be no module
+            path = self._places(trunk).get(step, "")  # the end of the trunk may not be a module
             if path:
                 add_hook(self.owner, self._body(trunk).get_submodule(path), step)
             self.hooked[step] = path

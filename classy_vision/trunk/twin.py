@@ -25,7 +25,7 @@ _ATOMS = frozenset(
 _TABLES = (dict, OrderedDict)
 _REGISTERED = frozenset(("_parameters", "_buffers", "_modules"))
 _DEPTH = 6
-"""How far references are followed through containers and objects that are no modules."""
+"""How far references are followed through containers and objects that are not modules."""
 
 
 def twin_of(model: Module, change: Callable[[Tensor], Tensor] | None = None) -> Module:

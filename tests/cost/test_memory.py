@@ -172,5 +172,5 @@ def test_a_norm_of_one_value() -> None:
 
 
 def test_costs_without_a_model() -> None:
-    with pytest.raises(TypeError, match="do not know their model"):
+    with pytest.raises(TypeError, match="do not hold their model"):
         Costs((3,), ()).memory()

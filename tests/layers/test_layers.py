@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import Bricks
+from classy_vision.layers.conv_norm_act import ConvFactory
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates, efficientnet_rates
@@ -47,12 +47,12 @@ def test_squeeze_and_excitation_widths(widths: tuple[int | None, int | None]) ->
 
 
 def test_bricks_share_norm_and_activation() -> None:
-    brick = Bricks(ActivationType.SILU, 1e-3, 0.01)
-    layer = brick(3, 8, 3, 2)
+    conv = ConvFactory(ActivationType.SILU, 1e-3, 0.01)
+    layer = conv(3, 8, 3, 2)
     assert list(layer._modules) == ["conv", "norm", "act"]
     assert (layer.norm.eps, layer.norm.momentum) == (1e-3, 0.01)
     assert layer(torch.zeros(1, 3, 5, 7)).shape == (1, 8, 3, 4)
-    assert list(brick(3, 8, 1, norm=False, act=False)._modules) == ["conv"]
+    assert list(conv(3, 8, 1, norm=False, act=False)._modules) == ["conv"]
 
 
 def test_activation_names_in_any_case() -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel
-from classy_vision.trunk.loading import load_weights
+from classy_vision.trunk.pretrained import load_weights
 from tests.models.small import build
 from tests.trunk.test_twin import state_of
 
@@ -97,6 +97,9 @@ def test_assignment_that_fails_changes_nothing() -> None:
     assert state_of(model) == before
 
 
+LOOKED_AT = ("trunk.py", "heads_on_blocks.py", "training.py", "module.py", "classy_head.py")
+
+
 def interrupted(call: Callable[[], object], line: int) -> bool:
     """Whether ``call`` was left by an interrupt in its ``line``-th line of ours or of torch's modules."""
     count = 0
@@ -104,7 +107,7 @@ def interrupted(call: Callable[[], object], line: int) -> bool:
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count
         name = frame.f_code.co_filename
-        if "undo.py" in name or not name.endswith(("heads_on_blocks.py", "module.py", "classy_head.py")):
+        if "undo.py" in name or not name.endswith(LOOKED_AT):
             return trace if "undo.py" not in name else None
         if event == "line":
             count += 1

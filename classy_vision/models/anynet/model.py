@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from classy_vision.config import Choice, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import Bricks, chain
+from classy_vision.layers.conv_norm_act import ConvFactory, sequential
 from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
@@ -126,7 +126,7 @@ def _check_groups(width: int, inner: int, group_width: int) -> None:
 
 
 class ResBlock(nn.Module):
-    """A residual branch, a shortcut where there is one, and an activation behind their sum."""
+    """A residual branch, a shortcut where there is one, and an activation after their sum."""
 
     def __init__(
         self,
@@ -150,9 +150,9 @@ class ResBlock(nn.Module):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one block is told."""
+    """What one block is built from."""
 
-    brick: Bricks
+    conv: ConvFactory
     width_in: int
     width: int
     stride: int
@@ -168,38 +168,38 @@ class _Plan:
     def shortcut(self) -> nn.Module:
         if self.same_shape:
             return nn.Identity()
-        return self.brick(self.width_in, self.width, 1, self.stride, act=False)
+        return self.conv(self.width_in, self.width, 1, self.stride, act=False)
 
     def bottleneck(self) -> nn.Sequential:
         inner = round(self.width * self.multiplier)
-        a = self.brick(self.width_in, inner, 1)
-        b = self.brick(inner, inner, 3, self.stride, groups=inner // self.group_width)
+        a = self.conv(self.width_in, inner, 1)
+        b = self.conv(inner, inner, 3, self.stride, groups=inner // self.group_width)
         if self.se_ratio is None:
-            return chain(a=a, b=b, c=self.brick(inner, self.width, 1, act=False))
+            return sequential(a=a, b=b, c=self.conv(inner, self.width, 1, act=False))
         squeeze = max(1, round(self.se_ratio * self.width_in))
-        se = SqueezeAndExcitationLayer(inner, None, squeeze, self.brick.act())
-        return chain(a=a, b=b, se=se, c=self.brick(inner, self.width, 1, act=False))
+        se = SqueezeAndExcitationLayer(inner, None, squeeze, self.conv.act())
+        return sequential(a=a, b=b, se=se, c=self.conv(inner, self.width, 1, act=False))
 
 
 def vanilla_block(p: _Plan) -> nn.Module:
     """3x3, 3x3; no shortcut."""
-    return chain(a=p.brick(p.width_in, p.width, 3, p.stride), b=p.brick(p.width, p.width, 3))
+    return sequential(a=p.conv(p.width_in, p.width, 3, p.stride), b=p.conv(p.width, p.width, 3))
 
 
 def res_basic_block(p: _Plan) -> nn.Module:
     """3x3, 3x3; shortcut; activation."""
     shortcut = p.shortcut()
-    a = p.brick(p.width_in, p.width, 3, p.stride)
-    return ResBlock(shortcut, chain(a=a, b=p.brick(p.width, p.width, 3, act=False)), p.brick.act(), p.drop)
+    a = p.conv(p.width_in, p.width, 3, p.stride)
+    return ResBlock(shortcut, sequential(a=a, b=p.conv(p.width, p.width, 3, act=False)), p.conv.act(), p.drop)
 
 
 def res_bottleneck_block(p: _Plan) -> nn.Module:
     """1x1, grouped 3x3, squeeze-and-excitation, 1x1; shortcut; activation."""
-    return ResBlock(p.shortcut(), p.bottleneck(), p.brick.act(), p.drop)
+    return ResBlock(p.shortcut(), p.bottleneck(), p.conv.act(), p.drop)
 
 
 def res_bottleneck_linear_block(p: _Plan) -> nn.Module:
-    """The same branch, added to the input where shapes are equal; nothing behind it."""
+    """The same branch, added to the input where shapes are equal, without an activation."""
     return ResBlock(nn.Identity() if p.same_shape else None, p.bottleneck(), nn.Identity(), p.drop)
 
 
@@ -210,7 +210,7 @@ BLOCKS: dict[BlockType, Callable[[_Plan], nn.Module]] = {
     BlockType.RES_BOTTLENECK_LINEAR_BLOCK: res_bottleneck_linear_block,
 }
 
-# (kernel, stride, max pool behind it)
+# (kernel, stride, whether a max pool follows)
 STEMS: dict[StemType, tuple[int, int, bool]] = {
     StemType.RES_STEM_CIFAR: (3, 1, False),
     StemType.RES_STEM_IN: (7, 2, True),
@@ -236,16 +236,16 @@ class AnyNet(ClassyModel):
     def __init__(self, config: AnyNetOptions | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         p = self.params
-        brick = Bricks(p.activation, p.bn_epsilon, p.bn_momentum)
+        conv = ConvFactory(p.activation, p.bn_epsilon, p.bn_momentum)
         kernel, stride, pool = STEMS[p.stem_type]
-        self.add_step("stem", brick.stem(p.in_channels, p.stem_width, kernel, stride, pool), p.stem_width)
+        self.add_step("stem", conv.stem(p.in_channels, p.stem_width, kernel, stride, pool), p.stem_width)
         drops = iter(depth_rates(p.stochastic_depth, sum(p.depths)))
         se_ratio = p.se_ratio if p.use_se else None
         before = p.stem_width
         for s, (width, stride, depth, group_width, multiplier) in enumerate(p.get_expanded_params(), 1):
             for i in range(depth):
                 step = stride if i == 0 else 1
-                plan = _Plan(brick, before, width, step, group_width, multiplier, se_ratio, next(drops))
+                plan = _Plan(conv, before, width, step, group_width, multiplier, se_ratio, next(drops))
                 self.add_step(f"block{s}-{i}", BLOCKS[p.block_type](plan), width)
                 before = width
         tail = new_activation(p.activation, inplace=False) if p.final_activation else nn.Identity()

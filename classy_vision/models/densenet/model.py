@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import Bricks
+from classy_vision.layers.conv_norm_act import ConvFactory
 from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates
@@ -144,9 +144,9 @@ class DenseNet(ClassyModel):
     def __init__(self, config: DenseNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         c = self.config
-        brick = Bricks(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
+        conv = ConvFactory(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
         kernel, stride, pool = (3, 1, False) if c.small_input else (7, 2, True)
-        self.add_step("stem", brick.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
+        self.add_step("stem", conv.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         channels = c.init_planes
         for s, depth in enumerate(c.num_blocks):

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
 from classy_vision.layers.activation import ActivationType
-from classy_vision.layers.conv_norm_act import Bricks
+from classy_vision.layers.conv_norm_act import ConvFactory
 from classy_vision.layers.initialize import fan_out_normal
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
@@ -148,7 +148,7 @@ class MBConvBlock(nn.Module):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection; shortcut.
 
     Args:
-        brick: makes the convolutions.
+        conv: makes the convolutions.
         width_in, width: channels in and out.
         stage: kernel and expansion.
         stride: of the depthwise convolution.
@@ -158,7 +158,7 @@ class MBConvBlock(nn.Module):
 
     def __init__(
         self,
-        brick: Bricks,
+        conv: ConvFactory,
         width_in: int,
         width: int,
         stage: BlockParams,
@@ -168,11 +168,11 @@ class MBConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         inner = width_in * stage.expand_ratio
-        self.expand = brick(width_in, inner, 1) if stage.expand_ratio != 1 else nn.Identity()
-        self.depthwise = brick(inner, inner, stage.kernel, stride, groups=inner)
+        self.expand = conv(width_in, inner, 1) if stage.expand_ratio != 1 else nn.Identity()
+        self.depthwise = conv(inner, inner, stage.kernel, stride, groups=inner)
         squeeze = max(1, int(width_in * SE_RATIO))
-        self.se = SqueezeAndExcitationLayer(inner, None, squeeze, brick.act()) if use_se else nn.Identity()
-        self.project = brick(inner, width, 1, act=False)
+        self.se = SqueezeAndExcitationLayer(inner, None, squeeze, conv.act()) if use_se else nn.Identity()
+        self.project = conv(inner, width, 1, act=False)
         self.drop = StochasticDepth(drop)
         self.same_shape = stride == 1 and width_in == width
 
@@ -202,18 +202,18 @@ class EfficientNet(ClassyModel):
     def __init__(self, config: EfficientNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         c = self.config
-        brick = Bricks(ActivationType.SILU, c.bn_epsilon, c.bn_momentum, c.padding == "same")
+        conv = ConvFactory(ActivationType.SILU, c.bn_epsilon, c.bn_momentum, c.padding == "same")
         before = c.width(STEM_FILTERS)
-        self.add_step("stem", brick(c.in_channels, before, 3, 2), before)
+        self.add_step("stem", conv(c.in_channels, before, 3, 2), before)
         depths = [c.depth(stage.repeats) for stage in BLOCK_PARAMS]
         drops = iter(efficientnet_rates(c.stochastic_depth, sum(depths)))
         for s, (stage, depth) in enumerate(zip(BLOCK_PARAMS, depths)):
             for i in range(depth):
                 width, stride = c.width(stage.filters), stage.stride if i == 0 else 1
-                block = MBConvBlock(brick, before, width, stage, stride, c.use_se, next(drops))
+                block = MBConvBlock(conv, before, width, stage, stride, c.use_se, next(drops))
                 self.add_step(f"block{s}-{i}", block, width)
                 before = width
-        self.add_step(END, brick(before, c.width(HEAD_FILTERS), 1), c.width(HEAD_FILTERS))
+        self.add_step(END, conv(before, c.width(HEAD_FILTERS), 1), c.width(HEAD_FILTERS))
         self.aliases = {"blocks": list(self.blocks)[-1]}
         fan_out_normal(self)
 

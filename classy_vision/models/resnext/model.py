@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import NonNegativeInt, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import Bricks, chain
+from classy_vision.layers.conv_norm_act import ConvFactory, sequential
 from classy_vision.layers.initialize import kaiming_fan_out
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
@@ -97,7 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ResNeXtBlock(nn.Module):
-    """A residual branch, squeeze-and-excitation where asked for, a shortcut; ReLU behind the sum.
+    """A residual branch, squeeze-and-excitation where asked for, a shortcut; ReLU after the sum.
 
     ``closed=False`` leaves out the branch's last norm and the ReLU.
     """
@@ -119,22 +119,22 @@ class ResNeXtBlock(nn.Module):
         return self.activation(add_shortcut(self.drop(out), self.shortcut(x)))
 
 
-def basic(brick: Bricks, width_in: int, width: int, stride: int, closed: bool) -> nn.Sequential:
+def basic(conv: ConvFactory, width_in: int, width: int, stride: int, closed: bool) -> nn.Sequential:
     """3x3, 3x3."""
-    return chain(
-        a=brick(width_in, width, 3, stride),
-        b=brick(width, width, 3, norm=closed, act=False),
+    return sequential(
+        a=conv(width_in, width, 3, stride),
+        b=conv(width, width, 3, norm=closed, act=False),
     )
 
 
 def bottleneck(
-    brick: Bricks, width_in: int, inner: int, width: int, stride: int, groups: int, closed: bool
+    conv: ConvFactory, width_in: int, inner: int, width: int, stride: int, groups: int, closed: bool
 ) -> nn.Sequential:
     """1x1, grouped 3x3, 1x1."""
-    return chain(
-        a=brick(width_in, inner, 1),
-        b=brick(inner, inner, 3, stride, groups),
-        c=brick(inner, width, 1, norm=closed, act=False),
+    return sequential(
+        a=conv(width_in, inner, 1),
+        b=conv(inner, inner, 3, stride, groups),
+        c=conv(inner, width, 1, norm=closed, act=False),
     )
 
 
@@ -159,9 +159,9 @@ class ResNeXt(ClassyModel):
     def __init__(self, config: ResNeXtConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         c = self.config
-        brick = Bricks(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
+        conv = ConvFactory(ActivationType.RELU, c.bn_epsilon, c.bn_momentum)
         kernel, stride, pool = (3, 1, False) if c.small_input else (7, 2, True)
-        self.add_step("stem", brick.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
+        self.add_step("stem", conv.stem(c.in_channels, c.init_planes, kernel, stride, pool), c.init_planes)
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         last = [s for s, depth in enumerate(c.num_blocks) if depth][-1:]
         width_in = c.init_planes
@@ -170,25 +170,25 @@ class ResNeXt(ClassyModel):
                 closed = c.final_bn_relu or [s] != last or i < depth - 1
                 stride = 2 if s > 0 and i == 0 else 1
                 width = c.init_planes * 2**s * c.reduction
-                block = self._block(brick, s, width_in, width, stride, next(drops), closed)
+                block = self._block(conv, s, width_in, width, stride, next(drops), closed)
                 self.add_step(f"block{s}-{i}", block, width)
                 width_in = width
         self.add_step(END, nn.Identity(), width_in)
         self._initialize()
 
     def _block(
-        self, brick: Bricks, s: int, width_in: int, width: int, stride: int, drop: float, closed: bool
+        self, conv: ConvFactory, s: int, width_in: int, width: int, stride: int, drop: float, closed: bool
     ) -> ResNeXtBlock:
         c = self.config
         group_width, groups = c.base_width_and_cardinality or (c.init_planes, 1)
         if c.is_basic:
-            residual = basic(brick, width_in, width, stride, closed)
+            residual = basic(conv, width_in, width, stride, closed)
         else:
             inner = group_width * 2**s * groups
-            residual = bottleneck(brick, width_in, inner, width, stride, groups, closed)
+            residual = bottleneck(conv, width_in, inner, width, stride, groups, closed)
         shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
-            shortcut = brick(width_in, width, 1, stride, act=False)
+            shortcut = conv(width_in, width, 1, stride, act=False)
         se = SqueezeAndExcitationLayer(width, c.se_reduction_ratio) if c.use_se else None
         return ResNeXtBlock(residual, shortcut, se, drop, closed)
 

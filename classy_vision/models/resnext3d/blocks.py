@@ -9,7 +9,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.conv_norm_act import chain
+from classy_vision.layers.conv_norm_act import sequential
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.stochastic_depth import StochasticDepth
 
@@ -83,7 +83,7 @@ def midplanes(c_in: int, c_out: int) -> int:
 def r2plus1d(p: BlockPlan, c_in: int, c_out: int, stride: Kernel) -> nn.Sequential:
     """1x3x3, norm, ReLU, 3x1x1 (Tran et al., 2018)."""
     middle = midplanes(p.width_in if p.shared_midplanes else c_in, c_out)
-    return chain(
+    return sequential(
         spatial=conv3d(c_in, middle, (1, 3, 3), (1, stride[1], stride[2])),
         norm=p.norm(middle),
         act=relu(),
@@ -94,24 +94,24 @@ def r2plus1d(p: BlockPlan, c_in: int, c_out: int, stride: Kernel) -> nn.Sequenti
 def basic(p: BlockPlan) -> nn.Module:
     """3x3x3, 3x3x3, or another length in time."""
     kernel = (p.temporal_kernel, 3, 3)
-    a = chain(conv=conv3d(p.width_in, p.width, kernel, p.stride), norm=p.norm(p.width), act=relu())
-    return chain(a=a, b=chain(conv=conv3d(p.width, p.width, kernel), norm=p.norm(p.width)))
+    a = sequential(conv=conv3d(p.width_in, p.width, kernel, p.stride), norm=p.norm(p.width), act=relu())
+    return sequential(a=a, b=sequential(conv=conv3d(p.width, p.width, kernel), norm=p.norm(p.width)))
 
 
 def basic_r2plus1d(p: BlockPlan) -> nn.Module:
     """The same, each convolution split into space and time."""
-    a = chain(conv=r2plus1d(p, p.width_in, p.width, p.stride), norm=p.norm(p.width), act=relu())
+    a = sequential(conv=r2plus1d(p, p.width_in, p.width, p.stride), norm=p.norm(p.width), act=relu())
     conv = r2plus1d(p, p.width, p.width, (1, 1, 1))
-    return chain(a=a, b=chain(conv=conv, norm=p.norm(p.width)))
+    return sequential(a=a, b=sequential(conv=conv, norm=p.norm(p.width)))
 
 
 def postactivated_bottleneck(p: BlockPlan) -> nn.Module:
     """1x1, grouped 3x3, 1x1, with norms and activations behind them."""
     (ka, kb), (sa, sb) = p.kernels, p.strides
-    return chain(
-        a=chain(conv=conv3d(p.width_in, p.inner, ka, sa), norm=p.norm(p.inner), act=relu()),
-        b=chain(conv=conv3d(p.inner, p.inner, kb, sb, p.groups), norm=p.norm(p.inner), act=relu()),
-        c=chain(conv=conv3d(p.inner, p.width, (1, 1, 1)), norm=p.norm(p.width)),
+    return sequential(
+        a=sequential(conv=conv3d(p.width_in, p.inner, ka, sa), norm=p.norm(p.inner), act=relu()),
+        b=sequential(conv=conv3d(p.inner, p.inner, kb, sb, p.groups), norm=p.norm(p.inner), act=relu()),
+        c=sequential(conv=conv3d(p.inner, p.width, (1, 1, 1)), norm=p.norm(p.width)),
     )
 
 
@@ -122,10 +122,10 @@ def preactivated_bottleneck(p: BlockPlan) -> nn.Module:
     before = {} if p.first else {"norm": p.norm(p.width_in), "act": relu()}
     b_norm, b = p.norm(p.inner), conv3d(p.inner, p.inner, kb, sb, p.groups)
     c_norm, c = p.norm(p.inner), conv3d(p.inner, p.width, (1, 1, 1))
-    return chain(
-        a=chain(**before, **a),
-        b=chain(norm=b_norm, act=relu(), conv=b),
-        c=chain(norm=c_norm, act=relu(), conv=c),
+    return sequential(
+        a=sequential(**before, **a),
+        b=sequential(norm=b_norm, act=relu(), conv=b),
+        c=sequential(norm=c_norm, act=relu(), conv=c),
     )
 
 
@@ -142,9 +142,9 @@ def shortcut(p: BlockPlan) -> nn.Module:
     if p.width_in == p.width and p.stride == (1, 1, 1):
         return nn.Identity()
     if p.skip == "postactivated_shortcut":
-        return chain(conv=conv3d(p.width_in, p.width, (1, 1, 1), p.stride), norm=p.norm(p.width))
+        return sequential(conv=conv3d(p.width_in, p.width, (1, 1, 1), p.stride), norm=p.norm(p.width))
     before = {} if p.first else {"norm": p.norm(p.width_in), "act": relu()}
-    return chain(**before, conv=conv3d(p.width_in, p.width, (1, 1, 1), p.stride))
+    return sequential(**before, conv=conv3d(p.width_in, p.width, (1, 1, 1), p.stride))
 
 
 class ResBlock3D(nn.Module):
@@ -190,7 +190,7 @@ class Stem3D(nn.Sequential):
         t, h, w = kernel
         conv: nn.Module = conv3d(channels_in, planes, kernel, (1, 2, 2))
         if split:
-            conv = chain(
+            conv = sequential(
                 spatial=conv3d(channels_in, 45, (1, h, w), (1, 2, 2)),
                 norm=nn.BatchNorm3d(45, *norm),
                 act=relu(),

@@ -43,11 +43,11 @@ class ResNeXt3DConfig(ModelConfig):
         stem_name: plain, or (2+1)-dimensional.
         stem_planes, stem_temporal_kernel, stem_spatial_kernel, stem_maxpool: of the stem.
         stage_planes: output channels of the first stage; they double from stage to stage.
-        r2plus1d_stem_kernel: spatial kernel of that stem, which minds no other.
+        r2plus1d_stem_kernel: spatial kernel of that stem, which ignores the others.
         stage_temporal_kernel_basis: temporal kernels of blocks, repeated over them.
         temporal_conv_1x1: whether those are on the first 1x1 convolution, not on the 3x3.
         stage_temporal_stride, stage_spatial_stride: of the first block.
-        stage_temporal_pool: length and stride of a max pool over time behind each stage.
+        stage_temporal_pool: length and stride of a max pool over time after each stage.
         num_groups, width_per_group: inner channels of bottlenecks in the first stage; groups may
             be "depthwise".
         midplanes: inner channels of (2+1)D convolutions: each its own, or the block's first.

@@ -10,7 +10,7 @@ from torch import nn
 
 from classy_vision.config import Config, PositiveInt
 from classy_vision.layers.activation import ActivationType
-from classy_vision.layers.conv_norm_act import Bricks, chain
+from classy_vision.layers.conv_norm_act import ConvFactory, sequential
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 
 
@@ -40,9 +40,9 @@ def patch_conv(channels: int, width: int, size: int, bias: bool = True) -> nn.Co
 
 def conv_stem(channels: int, width: int, layers: Sequence[ConvStemLayer], bias: bool = True) -> nn.Sequential:
     """The layers ``layer_{k}``, and ``last``, a 1x1 convolution to ``width`` channels."""
-    brick = Bricks(ActivationType.RELU, 1e-5, 0.1)
+    conv = ConvFactory(ActivationType.RELU, 1e-5, 0.1)
     parts: dict[str, nn.Module] = {}
     for index, layer in enumerate(layers):
-        parts[f"layer_{index}"] = brick(channels, layer.out_channels, layer.kernel, layer.stride)
+        parts[f"layer_{index}"] = conv(channels, layer.out_channels, layer.kernel, layer.stride)
         channels = layer.out_channels
-    return chain(**parts, last=patch_conv(channels, width, 1, bias))
+    return sequential(**parts, last=patch_conv(channels, width, 1, bias))

@@ -2,8 +2,8 @@
 CLIP, MAE, DINOv2 and others changed in it, optionally with a convolutional stem (Xiao et al.,
 "Early Convolutions Help Transformers See Better", 2021).
 
-Blocks are named ``layer_{index}``, counted from 0, and ``ln``, the norm behind them. Each gives
-tokens (n, s, d), first those that are no patches: class token, distillation token, registers; or
+Blocks are named ``layer_{index}``, counted from 0, and ``ln``, the norm after them. Each gives
+tokens (n, s, d), first those that are not patches: class token, distillation token, registers; or
 maps of the patches (n, d, h, w). ``trunk_output`` is one vector per image, (n, d).
 Axes: n batch, s tokens, d width, h height, w width.
 """
@@ -46,13 +46,13 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
         conv_stem_layers: convolutions instead of one patch embedding; their strides multiply to
             ``patch_size``.
         class_token: whether there is one; by default where the classifier reads it.
-        distillation_token: a second one, behind it (DeiT); the default head reads both.
+        distillation_token: a second one, after it (DeiT); the default head reads both.
         num_register_tokens: further tokens that nothing reads (DINOv2).
-        pos_embed_prefix: tokens that are no patches have positions too; not in DeiT III.
+        pos_embed_prefix: tokens that are not patches have positions too; not in DeiT III.
         pos_embed_resize: how positions are resized; see ``classy_vision.models.vision_transformer.positions``.
         patch_bias: the patch embedding has biases.
         pre_norm: a norm before the encoder (CLIP).
-        final_norm: before pooling, which is block ``ln``, behind it (MAE), or none.
+        final_norm: before pooling, which is block ``ln``, after it (MAE), or none.
         patch_drop_rate: part of the patches that is left out in training, at random.
         feature_format: what blocks give: all "tokens", or the patches as a "map" (n, d, h, w).
     """
@@ -199,7 +199,7 @@ class VisionTransformer(ClassyModel):
             )
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        """As of every trunk; with maps of the patches where the config says so."""
+        """As in every trunk; with maps of the patches where the config says so."""
         steps = super().walk(x, until)
         return steps if self.config.feature_format == "tokens" else self._maps(x, steps)
 
