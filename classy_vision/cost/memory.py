@@ -144,7 +144,7 @@ def _steps(
         outputs.append(feature)
 
 
-class _Meter(OnMeta):  # type: ignore[no-untyped-call]
+class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode untyped
     """Counts the bytes of the storages that are alive in its context.
 
     Attributes:

@@ -53,7 +53,7 @@ def _nodes(graph: fx.GraphModule) -> list[Any]:
     return list(graph.graph.nodes)
 
 
-class _Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]
+class _Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]  # torchao has no types
     """torchao's recipe, with 3-D convolutions and sums of them, and without what oneDNN has no kernel for."""
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
