@@ -86,7 +86,7 @@ def export(
     """
     training_package()
     from classy_vision.export.arguments import check_arguments
-    from classy_vision.export.exporting import export
+    from classy_vision.export.write import export
 
     options: dict[str, Any] = {
         "format": format.value,
@@ -226,7 +226,7 @@ def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
-    artefact = done.artefact
+    artefact = done.model
     metadata = artefact.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
     print(

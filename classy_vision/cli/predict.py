@@ -148,7 +148,7 @@ def check_model(name: str) -> None:
     if os.path.exists(path) or name.startswith(HUB) or is_published(name):
         return
     if path.endswith(EXPORTS):
-        raise ConfigError(f"no such artefact: {shown(name)}")
+        raise ConfigError(f"there is no file {shown(name)}")
     raise ConfigError(f"{shown(name)} is no run folder: there is no such folder")
 
 

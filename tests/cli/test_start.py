@@ -58,7 +58,7 @@ def start(*arguments: object) -> tuple[int, str, set[str]]:
         (["train", "configs/digits.yaml", "--set", "schedule.lr=1"], 2, "did you mean 'learning_rate'?"),
         (["train", "configs/digits.yaml", "--epochs", "3"], 2, "did you mean --set schedule.epochs=3?"),
         (["predict", "none", "a.png"], 2, "error: 'none' is no run folder"),
-        (["predict", "none.onnx", "a.png"], 2, "error: no such artefact: 'none.onnx'"),
+        (["predict", "none.onnx", "a.png"], 2, "error: there is no file 'none.onnx'"),
         (["weights", "list", "resnet50"], 0, "timm/resnet50.a1_in1k"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
