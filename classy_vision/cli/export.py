@@ -155,7 +155,7 @@ def _export(
     dynamic_size: bool,
     max_loss: float | None,
 ) -> None:
-    from classy_vision.export.exporting import export
+    from classy_vision.export.write import export
     from classy_vision.predict.exported import preprocessing
 
     done = export(
@@ -279,7 +279,7 @@ def _calibrate(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
-    exported = done.artefact
+    exported = done.model
     metadata = exported.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
     print(

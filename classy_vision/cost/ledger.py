@@ -34,7 +34,7 @@ class Operation:
     result: Any
 
 
-class Ledger(OnMeta):  # type: ignore[no-untyped-call]
+class Ledger(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode untyped
     """Writes down every operator that runs in its context.
 
     Args:

@@ -125,7 +125,7 @@ def measure(
             model = copy.deepcopy(model).to(where, DTYPES[dtype])
         x = torch.randn(batch, *shape, dtype=DTYPES[dtype], device=where)
         if channels_last:
-            model.to(memory_format=memory_format)  # type: ignore[call-overload]
+            model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch types 4-D alone
             x = x.contiguous(memory_format=memory_format)
         with in_mode(model, training) as twin, _compiled(twin, compile) as whole:
             return _measured(twin, whole, x, training, warmup, rounds)
@@ -230,7 +230,7 @@ class _Clock:
         if self.device.type != "cuda":
             self._moments.append(1000 * time.perf_counter())
             return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # of torch
         event.record()
         self._moments.append(event)
 
@@ -244,7 +244,9 @@ class _Clock:
 def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
     if isinstance(before, float) and isinstance(after, float):
         return after - before
-    return float(before.elapsed_time(after))  # type: ignore[union-attr, arg-type]
+    assert isinstance(before, torch.cuda.Event)
+    assert isinstance(after, torch.cuda.Event)
+    return before.elapsed_time(after)
 
 
 def _timed(call: Callable[[], None], device: torch.device) -> float:

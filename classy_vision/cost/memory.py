@@ -139,7 +139,7 @@ def _steps(model: Trunk, x: Tensor, meter: _Meter, training: bool, outputs: list
         outputs.append(feature)
 
 
-class _Meter(OnMeta):  # type: ignore[no-untyped-call]
+class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode untyped
     """Counts the bytes of the storages that are alive in its context.
 
     Attributes:

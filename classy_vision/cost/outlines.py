@@ -1,6 +1,7 @@
-"""Shapes of what operators give in training, where torch's own answers take milliseconds or are missing.
+"""Shapes of results in training, where torch's own meta kernels are missing or import its compiler.
 
-They add to ``classy_vision.trunk.meta.SHORTCUTS``, which leave out what inference does not need.
+They add to ``classy_vision.trunk.meta.SHORTCUTS``, which leave out what inference does not need. All other
+operators are left to torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from classy_vision.trunk.meta import SHORTCUTS, outline
+from classy_vision.trunk.meta import outline
 
 _aten = torch.ops.aten
 
@@ -60,38 +61,8 @@ def _scaled(x: Tensor, other: Any, **options: Any) -> Any:
     return outline(x) if x.is_floating_point() and not isinstance(other, Tensor) else NotImplemented
 
 
-def _in_place(x: Tensor, *_: Any, **options: Any) -> Tensor:
-    return x
-
-
-def _sum(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **options: Any) -> Any:
-    if dim is None and not options and x.is_floating_point():
-        return torch.empty((), dtype=x.dtype, device="meta")
-    return SHORTCUTS[_aten.mean](x, dim, keepdim, **options)
-
-
-def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    first = tensors[0]
-    if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
-        return NotImplemented
-    axis = dim % (first.dim() + 1)
-    return torch.empty(
-        (*first.shape[:axis], len(tensors), *first.shape[axis:]), dtype=first.dtype, device="meta"
-    )
-
-
 def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> tuple[Tensor, Tensor]:
     return torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device="meta"), _numbers(q.shape[:3], q)
-
-
-def _attention_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> Any:
-    return outline(q), outline(k), outline(v)
-
-
-def _mm(a: Tensor, b: Tensor) -> Any:
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
-        return NotImplemented
-    return torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device="meta")
 
 
 def _moments(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -100,23 +71,16 @@ def _moments(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 TRAINING: Mapping[Any, Callable[..., Any]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     _aten.batch_norm_update_stats: _moments,
     _aten.div: _scaled,
-    _aten.div_: _in_place,
     _aten.gelu_backward: _elementwise_backward,
-    _aten.lerp_: _in_place,
-    _aten.mm: _mm,
     _aten.native_batch_norm: _batch_norm,
     _aten.native_batch_norm_backward: _batch_norm_backward,
     _aten.native_layer_norm: _layer_norm,
     _aten.native_layer_norm_backward: _layer_norm_backward,
-    _aten.ones_like: SHORTCUTS[_aten.empty_like],
     _aten.rsqrt: _elementwise_backward,
     _aten.sigmoid_backward: _elementwise_backward,
     _aten.silu_backward: _elementwise_backward,
-    _aten.stack: _stack,
-    _aten.sum: _sum,
     _aten.threshold_backward: _elementwise_backward,
 }
 

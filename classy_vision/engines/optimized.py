@@ -44,7 +44,7 @@ class Optimized(ClassyModel):
     _is_packed: bool
 
     def forward(self, x: Any) -> Any:
-        return converted(self._run(super().forward, x), self._out)
+        return convert_outputs(self._run(super().forward, x), self._out)
 
     def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
         return self._run(super().features, x, blocks)
@@ -261,13 +261,13 @@ def _prepared(x: Any, dtype: torch.dtype) -> Any:
     return x.detach().to(dtype=dtype, memory_format=_LAYOUTS.get(x.dim(), torch.preserve_format))
 
 
-def converted(outputs: Any, dtype: torch.dtype) -> Any:
+def convert_outputs(outputs: Any, dtype: torch.dtype) -> Any:
     """Outputs, of which numbers come in ``dtype``."""
     if isinstance(outputs, Tensor):
         return outputs.to(dtype) if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):
-        return {name: converted(output, dtype) for name, output in outputs.items()}
-    return tuple(converted(o, dtype) for o in outputs) if isinstance(outputs, (tuple, list)) else outputs
+        return {name: convert_outputs(output, dtype) for name, output in outputs.items()}
+    return tuple(convert_outputs(o, dtype) for o in outputs) if isinstance(outputs, (tuple, list)) else outputs
 
 
 def _outputs(outputs: Any) -> Mapping[str, Any]:

@@ -1,15 +1,15 @@
-"""Models as files to ship: write one, read it back, compare it with the model."""
+"""Models as files to ship: ``export`` writes and compares them, ``load_exported`` reads them."""
 
 from typing import TYPE_CHECKING
 
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.export.compare import Int8
     from classy_vision.export.exported_model import ExportedModel, load_exported
-    from classy_vision.export.exporting import Exported, export
     from classy_vision.export.formats import FORMATS
     from classy_vision.export.metadata import Head, Metadata
-    from classy_vision.export.verify import Int8
+    from classy_vision.export.write import Exported, export
 
 __all__ = [
     "FORMATS",
@@ -26,13 +26,13 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "Exported": "exporting",
+        "Exported": "write",
         "ExportedModel": "exported_model",
         "FORMATS": "formats",
         "Head": "metadata",
-        "Int8": "verify",
+        "Int8": "compare",
         "Metadata": "metadata",
-        "export": "exporting",
+        "export": "write",
         "load_exported": "exported_model",
     },
 )

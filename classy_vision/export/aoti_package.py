@@ -36,7 +36,7 @@ def save(request: Request, path: Path) -> None:
         program = quantize_program(program, request)
     options: dict[str, Any] = {"freezing": True, "aot_inductor.metadata": {KEY: request.metadata.dump()}}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the compiler's, of its own parts
+        warnings.simplefilter("ignore")  # about the compiler's own parts
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
@@ -44,7 +44,7 @@ def load(path: Path, trust: bool) -> Loaded:
     """Loads the shared library.
 
     Raises:
-        ConfigError: it is not trusted, damaged, another tool's, or for another machine.
+        ConfigError: it is not trusted, is damaged, or is from another tool or for another machine.
     """
     metadata = parse_metadata(_metadata(path), str(path))
     check_trust(path, trust, "is an AOTInductor package, and loading it runs the machine code in it")
@@ -64,7 +64,7 @@ def load(path: Path, trust: bool) -> Loaded:
 
 
 def _metadata(path: Path) -> str | None:
-    """What the package says of itself, without loading it."""
+    """Reads the metadata without loading the library."""
     with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith("wrapper_metadata.json") and info.file_size <= 2 * MAX_METADATA:

@@ -1,4 +1,4 @@
-"""What ``export`` is asked for, checked before any work is done."""
+"""Checks of the arguments of ``export``, before any work is done."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.engines.optimized import Optimized, check_tolerance
+from classy_vision.export.compare import draw_input
 from classy_vision.export.formats import FORMATS
 from classy_vision.export.metadata import Head, Metadata
-from classy_vision.export.verify import random_input
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.trunk.trunk import END
 from classy_vision.weights.files import check_target
@@ -28,39 +28,41 @@ def check_arguments(
     int8: bool,
     max_loss: float,
 ) -> None:
-    """Raises before any work is done; see ``export``.
+    """Checks arguments of ``export`` that need no model.
 
     Raises:
-        ConfigError: a wrong argument.
+        ConfigError: an argument is wrong.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if path.suffix != FORMATS[format].suffix:
-        raise ConfigError(f"{str(path)!r}: the name of a file of {format} ends in {FORMATS[format].suffix}")
+        raise ConfigError(
+            f"{str(path)!r}: the name of a file in the format {format} ends in {FORMATS[format].suffix}"
+        )
     check_target(path, force=force)
     if not isinstance(max_batch, int) or max_batch < 2:
-        raise ConfigError(f"max_batch = {max_batch}: give 2 or more; a batch of 1 is among them")
+        raise ConfigError(f"max_batch = {max_batch}: give 2 or more; smaller batches are always accepted")
     check_tolerance(tolerance)
     dtypes = [one for entry in FORMATS.values() for one in entry.precisions if one != "int8"]
     if dtype not in dtypes:
         raise unknown("dtype", dtype, dtypes)
     if int8 and tolerance is not None:
-        raise ConfigError(f"int8 and tolerance = {tolerance}: scores are compared, give max_loss")
+        raise ConfigError(f"int8 and tolerance = {tolerance}: scores are compared for int8, so give max_loss")
     if int8 and dtype != "float32":
-        raise ConfigError(f"int8 and dtype = {dtype!r}: a file is in one of them")
+        raise ConfigError(f"int8 and dtype = {dtype!r}: a file has one precision")
     precision = "int8" if int8 else dtype
     if precision not in FORMATS[format].precisions:
-        able = ", ".join(name for name, one in FORMATS.items() if precision in one.precisions)
-        raise ConfigError(f"{format} holds no {precision} models (allowed: {able})")
+        others = ", ".join(name for name, one in FORMATS.items() if precision in one.precisions)
+        raise ConfigError(f"{format} files cannot hold {precision} models (allowed: {others})")
     if int8 and not 0 <= max_loss <= 100:
-        raise ConfigError(f"max_loss = {max_loss}: give points from 0 to 100")
+        raise ConfigError(f"max_loss = {max_loss}: give percentage points from 0 to 100")
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises where ``model`` is nothing to export.
+    """Checks that ``model`` can be exported.
 
     Raises:
-        TypeError: it is no module.
+        TypeError: it is not a module.
         ConfigError: it is optimized, on a GPU, or not in float32.
     """
     if not isinstance(model, nn.Module):
@@ -69,19 +71,27 @@ def check_model(model: nn.Module) -> None:
         raise ConfigError("the model is optimized: export the model that it was made of")
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type != "cpu":
-            raise ConfigError(f"the model is on {tensor.device}: model.cpu() first, artefacts are made there")
+            raise ConfigError(
+                f"the model is on {tensor.device}: call model.cpu() first, models are exported on the CPU"
+            )
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if len(types) == 1 and torch.float32 not in types:
         [kind] = types
         name = str(kind).removeprefix("torch.")
-        raise ConfigError(f"the model is in {name}: model.float() first, dtype says what is written")
+        raise ConfigError(
+            f"the model is in {name}: call model.float() first; dtype selects the type in the file"
+        )
 
 
-def read_example(model: nn.Module, example: Tensor | None, max_batch: int) -> Tensor:
-    """An input of which the batch is no special number: not 1."""
+def make_example(model: nn.Module, example: Tensor | None, max_batch: int) -> Tensor:
+    """Returns an input like ``example``, with a batch above 1, which exporters would specialize.
+
+    Raises:
+        ConfigError: ``example`` is not a float32 batch, or is missing and the model has no usual input.
+    """
     if example is None:
         if not isinstance(model, ClassyModel):
-            raise ConfigError(f"{type(model).__name__} does not say what it takes: give an example")
+            raise ConfigError(f"{type(model).__name__} has no input_shape: give an example")
         example = torch.empty(1, *model.input_shape)
     if not isinstance(example, Tensor):
         raise ConfigError(f"example: a float32 batch is needed, as a tensor, not {type(example).__name__}")
@@ -89,22 +99,22 @@ def read_example(model: nn.Module, example: Tensor | None, max_batch: int) -> Te
         raise ConfigError(f"example: a float32 batch is needed, not {tuple(example.shape)} of {example.dtype}")
     shape = (min(3, max_batch), *example.shape[1:])
     try:
-        return random_input(shape)
+        return draw_input(shape)
     except RuntimeError as error:
-        raise ConfigError(f"there is no memory for inputs {shape}: {reason_of(error)}") from None
+        raise ConfigError(f"there is not enough memory for inputs {shape}: {find_reason(error)}") from None
 
 
-def names_of(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> list[str]:
-    """The ids of the heads, in the order of the outputs.
+def find_outputs(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> list[str]:
+    """Returns the ids of the heads, in the order of the outputs.
 
     Raises:
-        ConfigError: the model does not take the example, or gives something else than ``heads`` say.
+        ConfigError: the model does not take the example, or its outputs do not agree with ``heads``.
     """
     try:
         outputs = model(example)
-    except Exception as error:  # of whatever a module does
+    except Exception as error:  # any that a user's module raises
         shape = tuple(example.shape)
-        raise ConfigError(f"the model does not take inputs {shape}: {reason_of(error)}") from error
+        raise ConfigError(f"the model does not take inputs {shape}: {find_reason(error)}") from error
     if isinstance(outputs, Mapping):
         names = [str(name) for name in outputs]
     elif isinstance(model, ClassyModel):
@@ -113,7 +123,7 @@ def names_of(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> li
         names = list(heads) or ["output"]
     leaves = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
     if len(leaves) != len(names) or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise ConfigError(f"{type(model).__name__} gives no tensor, and no dict of tensors by head")
+        raise ConfigError(f"{type(model).__name__} returns neither a tensor nor a dict of tensors by head")
     if odd := next((name for name in heads if name not in names), None):
         raise unknown("head", odd, names)
     for name, leaf in zip(names, leaves):
@@ -122,8 +132,9 @@ def names_of(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> li
     return names
 
 
-def free_shape(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
-    """``shape`` with None where the file is to take any size: the batch, and height and width if asked for.
+def free_sizes(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
+    """Replaces the sizes in ``shape`` that the file leaves free by None: the batch and, for ``dynamic_size``,
+    height and width.
 
     Raises:
         ConfigError: ``shape`` has no height and width.
@@ -131,15 +142,15 @@ def free_shape(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ..
     if not dynamic_size:
         return (None, *shape[1:])
     if len(shape) < 4:
-        raise ConfigError(f"inputs of shape {tuple(shape)} are no images: they have one size")
+        raise ConfigError(f"inputs of shape {tuple(shape)} are not images: only images can have a dynamic size")
     return (None, *shape[1:-2], None, None)
 
 
 def check_preprocessing(metadata: Metadata) -> None:
-    """Raises where images would not become inputs of the model.
+    """Checks that preprocessing turns images into inputs of the model.
 
     Raises:
-        ConfigError: a key that is none, or another size.
+        ConfigError: a key is unknown, or the size differs.
     """
     if metadata.preprocessing is None:
         return
@@ -152,8 +163,8 @@ def check_preprocessing(metadata: Metadata) -> None:
         raise ConfigError(f"preprocessing makes {error}") from None
 
 
-def reason_of(error: BaseException) -> str:
-    """What went wrong first, in a line: exporters wrap it, and explain themselves at length."""
+def find_reason(error: BaseException) -> str:
+    """Returns one line on the first cause of an error: exporters wrap it in long explanations."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

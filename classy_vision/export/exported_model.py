@@ -1,9 +1,9 @@
-"""Exported models in memory: called with images, they give numbers by head."""
+"""Reading exported files: ``load_exported`` returns a model that maps images to outputs by head."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,11 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model.
+    """An exported model in memory; call it with a batch of images.
 
     Attributes:
         path: its file.
-        metadata: what the file says of it.
+        metadata: its description, from the file.
     """
 
     path: Path
@@ -36,65 +36,74 @@ class ExportedModel:
 
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of the classes by head; of a head without classes there are none."""
+        """The names of the classes by head; empty for a head without classes."""
         return {name: head.classes for name, head in self.metadata.heads.items()}
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """How an image becomes its input, in keys of ``data`` of a training config."""
+        """How an image becomes an input, in the keys of ``data`` of a training config."""
         return self.metadata.preprocessing or {}
 
     def __call__(self, images: Batch) -> dict[str, Batch]:
-        """What the heads say.
+        """Returns the outputs by head, of the same kind as ``images``.
 
         Args:
             images: float32 (n, c, h, w) or (n, c, t, h, w): an array of numpy or a tensor of torch.
 
-        Returns:
-            Of the same kind, by head.
-
         Raises:
-            ConfigError: the model was not made for inputs of that shape.
+            ConfigError: the model was not exported for inputs of that shape.
         """
         given: Any = images
         self.metadata.check_input(tuple(given.shape))
         is_array = isinstance(given, np.ndarray)
         if self._loaded.takes == "numpy":
-            outputs = self._loaded.run(_array(given))
-            return dict(zip(self.metadata.outputs, outputs if is_array else map(_tensor, outputs)))
-        outputs = self._loaded.run(_tensor(given).float())
+            outputs = self._loaded.run(_to_array(given))
+            return dict(zip(self.metadata.outputs, outputs if is_array else map(_to_tensor, outputs)))
+        outputs = self._loaded.run(_to_tensor(given).float())
         found = (output.numpy() for output in outputs) if is_array else outputs
         return dict(zip(self.metadata.outputs, found))
 
 
 def load_exported(path: str | Path, *, trust: bool = False) -> ExportedModel:
-    """An exported model, ready to be called.
+    """Reads a file that ``export`` wrote.
 
-    Nothing in ``.onnx`` and ``.safetensors`` files runs or is unpickled. A ``.pt2`` file can run anything:
+    ``.onnx`` and ``.safetensors`` files run no code and are not unpickled. A ``.pt2`` file can run any code:
     torch unpickles parts of an exported program, and an AOTInductor package is machine code. Both are
     refused without ``trust``.
 
     Args:
-        path: what ``export`` wrote.
+        path: of the file.
         trust: read a ``.pt2`` file, because you know where it comes from.
 
     Raises:
-        ConfigError: there is no such file, it is damaged, or it is another tool's.
+        ConfigError: the file does not exist, is damaged, or was written by another tool.
     """
     path = Path(os.path.expanduser(path))
-    loaded = find_format(path).load(path, trust)
+    loaded = _find_loader(path)(path, trust)
     return ExportedModel(path, loaded.metadata, loaded)
 
 
-def _tensor(given: Any) -> Any:
-    import torch  # an array can be run by ONNX Runtime alone
+def _find_loader(path: Path) -> Callable[[Path, bool], Loaded]:
+    """The reader of a file's format; an ONNX file is read and run without torch."""
+    format = find_format(path)
+    if format == "onnx":
+        from classy_vision.export.onnx_file import load
+    elif format == "safetensors":
+        from classy_vision.export.safetensors_file import load
+    elif format == "aoti":
+        from classy_vision.export.aoti_package import load
+    else:
+        from classy_vision.export.exported_program import load
+    return load
 
-    return (
-        given
-        if isinstance(given, torch.Tensor)
-        else torch.from_numpy(np.require(given, np.float32, ["C", "W"]))
-    )
+
+def _to_tensor(given: Any) -> Any:
+    import torch  # ONNX Runtime runs an array without it
+
+    if isinstance(given, torch.Tensor):
+        return given
+    return torch.from_numpy(np.require(given, np.float32, ["C", "W"]))
 
 
-def _array(given: Any) -> np.ndarray[Any, Any]:
+def _to_array(given: Any) -> np.ndarray[Any, Any]:
     return np.asarray(given if isinstance(given, np.ndarray) else given.detach().float().cpu(), np.float32)

@@ -1,4 +1,4 @@
-"""Files of ``torch.export``, which torch itself reads: it unpickles, and runs any operator that they name."""
+"""Files of ``torch.export``. Reading one unpickles parts of it and runs any operator that it names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
 
 EXTRA = f"{KEY}.json"
 SIZES_ARE_TIED = ("onstraint", "cannot be solved")
-"""What torch, and sympy within it, say of operators that do not take any size."""
+"""Words of torch and sympy about operators that do not take any size."""
 
 
 def trace(request: Request) -> torch.export.ExportedProgram:
-    """The operators of a model, for the sizes that its metadata leave free.
+    """Traces the operators of a model, for the sizes that its metadata leave free.
 
     Raises:
         ConfigError: it cannot be traced.
@@ -32,7 +32,7 @@ def trace(request: Request) -> torch.export.ExportedProgram:
     with torch.no_grad():
         try:
             program = torch.export.export(request.model, (request.example,), dynamic_shapes=(sizes,))
-        except Exception as error:  # of many kinds, of torch's and of the model's
+        except Exception as error:  # torch and the model raise many kinds
             if free and any(words in str(error) for words in SIZES_ARE_TIED):
                 raise ConfigError(
                     "the model cannot be exported for any image size: its operators depend on it. Export "
@@ -41,10 +41,10 @@ def trace(request: Request) -> torch.export.ExportedProgram:
             raise
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # whoever reads the file need not know our paths
+            node.meta.pop("stack_trace", None)  # paths of this machine do not belong in the file
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            program.graph.erase_node(node)  # of a type that is converted: it was so when it was traced
+            program.graph.erase_node(node)  # of a conversion, and true when it was traced
     return program
 
 
@@ -54,18 +54,18 @@ def save(request: Request, path: Path) -> None:
 
 
 def load(path: Path, trust: bool) -> Loaded:
-    """Reads what ``save`` wrote.
+    """Reads the file that ``save`` wrote.
 
     Raises:
-        ConfigError: it is not trusted, damaged, another tool's, or for another torch.
+        ConfigError: it is not trusted, is damaged, or is from another tool or another version of torch.
     """
     metadata = parse_metadata(_metadata(path), str(path))
     check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
     try:
         model = torch.export.load(path).module()
-    except Exception as error:  # of many kinds, such as an operator of a package that is not imported
+    except Exception as error:  # of many kinds, such as for an operator of a package that is not imported
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
-        raise ConfigError(f"{str(path)!r} is damaged, or for another torch: {reason}") from None
+        raise ConfigError(f"{str(path)!r} is damaged or for another version of torch: {reason}") from None
 
     @torch.inference_mode()
     def run(images: Tensor) -> Sequence[Tensor]:
@@ -76,7 +76,7 @@ def load(path: Path, trust: bool) -> Loaded:
 
 
 def _metadata(path: Path) -> str | None:
-    """What the file says of itself, without loading it."""
+    """Reads the metadata without loading the program."""
     with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith(f"/extra/{EXTRA}") and info.file_size <= MAX_METADATA:

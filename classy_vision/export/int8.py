@@ -1,10 +1,10 @@
-"""Post-training static quantisation: weights per channel, activations by ranges of the training data.
+"""Post-training static quantization: weights per channel, activations by ranges from the training data.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", 2018, section 2.
 
 Weights have 7 bits. Processors without VNNI add two products in 16 bits, which two of 8 bits by 8
-exceed: a file would be less exact where it runs than where it was checked.
+exceed: results would be less exact there than on the machine that checked the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from classy_vision.export.metadata import INPUT
 
 
 def quantize_program(program: torch.export.ExportedProgram, request: Request) -> torch.export.ExportedProgram:
-    """By PT2E for x86: convolutions and linear layers in int8, which inductor gives to oneDNN.
+    """Quantizes convolutions and linear layers by PT2E for x86; inductor runs them by oneDNN.
 
     Raises:
         ConfigError: torchao is missing.
@@ -42,12 +42,12 @@ def quantize_program(program: torch.export.ExportedProgram, request: Request) ->
 
 
 def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
-    """By ONNX Runtime: pairs of QuantizeLinear and DequantizeLinear around convolutions and products.
+    """Quantizes by ONNX Runtime, with QuantizeLinear and DequantizeLinear around convolutions and products.
 
     Args:
         model: of ``onnx``, in float32.
-        request: with the inputs to take ranges from.
-        path: beside which it writes files of its own, which are gone after it.
+        request: has the inputs from which ranges are taken.
+        path: temporary files are written next to it, and removed.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -69,27 +69,27 @@ def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "MaxPool"],
             extra_options={"QuantizeBias": True},
         )
-    quantised = onnx.load(str(done))
+    quantized = onnx.load(str(done))
     for part in (whole, ready, done):
         part.unlink(missing_ok=True)
-    return quantised
+    return quantized
 
 
 class _Reader:
-    """What ONNX Runtime asks for inputs."""
+    """Hands the calibration inputs to ONNX Runtime."""
 
     def __init__(self, calibration: Sequence[Tensor]) -> None:
         self._rest = iter(calibration)
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next input, and None behind the last."""
+        """Returns the next input, and None after the last."""
         images = next(self._rest, None)
         return None if images is None else {INPUT: images.numpy()}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the packages say of kernels for other machines, and of each other's versions."""
+    """Silences the packages on kernels for other machines and on each other's versions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Int8 for AOTInductor: torchao's PT2E for x86, and 3-D convolutions, of which it knows nothing."""
+"""Int8 for AOTInductor: torchao's PT2E for x86, extended by 3-D convolutions, which it lacks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ADDS = (_aten.add.Tensor, _aten.add_.Tensor)
 _RELUS = (_aten.relu.default, _aten.relu_.default)
 _QUANTIZE, _DEQUANTIZE = _decomposed.quantize_per_tensor.default, _decomposed.dequantize_per_tensor.default
 _DEFAULTS: tuple[Any, ...] = (None, [1, 1, 1], [0, 0, 0], [1, 1, 1], 1)
-"""Of bias, stride, padding, dilation and groups."""
+"""The defaults of bias, stride, padding, dilation and groups."""
 _ANNOTATION, _SHAPE = x86.QUANT_ANNOTATION_KEY, "input_shape"
 
-with suppress(RuntimeError):  # there is one by now, or torch was built without oneDNN
+with suppress(RuntimeError):  # one is registered already, or torch was built without oneDNN
     torch.library.register_fake("onednn::qconv_prepack", lambda weight, *others: weight.new_empty(weight.shape))
 
 
 def quantize(program: torch.export.ExportedProgram, request: Request) -> torch.export.ExportedProgram:
-    """Convolutions and linear layers in int8, which inductor gives to oneDNN."""
+    """Quantizes convolutions and linear layers; inductor runs them by oneDNN."""
     graph = program.module()
     assert isinstance(graph, fx.GraphModule)
     quantizer = _Quantizer()
-    quantizer.set_global(_recipe())
+    quantizer.set_global(_make_config())
     prepared = prepare_pt2e(graph, quantizer)
     for images in request.calibration or ():
         prepared(images)
@@ -43,21 +43,21 @@ def quantize(program: torch.export.ExportedProgram, request: Request) -> torch.e
     return trace(replace(request, model=quantized))
 
 
-def _recipe() -> Any:
-    """torchao's, with 7 bits for weights: kernels that run into each other give activations of 8."""
-    recipe = x86.get_default_x86_inductor_quantization_config()
-    return replace(recipe, weight=replace(recipe.weight, quant_min=-64, quant_max=63))
+def _make_config() -> Any:
+    """torchao's config, with weights of 7 bits; see ``classy_vision.export.int8``."""
+    config = x86.get_default_x86_inductor_quantization_config()
+    return replace(config, weight=replace(config.weight, quant_min=-64, quant_max=63))
 
 
-def _nodes(graph: fx.GraphModule) -> list[Any]:
+def _list_nodes(graph: fx.GraphModule) -> list[Any]:
     return list(graph.graph.nodes)
 
 
-class _Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]
-    """torchao's recipe, with 3-D convolutions and sums of them, and without what oneDNN has no kernel for."""
+class _Quantizer(x86.X86InductorQuantizer):  # type: ignore[misc]  # torchao has no types
+    """torchao's quantizer, with 3-D convolutions and their sums, without what oneDNN has no kernel for."""
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        for node in _nodes(model):
+        for node in _list_nodes(model):
             if node.target in _CONVS and not _has_kernel(node):
                 _annotate(node, {})
             elif node.target is _CONV3D:
@@ -85,11 +85,10 @@ def _is_quantized(node: Any) -> bool:
 
 
 def _has_kernel(conv: Any) -> bool:
-    """Whether it is right and fast in int8.
+    """Whether the convolution is correct and fast in int8.
 
-    oneDNN has groups of four channels, and single ones in 2-D. A single input channel torch 2.13
-    compiles wrongly where the batch is free: it takes outputs, which are channels last, for
-    contiguous.
+    oneDNN has groups of four channels, and single ones in 2-D. With a single input channel and a free
+    batch, torch 2.13 compiles wrong code: it takes outputs, which are channels last, for contiguous.
     """
     weight, groups = conv.args[1].meta["val"], conv.args[6] if len(conv.args) > 6 else 1
     given, taken = weight.shape[0] // groups, weight.shape[1]
@@ -99,21 +98,21 @@ def _has_kernel(conv: Any) -> bool:
 
 
 def _lower(graph: fx.GraphModule) -> None:
-    """Puts oneDNN's operators where a 3-D convolution stands between dequantised and quantised numbers.
+    """Replaces 3-D convolutions between dequantized and quantized values by oneDNN's operators.
 
-    Inductor does so in 2-D. A ReLU is no more than the lower bound of numbers without sign.
+    Inductor does this in 2-D. A ReLU needs no operator: unsigned values are bounded by 0.
     """
-    for node in _nodes(graph):
+    for node in _list_nodes(graph):
         if node.target is not _CONV3D or node.args[0].target is not _DEQUANTIZE:
             continue
         images, scale, zero = node.args[0].args[:3]
         weight, scales, zeros = node.args[1].args[:3]
         given = tuple(node.args[2:])
         bias, *how = given + _DEFAULTS[len(given) :]
-        done, output = _output(node)
+        done, output = _find_output(node)
         with graph.graph.inserting_before(node):
             packed = graph.graph.call_function(
-                _onednn.qconv_prepack.default, (weight, scales, scale, zero, *how, _packed_for(node))
+                _onednn.qconv_prepack.default, (weight, scales, scale, zero, *how, _choose_packing(node))
             )
             whole = graph.graph.call_function(
                 _onednn.qconv_pointwise.default,
@@ -126,22 +125,22 @@ def _lower(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _output(conv: Any) -> tuple[list[Any], tuple[float, int, torch.dtype]]:
-    """The nodes that the kernel stands for, and scale, zero point and type of what it gives."""
-    relu = _only_user(conv, _RELUS)
+def _find_output(conv: Any) -> tuple[list[Any], tuple[float, int, torch.dtype]]:
+    """The nodes that the kernel replaces, and scale, zero point and type of its output."""
+    relu = _find_only_user(conv, _RELUS)
     done = [conv, relu] if relu else [conv]
-    last = _only_user(done[-1], (_QUANTIZE,))
+    last = _find_only_user(done[-1], (_QUANTIZE,))
     if last is None or (relu and last.args[2] != 0):
         return [conv], (1.0, 0, torch.float32)
     return [*done, last], (last.args[1], last.args[2], torch.uint8)
 
 
-def _only_user(node: Any, targets: Sequence[Any]) -> Any:
+def _find_only_user(node: Any, targets: Sequence[Any]) -> Any:
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in targets else None
 
 
-def _packed_for(conv: Any) -> list[int] | None:
-    """Shape of the input that weights are packed for; for others they are packed at every call."""
+def _choose_packing(conv: Any) -> list[int] | None:
+    """The shape of the input that weights are packed for; for others they are packed in every call."""
     sizes = conv.meta[_SHAPE][1:]
     return [1, *sizes] if all(isinstance(size, int) for size in sizes) else None

@@ -1,4 +1,4 @@
-"""What an artefact says of itself: inputs, heads, labels, and how images become its input."""
+"""The description in an exported file: inputs, heads, labels, and how images become an input."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from classy_vision.config import (
 )
 
 KEY = "classy_vision"
-"""Under which the metadata stand in a file."""
+"""The key of the metadata in a file."""
 INPUT = "images"
-"""The name of the input, where a format names it."""
+"""The name of the input, in formats that name it."""
 MAX_METADATA = 1 << 22
 """Characters of metadata; names of 20,000 classes are a tenth of that."""
 MAX_HEADS = 1000
 MAX_SIZE = 1 << 20
-"""Of one axis of an input; vectors are long, images are not."""
+"""The largest size of one axis of an input: vectors can be long."""
 MAX_VALUES = 1 << 27
-"""In an input without the batch, half a gigabyte: a clip of 128 frames of 590 by 590 pixels."""
+"""The largest input without the batch, half a gigabyte: a clip of 128 frames of 590 by 590 pixels."""
 
 
 class Head(Config):
-    """What a head's numbers mean.
+    """The meaning of a head's outputs.
 
     Attributes:
         kind: "classification" (softmax gives probabilities), "multilabel" (sigmoid does) or
-            "regression" (a number); None where nobody said.
-        classes: their names, in the order of the outputs.
+            "regression" (a number); None if unknown.
+        classes: the names of the classes, in the order of the outputs.
     """
 
     kind: Literal["classification", "multilabel", "regression"] | None = None
@@ -51,36 +51,37 @@ class Head(Config):
     @classmethod
     def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if twice := [name for name, times in Counter(classes).items() if times > 1]:
-            raise ValueError(f"{shown(twice[0])} is there twice")
+            raise ValueError(f"{shown(twice[0])} is listed twice")
         return classes
 
     def check_output(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises where an output of ``shape`` does not mean this.
+        """Checks that an output of ``shape`` can have this meaning.
 
         Raises:
-            ConfigError: ``kind`` takes numbers by class, or there are not as many as ``classes``.
+            ConfigError: ``kind`` needs one output per class, or their number is not that of ``classes``.
         """
         if self.kind in ("classification", "multilabel") and len(shape) != 2:
-            raise ConfigError(f"head {name!r} gives {shape}: {self.kind} takes (n, classes)")
+            raise ConfigError(f"head {name!r} has outputs {shape}: {self.kind} needs (n, classes)")
         if self.classes and (len(shape) != 2 or shape[1] != len(self.classes)):
-            raise ConfigError(f"head {name!r} gives {shape}, and has {len(self.classes)} classes")
+            raise ConfigError(f"head {name!r} has outputs {shape}, but {len(self.classes)} classes are named")
 
 
 class Metadata(Config):
-    """All that an artefact says of itself, as JSON in each format.
+    """The description in an exported file, as JSON in each format.
 
     Attributes:
-        schema_version: of these keys.
-        library: the version that wrote it.
+        schema_version: the version of these keys.
+        library: the version of the library that wrote the file.
         format: a key of ``FORMATS``.
-        precision: of weights, "float32", "bfloat16" or "int8"; also of the arithmetic, but in safetensors.
-        input_shape: (n, c, h, w) or (n, c, t, h, w); None where any size will do.
+        precision: of weights and arithmetic, "float32", "bfloat16" or "int8"; safetensors files always
+            compute in float32.
+        input_shape: (n, c, h, w) or (n, c, t, h, w); None for sizes that are free.
         max_batch: the largest n.
-        outputs: the heads in the order of the outputs, where a format gives them without names.
-        heads: what outputs mean, by head.
+        outputs: the heads in the order of the outputs, which some formats leave unnamed.
+        heads: the meaning of the outputs, by head.
         preprocessing: keys of ``data`` of a training config: image_size, resize, interpolation,
-            mean, std, clip. None where nobody said.
-        model: the config of the network, where it has one.
+            mean, std, clip. None if unknown.
+        model: the config of the network, if it has one.
     """
 
     schema_version: Literal[1] = 1
@@ -95,14 +96,14 @@ class Metadata(Config):
     model: dict[str, Any] | None = None
 
     def dump(self) -> str:
-        """As JSON."""
+        """Returns the metadata as JSON."""
         return json.dumps(self.model_dump(mode="json"))
 
     def check_input(self, shape: Sequence[int]) -> None:
-        """Raises where the model was not made for inputs of ``shape``.
+        """Checks that the model takes inputs of ``shape``.
 
         Raises:
-            ConfigError: says what it was made for.
+            ConfigError: it does not; the message names the shapes that it takes.
         """
         wanted = (None, *self.input_shape[1:])
         fits = len(shape) == len(wanted) and all(w in (None, s) for w, s in zip(wanted, shape))
@@ -110,38 +111,38 @@ class Metadata(Config):
             return
         words = ["n", *("any" if size is None else str(size) for size in wanted[1:])]
         raise ConfigError(
-            f"an input of shape {tuple(shape)}: this artefact takes ({', '.join(words)}), "
+            f"an input of shape {tuple(shape)}: this exported model takes ({', '.join(words)}), "
             f"n from 1 to {self.max_batch}"
         )
 
 
 def parse_metadata(text: str | None, where: str) -> Metadata:
-    """Metadata from what stands in a file.
+    """Parses the metadata of a file.
 
     Raises:
-        ConfigError: there are none, or they are none of ours.
+        ConfigError: there are none, or they are damaged or from another tool.
     """
     if not text or len(text) > MAX_METADATA:
-        raise ConfigError(f"{where!r} has no metadata of classy export: it is another tool's file")
+        raise ConfigError(f"{where!r} has no metadata of classy export: another tool wrote it")
     try:
         found = parse_json(text)
-        check_nesting(found, "what they hold")
+        check_nesting(found, "the metadata")
         _check_outline(found)
         heads = {name: Head.parse(head, f"{where}: head {name!r}") for name, head in found["heads"].items()}
         metadata = Metadata.parse({**found, "heads": heads}, where)
         if sorted(metadata.outputs) != sorted(heads):
             raise ConfigError(f"outputs {list(metadata.outputs)} are not the heads {list(heads)}")
-        # As they stand there, of JSON's own types.
+        # Unchanged, in the types of JSON.
         return metadata.model_copy(update={key: found.get(key) for key in ("model", "preprocessing")})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{where!r}: its metadata are damaged: {first_line(error)[:MAX_SHOWN]}") from None
 
 
 def _check_outline(found: Any) -> None:
-    """Raises where inputs and heads are not those of any model, before each of them is looked at.
+    """Checks the number of heads and the size of the input, before each head is parsed.
 
     Raises:
-        ConfigError: what is wrong.
+        ConfigError: one of them is beyond that of any model.
     """
     if len(found["heads"]) > MAX_HEADS:
         raise ConfigError(f"{len(found['heads']):,} heads, of at most {MAX_HEADS}")

@@ -1,4 +1,4 @@
-"""ONNX files, written by torch and run by ONNX Runtime, without torch."""
+"""ONNX files: torch writes them, and ONNX Runtime runs them without torch."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_BYTES = 2**31 - 2**20
-"""Of weights: a message of protobuf is shorter than 2 GB."""
+"""The limit for weights: a protobuf message is shorter than 2 GB."""
 AXES = {4: ("batch", None, "height", "width"), 5: ("batch", None, "time", "height", "width")}
-"""Names of sizes that are free."""
+"""The names of free sizes."""
 
 
 def save(request: Request, path: Path) -> None:
-    """Writes the model, checks it, and puts in the metadata.
+    """Writes the model with its metadata, and checks the file.
 
     Raises:
         ConfigError: a package is missing, the weights are too large for one file, the model
-            cannot be traced, or has an operator that ONNX has not.
+            cannot be traced, or has an operator that ONNX lacks.
     """
     _check_packages("onnx", "onnxscript", "onnxruntime")
     import onnx
@@ -52,24 +52,24 @@ def load(path: Path, trust: bool) -> Loaded:
     """Opens a session on the CPU.
 
     Raises:
-        ConfigError: ONNX Runtime is missing, or the file is damaged or another tool's.
+        ConfigError: ONNX Runtime is missing, or the file is damaged or from another tool.
     """
     _check_packages("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it would print, it raises too
+    options.log_severity_level = 4  # what it would print, it also raises
     try:
         data = path.read_bytes()
-        if names_files(data):  # ONNX Runtime would look for them in the working directory
-            raise ConfigError(f"{str(path)!r} has weights in other files: save it as one file")
+        if has_external_data(data):  # ONNX Runtime would look for them in the working directory
+            raise ConfigError(f"{str(path)!r} keeps weights in other files: save it as one file")
         session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-        said = session.get_modelmeta().custom_metadata_map.get(KEY)
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
     except ConfigError:
         raise
-    except Exception as error:  # of many kinds, which only the library's binary names
-        raise ConfigError(f"{str(path)!r} is damaged or no ONNX file: {first_line(error)}") from None
-    metadata = parse_metadata(said, str(path))
+    except Exception as error:  # of many kinds, which only the library defines
+        raise ConfigError(f"{str(path)!r} is damaged or not an ONNX file: {first_line(error)}") from None
+    metadata = parse_metadata(text, str(path))
     outputs = [output.name for output in session.get_outputs()]
     if [entry.name for entry in session.get_inputs()] != [INPUT] or outputs != list(metadata.outputs):
         raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
@@ -92,23 +92,23 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     SPARSE: {1: TENSOR, 2: TENSOR},
     TENSOR: {},
 }
-"""The parts of ONNX's messages that hold tensors, by the numbers of their fields in ``onnx.proto``."""
+"""The parts of ONNX messages that hold tensors, by the numbers of their fields in ``onnx.proto``."""
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
-"""The fields of a tensor whose numbers are elsewhere."""
+"""The fields of a tensor whose values are in another file."""
 
 
-def names_files(data: bytes) -> bool:
-    """Whether a tensor of an ONNX file has its numbers in another file.
+def has_external_data(data: bytes) -> bool:
+    """Whether a tensor of an ONNX file has its values in another file.
 
-    The file is walked, not parsed: weights are passed over.
+    Weights are skipped, so no copy of them is made.
 
     Raises:
-        ValueError: it is not a message of protobuf.
+        ValueError: it is not a protobuf message.
     """
     parts = [("model", memoryview(data))]
     while parts:
         kind, message = parts.pop()
-        for field, value in _fields(message):
+        for field, value in _iterate_fields(message):
             if kind == TENSOR and (field == EXTERNAL_DATA or (field == DATA_LOCATION and value == 1)):
                 return True
             if field in MESSAGES[kind] and isinstance(value, memoryview):
@@ -116,23 +116,23 @@ def names_files(data: bytes) -> bool:
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The number and value of each field; those of a fixed size are passed over."""
+def _iterate_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yields the number and value of each field."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = _read_varint(message, at)
         wire, number = tag & 7, 0
         if wire in (0, 2):
-            number, at = _varint(message, at)
+            number, at = _read_varint(message, at)
         size = {0: 0, 1: 8, 2: number, 5: 4}.get(wire)
         if size is None or at + size > len(message):
-            raise ValueError("it is not a message of protobuf")
+            raise ValueError("it is not a protobuf message")
         yield tag >> 3, message[at : at + size] if wire == 2 else number
         at += size
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, and where the next thing begins."""
+def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Reads a number, and returns it with the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at == len(message):
@@ -141,19 +141,23 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         at += 1
         if message[at - 1] < 0x80:
             return value, at
-    raise ValueError("it is not a message of protobuf")
+    raise ValueError("it is not a protobuf message")
 
 
 def _translate(request: Request) -> Any:
-    """The model in ONNX's terms."""
+    """Converts the model to ONNX."""
     import torch
 
     from classy_vision.export.exported_program import trace
 
     heads = list(request.metadata.outputs)
     if INPUT in heads:
-        raise ConfigError(f"a head called {INPUT!r}, as the input is in ONNX files: rename it")
-    outputs = [f"classy_vision.head.{i}" for i in range(len(heads))]  # a head may be called as a value within
+        raise ConfigError(
+            f"a head is called {INPUT!r}, which is the name of the input in ONNX files: rename the head"
+        )
+    outputs = [
+        f"classy_vision.head.{i}" for i in range(len(heads))
+    ]  # a head may have the name of an inner value
     with _quiet(), torch.no_grad():
         written = torch.onnx.export(
             trace(request), (), dynamo=True, input_names=[INPUT], output_names=outputs, verbose=False
@@ -165,7 +169,7 @@ def _translate(request: Request) -> Any:
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Gives values other names, wherever they are written or read."""
+    """Renames values wherever they are written or read."""
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
@@ -174,7 +178,7 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
 
 
 def _name_sizes(model: Any, request: Request) -> None:
-    """Says "batch", "height" and "width" where torch numbers its symbols."""
+    """Names the free sizes "batch", "height" and "width", which torch only numbers."""
     (images,) = model.graph.input
     sizes = images.type.tensor_type.shape.dim
     names = AXES.get(len(sizes), ("batch",))
@@ -183,7 +187,7 @@ def _name_sizes(model: Any, request: Request) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = new.get(size.dim_param, size.dim_param)
-    del model.graph.value_info[:]  # in terms of the old symbols; readers find them themselves
+    del model.graph.value_info[:]  # in terms of the old symbols; readers infer them again
     for node in model.graph.node:
         del node.metadata_props[:]  # names and lines of our code
     del model.graph.metadata_props[:]
@@ -191,7 +195,7 @@ def _name_sizes(model: Any, request: Request) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of packages that are not needed."""
+    """Silences the exporter on packages that are not needed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Weights in a ``.safetensors`` file whose header has the config that builds the network."""
+"""Weights in a ``.safetensors`` file; its header has the config that builds the network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def save(request: Request, path: Path) -> None:
     """Writes the weights, and the metadata with the network's config.
 
     Raises:
-        ConfigError: no config can describe the model.
+        ConfigError: the model has no config.
     """
     if request.metadata.model is None:
         raise ConfigError(
-            f"{type(request.model).__name__} has no config that could be written beside its weights: a "
-            f"model of build_model has one"
+            f"{type(request.model).__name__} has no config to write with its weights; a model from "
+            f"build_model has one"
         )
     header = {"format": "pt", KEY: request.metadata.dump()}
     write_tensors(path, request.model.state_dict(), header)
@@ -35,7 +35,7 @@ def load(path: Path, trust: bool) -> Loaded:
     """Builds the network again.
 
     Raises:
-        ConfigError: the file is damaged, another tool's, or describes what no model is like.
+        ConfigError: the file is damaged, is from another tool, or its config builds no model.
     """
     try:
         with safe_open(path, "pt") as file:

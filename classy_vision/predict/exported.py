@@ -13,8 +13,8 @@ from torch import Tensor
 from classy_vision.config import ConfigError
 from classy_vision.data.batches import EpochBatches, Samples, make_loader
 from classy_vision.data.config import DataConfig
+from classy_vision.export.compare import Batched, Int8, Run
 from classy_vision.export.exported_model import ExportedModel, load_exported
-from classy_vision.export.verify import Batched, Int8, Run
 from classy_vision.predict.array_predictor import checked, input_of
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import Job

@@ -188,7 +188,8 @@ def _accept(config: Mapping[str, Any], region: Region, misses: Misses) -> Sample
     """``config`` with its costs, where it is within all bounds."""
     options = {key: value for key, value in config.items() if key != "name"}
     try:
-        params: AnyNetParams = MODELS[config["name"]].cls.config_class.parse(options).to_anynet()  # type: ignore[attr-defined]
+        network: Any = MODELS[config["name"]].cls.config_class.parse(options)
+        params: AnyNetParams = network.to_anynet()
     except ConfigError as error:
         misses.add("config", f"no such network: {first_line(error)}")
         return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from math import cos, radians, sin
 from pathlib import Path as File
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ INK = "#333333"
 Point = tuple[float, float]
 
 
-def colours(groups: Sequence[str]) -> dict[str, str]:
+def choose_colours(groups: Sequence[str]) -> dict[str, str]:
     """A colour for each group, in the order in which they come."""
     names = list(dict.fromkeys(groups))
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
@@ -68,8 +69,8 @@ class _Desk:
         self.axes, self.points = axes, points
         figure = axes.get_figure(root=True)
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        self.renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+        canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
+        self.renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]  # of matplotlib
         self.room, legend = axes.get_window_extent(self.renderer), axes.get_legend()
         self.pixels, half = self._pixels(points), MARKER * self.renderer.dpi / 144
         self.taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in self.pixels]
@@ -108,8 +109,8 @@ def _crosses(path: Path, box: Bbox) -> bool:
 def _write(axes: Axes, text: str, point: Point, offset: Point, sides: tuple[str, str]) -> Annotation:
     """A text beside a point, with a line to it where it is far away."""
     line = _LINE if max(map(abs, offset)) > NEAR else None
-    look = {"fontsize": 8, "color": INK, "ha": sides[0], "va": sides[1], "arrowprops": line}
-    return axes.annotate(text, point, offset, textcoords="offset points", **look)  # type: ignore[arg-type]
+    look: dict[str, Any] = {"fontsize": 8, "color": INK, "ha": sides[0], "va": sides[1], "arrowprops": line}
+    return axes.annotate(text, point, offset, textcoords="offset points", **look)
 
 
 NEAR, MARKER = 12, 10

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from classy_vision.config import ConfigError
-from classy_vision.study.figure import INK, colours, place_labels
+from classy_vision.study.figure import INK, choose_colours, place_labels
 from classy_vision.study.pareto import Axes, front
 from classy_vision.study.row import COLUMNS, Row
 from classy_vision.weights.catalogue import is_published
@@ -36,7 +36,7 @@ def draw_scatter(rows: Sequence[Row], axes: Axes) -> Figure:
         )
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     plot = figure.subplots()
-    for group, colour in (tints := colours([row.group for row in known])).items():
+    for group, colour in (tints := choose_colours([row.group for row in known])).items():
         xs, ys = zip(*[p for row in known if row.group == group and (p := axes.point(row))])
         plot.scatter(xs, ys, s=30, color=colour, label=group, zorder=3)
     for name, way in ((axes.x, "x"), (axes.y, "y")):

@@ -215,4 +215,4 @@ def test_refused_without_a_run(tmp_path: Path, capsys: Capture) -> None:
     assert code == 2
     assert "did you mean" in said
     code, said = call(capsys, "predict", tmp_path / "none.onnx", DIGITS[0])
-    assert (code, said) == (2, f"error: no such artefact: {str(tmp_path / 'none.onnx')!r}\n")
+    assert (code, said) == (2, f"error: there is no file {str(tmp_path / 'none.onnx')!r}\n")

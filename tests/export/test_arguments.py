@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
     "tolerance that is no number": ({"tolerance": math.nan}, "tolerance = nan"),
     "a head": ({"heads": {"lat": Head()}}, "unknown head 'lat'; did you mean 'late'"),
     "an example": ({"example": torch.ones(2, 3, 32, 32, dtype=torch.int64)}, "a float32 batch is needed"),
-    "int8": ({"int8": Int8([], lambda run: {})}, "exported-program holds no int8 models"),
+    "int8": ({"int8": Int8([], lambda run: {})}, "exported-program files cannot hold int8 models"),
     "a type": ({"dtype": "bfloat61"}, "unknown dtype 'bfloat61'; did you mean 'bfloat16'"),
     "another type": ({"dtype": torch.float64}, r"dtype 'float64'.*\(allowed: float32, bfloat16\)"),
     "two types": (
@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
     ),
     "fewer classes": (
         {"heads": {"late": Head(classes=("a", "b"))}},
-        r"'late' gives \(3, 3\), and has 2 classes",
+        r"'late' has outputs \(3, 3\), but 2 classes are named",
     ),
     "a typo": ({"preprocessing": {"image_szie": 24}}, "'image_szie'; did you mean 'image_size'"),
     "another size": (
@@ -77,7 +77,7 @@ def test_refused_before_any_work(case: str, tmp_path: Path) -> None:
 def test_features_are_no_classes(tmp_path: Path) -> None:
     model = build_model("resnet18", heads=[])
     model.set_heads({"block1": [IdentityHead("map")]})
-    with pytest.raises(ConfigError, match=r"'map' gives \(3, .*: classification takes \(n, classes\)"):
+    with pytest.raises(ConfigError, match=r"'map' has outputs \(3, .*: classification needs \(n, classes\)"):
         export(model, tmp_path / "m.pt2", example=batch(), heads={"map": Head(kind="classification")})
 
 

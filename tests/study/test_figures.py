@@ -14,7 +14,7 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.study import Row, choose_axes
-from classy_vision.study.edf import draw_edf, edf
+from classy_vision.study.edf import draw_edf
 from classy_vision.study.figure import place_labels, save
 from classy_vision.study.scatter import draw_scatter
 
@@ -90,13 +90,6 @@ def test_nothing_to_plot() -> None:
         draw_scatter([Row("a")], choose_axes([], "latency", "accuracy"))
     with pytest.raises(ConfigError, match="no model has an accuracy"):
         draw_edf([Row("a")])
-    with pytest.raises(ConfigError, match="no errors"):
-        edf([], 0.5)
-
-
-def test_the_distribution_of_the_paper() -> None:
-    errors = [0.1, 0.2, 0.2, 0.4]
-    assert [edf(errors, e) for e in (0.1, 0.15, 0.2, 0.21, 0.5)] == [0, 0.25, 0.25, 0.75, 1]
 
 
 def test_a_curve_for_each_group() -> None:
@@ -105,6 +98,6 @@ def test_a_curve_for_each_group() -> None:
     curves = {str(line.get_label()).split()[0]: line for line in plot.get_lines()}
     assert set(curves) == {"a", "b"}
     xs, ys = curves["b"].get_data()
-    assert [round(float(x), 6) for x in list(xs)[1:-1]] == [0.1, 0.3]
-    assert list(ys) == [0, 0.5, 1, 1]
+    assert [round(float(x), 6) for x in list(xs)[1:]] == [0.1, 0.3]
+    assert list(ys) == [0, 0.5, 1]
     assert curves["a"].get_label() == "a  n = 2  [20.0 | 30.0]"

@@ -14,7 +14,7 @@ from classy_vision.cost.picture.palette import HEAT, HEAT_ON_DARK
 from classy_vision.cost.picture.rows import Amount, Metric, Picture, Row, Stage
 
 
-def html(what: Picture) -> str:
+def render_html(what: Picture) -> str:
     """The page. All texts of ``what`` are escaped; styles and script are named by their hashes."""
     style = _read("page.css") + "\n".join(_rules(what))
     script = _read("page.js")

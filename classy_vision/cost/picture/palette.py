@@ -11,15 +11,5 @@ MUTED = "#5c6370"
 REST = "#c3c8d0"
 FAINT = "#e4e7ec"
 EXTENT = "#aab4c2"
+EDGE = "#8a6d52"
 PAPER = "#ffffff"
-
-
-def heat(share: float) -> str:
-    """The colour of ``share`` from 0 to 1, as the page's style sheet mixes it."""
-    low, middle, high = HEAT
-    return _mix(low, middle, 2 * share) if share < 0.5 else _mix(middle, high, 2 * share - 1)
-
-
-def _mix(first: str, second: str, share: float) -> str:
-    pairs = ((int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

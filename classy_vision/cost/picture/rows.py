@@ -114,7 +114,7 @@ class Picture:
         return tuple(row for stage in self.stages for row in stage.rows)
 
 
-def picture(costs: Costs, title: str, latency: Mapping[str, float] | None = None) -> Picture:
+def describe(costs: Costs, title: str, latency: Mapping[str, float] | None = None) -> Picture:
     """What to draw of ``costs``; ``latency`` in milliseconds, by the name of a step or head."""
     scales = [_Scale(metric, costs.steps) for metric in _metrics(latency)]
     rows = dict(_rows(costs, scales))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from classy_vision.cost.picture import draw, palette
-from classy_vision.cost.picture.rows import picture
+from classy_vision.cost.picture.rows import describe
 from tests.cost.picture.browser import browser
 from tests.cost.picture.models import LONG, SCRIPT, costs_of
 
@@ -150,7 +150,7 @@ def test_pointing_at_a_block_tells_its_numbers(open_page: Open) -> None:
 
 def test_the_metric_is_switched(open_page: Open) -> None:
     page = open_page()
-    what = picture(COSTS, "", LATENCY)
+    what = describe(COSTS, "", LATENCY)
     rows = {row.name: row for row in what.rows}
     for metric in reversed(what.metrics):
         page.locator("label").get_by_text(metric.label, exact=True).click()
@@ -175,7 +175,7 @@ def test_the_metric_is_switched_without_scripts(browser: Any, page_file: Path) -
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(page_file.as_uri())
     page.locator("label").get_by_text("parameters").click()
-    params = picture(COSTS, "").rows[1].amounts["params"].text
+    params = describe(COSTS, "").rows[1].amounts["params"].text
     assert row_of(page, NAMES[1]).locator(".amount b:visible").all_inner_texts() == [params]
 
 
@@ -282,7 +282,7 @@ def test_texts_can_be_read_in_light_and_dark(open_page: Open, scheme: str) -> No
     assert page.evaluate(CONTRAST) == []
     dark = int(colour_of(page.locator("body"))[1:3], 16) < 0x40
     assert dark == (scheme == "dark")
-    heats = [row.amounts["macs"].heat for row in picture(COSTS, "").rows]
+    heats = [row.amounts["macs"].heat for row in describe(COSTS, "").rows]
     costliest = page.locator(f"#row-{heats.index(1)} .width")
     assert colour_of(costliest) == (palette.HEAT_ON_DARK if dark else palette.HEAT)[2]
 

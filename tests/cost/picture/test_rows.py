@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from classy_vision.cost import Costs, StepCost
-from classy_vision.cost.picture.rows import Row, picture
+from classy_vision.cost.picture.rows import Row, describe
 from tests.cost.picture.models import SCRIPT, costs_of
 
 
@@ -16,7 +16,7 @@ def step(name: str, shape: tuple[int, ...] = (8, 4, 4), macs: int = 1, **more: o
 
 
 def rows_of(*steps: StepCost) -> dict[str, Row]:
-    return {row.name: row for row in picture(Costs((3, 32, 32), steps), "a title").rows}
+    return {row.name: row for row in describe(Costs((3, 32, 32), steps), "a title").rows}
 
 
 def test_bars_are_shares_of_the_largest() -> None:
@@ -44,17 +44,17 @@ def test_tokens_and_frames_are_compared_by_the_side_of_a_square() -> None:
     ],
 )
 def test_stages_are_steps_that_belong_together(key: str, stages: list[str]) -> None:
-    assert [stage.name for stage in picture(costs_of(key), "").stages] == stages
+    assert [stage.name for stage in describe(costs_of(key), "").stages] == stages
 
 
 def test_a_stage_that_changes_its_stride_is_two() -> None:
-    stages = picture(Costs((3, 32, 32), (step("layer1", (8, 8, 8)), step("layer2", (8, 4, 4)))), "").stages
+    stages = describe(Costs((3, 32, 32), (step("layer1", (8, 8, 8)), step("layer2", (8, 4, 4)))), "").stages
     assert [(stage.name, stage.steps) for stage in stages] == [("layer", 1), ("layer", 1)]
 
 
 def test_sums_of_stages_hold_their_heads_and_add_up() -> None:
     costs = costs_of("three heads")
-    stages = picture(costs, "").stages
+    stages = describe(costs, "").stages
     assert {row.name for row in stages[2].rows} == {"early", *(f"block1-{i}" for i in range(4))}
     assert stages[2].steps == 4
     exact = [int(stage.amounts["macs"].exact.replace(",", "")) for stage in stages]
@@ -63,16 +63,16 @@ def test_sums_of_stages_hold_their_heads_and_add_up() -> None:
 
 def test_steps_behind_the_deepest_head_do_not_run() -> None:
     costs = costs_of("stops early")
-    what = picture(costs, "")
+    what = describe(costs, "")
     assert [row.name for row in what.rows if not row.runs] == [step.name for step in costs.skipped]
     assert "stops here" in what.stop
-    assert picture(costs_of("three heads"), "").stop == picture(costs_of("vectors"), "").stop == ""
+    assert describe(costs_of("three heads"), "").stop == describe(costs_of("vectors"), "").stop == ""
 
 
 def test_latency_stands_only_where_it_was_measured() -> None:
     costs = Costs((3, 32, 32), (step("a"), step("b")))
-    assert [metric.key for metric in picture(costs, "").metrics] == ["macs", "params", "activations"]
-    what = picture(costs, "", {"a": 0.5})
+    assert [metric.key for metric in describe(costs, "").metrics] == ["macs", "params", "activations"]
+    what = describe(costs, "", {"a": 0.5})
     assert [metric.key for metric in what.metrics][-1] == "latency"
     assert [row.amounts["latency"].text for row in what.rows] == ["0.500 ms", ""]
 
@@ -81,7 +81,7 @@ def test_latency_stands_only_where_it_was_measured() -> None:
     ("number", "text"), [(0, "0 ms"), (0.01234, "0.012 ms"), (1.5, "1.50 ms"), (1234, "1234 ms")]
 )
 def test_milliseconds(number: float, text: str) -> None:
-    row = picture(Costs((3, 32, 32), (step("a"),)), "", {"a": number}).rows[0]
+    row = describe(Costs((3, 32, 32), (step("a"),)), "", {"a": number}).rows[0]
     assert row.amounts["latency"].text == text
 
 
@@ -93,7 +93,7 @@ def test_a_model_without_arithmetic_has_a_picture() -> None:
 
 def test_what_was_not_counted_is_named() -> None:
     costs = Costs((3, 32, 32), (step("a"),), unread=1200, uncounted=("aten.fft",))
-    summary = picture(costs, "").summary
+    summary = describe(costs, "").summary
     assert "1.20K parameters that no step reads" in summary
     assert "not counted: aten.fft" in summary
 
@@ -106,17 +106,17 @@ def test_the_line_for_a_config_reads_back(name: str) -> None:
 
 
 def test_a_head_tells_where_it_reads() -> None:
-    row = next(row for row in picture(costs_of("stops early"), "").rows if row.name == SCRIPT)
+    row = next(row for row in describe(costs_of("stops early"), "").rows if row.name == SCRIPT)
     assert row.fork == "fork_block: block1-1"
     assert ("reads", "block1-1") in row.facts
 
 
 def test_a_head_may_have_the_name_of_a_block() -> None:
-    rows = picture(Costs((3, 32, 32), (step("a", macs=4), step("a", (9,), 6, reads="a"))), "").rows
+    rows = describe(Costs((3, 32, 32), (step("a", macs=4), step("a", (9,), 6, reads="a"))), "").rows
     assert [(row.reads, row.amounts["macs"].text) for row in rows] == [(None, "4"), ("a", "6")]
 
 
 def test_names_are_one_line_of_signs() -> None:
-    what = picture(Costs((3, 32, 32), (step("a\nb\x00c"),)), "two\nlines\t\x1b[1m")
+    what = describe(Costs((3, 32, 32), (step("a\nb\x00c"),)), "two\nlines\t\x1b[1m")
     assert what.title == "two lines \N{REPLACEMENT CHARACTER}[1m"
     assert what.rows[0].name == "a b\N{REPLACEMENT CHARACTER}c"

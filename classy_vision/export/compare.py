@@ -1,4 +1,4 @@
-"""Whether an artefact says what its model says."""
+"""Comparing an exported file with its model: outputs, or scores for int8."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.formats import Request
 
 Scores = Mapping[str, float]
+Found = tuple[float | None, list[tuple[int, ...]], Scores, Scores]
+"""The largest difference, shapes of inputs, and scores before and after."""
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Int8:
-    """How a model is quantised.
+    """How to quantize a model.
 
     Attributes:
-        calibration: inputs of the training data, from which ranges are taken.
-        measure: a score in points by head, of something that gives tensors by head.
-        max_loss: points that a head may lose.
+        calibration: inputs from the training data, from which ranges are taken.
+        measure: maps a callable that returns tensors by head to scores in points by head.
+        max_loss: the points that a head may lose.
     """
 
     calibration: Sequence[Tensor]
@@ -34,15 +36,15 @@ class Int8:
 
 @dataclass(frozen=True)
 class Batched:
-    """Something that takes batches up to a size, and is given any.
+    """Splits batches of any size into those that ``run`` takes.
 
     Attributes:
-        run: from an input to tensors by head.
-        max_batch: what it takes.
+        run: maps an input to tensors by head.
+        max_batch: the largest batch that it takes.
         input_shape: (c, h, w) or (c, t, h, w).
     """
 
-    run: Callable[[Tensor], Mapping[str, Tensor]]
+    run: Run
     max_batch: int
     input_shape: tuple[int, ...] = ()
 
@@ -51,51 +53,56 @@ class Batched:
         return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
-def random_input(shape: Sequence[int]) -> Tensor:
-    """The same numbers every time."""
+def draw_input(shape: Sequence[int]) -> Tensor:
+    """Draws an input at random, the same every time."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def compare(
-    artefact: ExportedModel, request: Request, tolerance: float
-) -> tuple[float, list[tuple[int, ...]], Scores, Scores]:
-    """The largest difference, at several batches and sizes."""
-    shapes, worst = _shapes(request), 0.0
+def compare_numbers(exported: ExportedModel, request: Request, tolerance: float) -> Found:
+    """Compares outputs at several batches and sizes.
+
+    Returns:
+        The largest difference, relative to the largest output; the shapes of the inputs; no scores.
+
+    Raises:
+        ConfigError: a difference is above ``tolerance``.
+    """
+    shapes, worst = _choose_shapes(request), 0.0
     for shape in shapes:
-        images = random_input(shape)
-        wanted, given = _eager(request)(images), _run(artefact, images)
+        images = draw_input(shape)
+        wanted, given = _run_model(request)(images), _run(exported, images)
         for head, output in wanted.items():
-            difference = _difference(given[head], output)
+            difference = _measure_difference(given[head], output)
             worst = max(worst, difference)
             if not difference <= tolerance:
                 raise ConfigError(
-                    f"head {head!r} differs by {difference:.2g} of its largest number from the model's own, "
-                    f"for inputs {shape}, and tolerance = {tolerance:g}: nothing was written"
+                    f"head {head!r} differs from the model by {difference:.2g} of the largest "
+                    f"output, for inputs {shape}; tolerance = {tolerance:g}: nothing was written"
                 )
     return worst, shapes, {}, {}
 
 
-def _run(artefact: ExportedModel, images: Tensor) -> Mapping[str, Tensor]:
-    """What the artefact says.
+def _run(exported: ExportedModel, images: Tensor) -> Mapping[str, Tensor]:
+    """Runs the exported model.
 
     Raises:
-        ConfigError: it was made for other sizes only.
+        ConfigError: it does not run inputs of that shape.
     """
     try:
-        return artefact(images)
+        return exported(images)
     except ConfigError:
         raise
-    except Exception as error:  # of torch or of ONNX Runtime, whose own are of many kinds
-        free = artefact.metadata.input_shape[-1] is None
+    except Exception as error:  # torch and ONNX Runtime raise many kinds
+        free = exported.metadata.input_shape[-1] is None
         what = "the model cannot be exported for any image size: " if free else ""
         raise ConfigError(
-            f"{what}what was made of it does not run inputs {tuple(images.shape)} "
+            f"{what}the exported model does not run inputs {tuple(images.shape)} "
             f"({first_line(error)[:200]}); nothing was written"
         ) from None
 
 
-def _shapes(request: Request) -> list[tuple[int, ...]]:
-    """Batches of 1 and more at the size of the example, and other sizes where they are free."""
+def _choose_shapes(request: Request) -> list[tuple[int, ...]]:
+    """Batches of 1 and more at the size of the example, and at other sizes if these are free."""
     shape, most = request.example.shape[1:], request.metadata.max_batch
     shapes: list[tuple[int, ...]] = [(n, *shape) for n in sorted({1, 2, min(5, most)})]
     if request.metadata.input_shape[-1] is None:
@@ -104,7 +111,7 @@ def _shapes(request: Request) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _eager(request: Request) -> Run:
+def _run_model(request: Request) -> Run:
     names = request.metadata.outputs
 
     @torch.no_grad()
@@ -115,24 +122,28 @@ def _eager(request: Request) -> Run:
     return run
 
 
-def _difference(given: Tensor, wanted: Tensor) -> float:
+def _measure_difference(given: Tensor, wanted: Tensor) -> float:
     if given.shape != wanted.shape or not given.isfinite().all():
         return math.inf
     scale = wanted.double().abs().max().item() or 1.0
     return (given.double() - wanted.double()).abs().max().item() / scale
 
 
-def measure(
-    artefact: ExportedModel, request: Request, int8: Int8
-) -> tuple[None, list[tuple[int, ...]], Scores, Scores]:
-    """Scores of the model and of what was made of it.
+def compare_scores(exported: ExportedModel, request: Request, int8: Int8) -> Found:
+    """Compares scores, which ``int8.measure`` finds.
+
+    Returns:
+        No difference, no shapes, and the scores of the model and of the exported model.
 
     Raises:
         ConfigError: a head loses too much.
     """
-    before, after = int8.measure(_eager(request)), int8.measure(Batched(artefact, artefact.metadata.max_batch))
-    if odd := next((head for head in before if head not in artefact.metadata.outputs), None):
-        raise unknown("head", odd, artefact.metadata.outputs, "the scores of int8")
+    before, after = (
+        int8.measure(_run_model(request)),
+        int8.measure(Batched(exported, exported.metadata.max_batch)),
+    )
+    if odd := next((head for head in before if head not in exported.metadata.outputs), None):
+        raise unknown("head", odd, exported.metadata.outputs, "the scores of int8")
     if set(after) != set(before):
         raise ConfigError(f"int8: measure gave scores of {sorted(before)}, and then of {sorted(after)}")
     for head, score in before.items():

@@ -67,18 +67,18 @@ def test_every_format_holds_every_family(format: str, family: str, tmp_path: Pat
     assert len(done.shapes) == (5 if free else 3)
     assert done.needs_trust == path.name.endswith(".pt2")
     assert model.training  # as it was
-    artefact = load_exported(path, trust=True)
-    assert artefact.heads == ("late", "early")
-    assert artefact.labels == {"late": ("a", "b", "c"), "early": ("x", "y", "z")}
-    assert artefact.preprocessing == seen
-    assert artefact.metadata.format == format
+    exported = load_exported(path, trust=True)
+    assert exported.heads == ("late", "early")
+    assert exported.labels == {"late": ("a", "b", "c"), "early": ("x", "y", "z")}
+    assert exported.preprocessing == seen
+    assert exported.metadata.format == format
     assert list(tmp_path.iterdir()) == [path]
-    shape = [3 if size is None else size for size in artefact.metadata.input_shape]
+    shape = [3 if size is None else size for size in exported.metadata.input_shape]
     images = torch.randn(*shape[:-2], *([48, 40] if free else [32, 32]))
     with torch.no_grad():
         wanted = model.eval()(images)
-    agree(artefact(images), wanted)
-    arrays = artefact(images.numpy())
+    agree(exported(images), wanted)
+    arrays = exported(images.numpy())
     assert all(isinstance(output, np.ndarray) for output in arrays.values())
     agree(arrays, wanted)
 
@@ -88,10 +88,10 @@ def test_models_without_several_heads(format: str, tmp_path: Path) -> None:
     model = build("resnet")
     model.clear_heads()
     export(model, file(tmp_path, format), format=format, example=batch(2))
-    artefact = load_exported(file(tmp_path, format), trust=True)
-    assert artefact.heads == ("trunk_output",)
+    exported = load_exported(file(tmp_path, format), trust=True)
+    assert exported.heads == ("trunk_output",)
     with torch.no_grad():
-        agree(artefact(batch()), {"trunk_output": model.eval()(batch())})
+        agree(exported(batch()), {"trunk_output": model.eval()(batch())})
 
 
 class Doubled(nn.Module):
@@ -101,10 +101,10 @@ class Doubled(nn.Module):
 
 def test_a_module_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "own.pt2"
-    artefact = export(Doubled(), path, example=torch.ones(1, 4), heads={"twice": Head()}).artefact
-    assert artefact(np.ones((7, 4), np.float32))["twice"].tolist() == [[2.0] * 4] * 7
-    assert artefact.metadata.model is None
-    with pytest.raises(ConfigError, match="no config that could be written"):
+    exported = export(Doubled(), path, example=torch.ones(1, 4), heads={"twice": Head()}).model
+    assert exported(np.ones((7, 4), np.float32))["twice"].tolist() == [[2.0] * 4] * 7
+    assert exported.metadata.model is None
+    with pytest.raises(ConfigError, match="has no config to write"):
         export(Doubled(), tmp_path / "own.safetensors", format="safetensors", example=torch.ones(1, 4))
     with pytest.raises(ConfigError, match="give an example"):
         export(Doubled(), tmp_path / "none.pt2")
@@ -158,11 +158,11 @@ def test_bfloat16(format: str, family: str, tmp_path: Path) -> None:
     done = export(model, path, format=format, example=batch(), dtype="bfloat16")
     assert done.difference is not None
     assert 1e-5 < done.difference < 2e-2  # it is rounded, and no more than that
-    artefact = load_exported(path, trust=True)
-    assert artefact.metadata.precision == "bfloat16"
+    exported = load_exported(path, trust=True)
+    assert exported.metadata.precision == "bfloat16"
     with torch.no_grad():
         wanted = model.eval()(batch(5))
-    for given in (artefact(batch(5)), artefact(batch(5).numpy())):
+    for given in (exported(batch(5)), exported(batch(5).numpy())):
         for head, output in wanted.items():
             assert torch.as_tensor(given[head]).dtype == torch.float32
             torch.testing.assert_close(
@@ -182,7 +182,7 @@ def test_bfloat16_halves_files(tmp_path: Path) -> None:
         path = file(tmp_path, format)
         done = export(model, path, format=format, example=torch.ones(2, 256), dtype="bfloat16")
         assert 2 < path.stat().st_size / (256 * 1024) < 2.2
-        assert all(output.dtype == torch.float32 for output in done.artefact(torch.ones(3, 256)).values())
+        assert all(output.dtype == torch.float32 for output in done.model(torch.ones(3, 256)).values())
 
 
 # -- refusals
@@ -220,7 +220,7 @@ class Bessel(nn.Module):
 @pytest.mark.parametrize(
     ("module", "format", "said"),
     [
-        (Rounded(), "exported-program", "differs by .* tolerance = 0.0001: nothing was written"),
+        (Rounded(), "exported-program", "differs from the model by .* tolerance = 0.0001: nothing was written"),
         (Branching(), "exported-program", "cannot export as exported-program: .*data-dependent"),
         (Bessel(), "onnx", "cannot export as onnx: .*bessel_j0"),
     ],
@@ -238,11 +238,11 @@ def test_vision_transformers_have_one_size(tmp_path: Path) -> None:
         export(model, tmp_path / "model.pt2", example=batch(), dynamic_size=True)
     assert list(tmp_path.iterdir()) == []
     larger = torch.randn(2, 3, 48, 32)  # positions are interpolated
-    artefact = export(model, tmp_path / "model.pt2", example=larger).artefact
+    exported = export(model, tmp_path / "model.pt2", example=larger).model
     with torch.no_grad():
-        agree(artefact(larger), model.eval()(larger))
+        agree(exported(larger), model.eval()(larger))
     with pytest.raises(ConfigError, match=r"takes \(n, 3, 48, 32\), n from 1 to 64"):
-        artefact(batch())
+        exported(batch())
 
 
 # -- without torch
@@ -254,9 +254,9 @@ def test_onnx_runs_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
         "from classy_vision.export import load_exported\n"
-        f"artefact = load_exported({str(path)!r})\n"
-        "said = artefact(np.ones((5, 3, 32, 32), np.float32))\n"
-        "print({head: numbers.shape for head, numbers in said.items()}, artefact.labels['late'])\n"
+        f"exported = load_exported({str(path)!r})\n"
+        "said = exported(np.ones((5, 3, 32, 32), np.float32))\n"
+        "print({head: numbers.shape for head, numbers in said.items()}, exported.labels['late'])\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,0 +1,243 @@
+"""Writing a model to a file that other programs run: it is read back and compared before it takes its place."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classy_vision.config import ConfigError, system_error
+from classy_vision.cost.memory import in_mode
+from classy_vision.engines.optimized import TOLERANCES, convert_outputs, optimize
+from classy_vision.export.aoti_package import save as save_aoti
+from classy_vision.export.arguments import (
+    check_arguments,
+    check_model,
+    check_preprocessing,
+    find_outputs,
+    find_reason,
+    free_sizes,
+    make_example,
+)
+from classy_vision.export.compare import Int8, Scores, compare_numbers, compare_scores
+from classy_vision.export.exported_model import ExportedModel, load_exported
+from classy_vision.export.exported_program import save as save_program
+from classy_vision.export.formats import FORMATS, Request
+from classy_vision.export.metadata import Head, Metadata
+from classy_vision.export.onnx_file import save as save_onnx
+from classy_vision.export.safetensors_file import save as save_safetensors
+from classy_vision.models.classy_model import ClassyModel
+from classy_vision.weights.files import system_cause
+
+MAX_BATCH = 64
+SAVE: Mapping[str, Callable[[Request, Path], None]] = {
+    "exported-program": save_program,
+    "onnx": save_onnx,
+    "aoti": save_aoti,
+    "safetensors": save_safetensors,
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export`` wrote.
+
+    Attributes:
+        model: the file, read back.
+        needs_trust: whether ``load_exported`` refuses the file without ``trust``, as it does every ``.pt2``.
+        difference: the largest difference from the model's own outputs over all heads and inputs that were
+            tried, relative to the largest output; None for int8.
+        shapes: the shapes of those inputs.
+        before, after: scores in points by head, for int8.
+    """
+
+    model: ExportedModel
+    needs_trust: bool
+    difference: float | None
+    shapes: Sequence[tuple[int, ...]]
+    before: Scores
+    after: Scores
+
+    @property
+    def artefact(self) -> ExportedModel:
+        """The old name of ``model``."""
+        warnings.warn(
+            "Exported.artefact is now Exported.model; the old name will be removed in the next version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.model
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str = "exported-program",
+    example: Tensor | None = None,
+    max_batch: int = MAX_BATCH,
+    dynamic_size: bool = False,
+    heads: Mapping[str, Head] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    int8: Int8 | None = None,
+    tolerance: float | None = None,
+    force: bool = False,
+) -> Exported:
+    """Writes ``model`` to a file, reads the file back, and compares the outputs of both.
+
+    The file takes its place after the comparison has passed; otherwise nothing is left behind. Exported
+    programs and AOTInductor packages of a ``ClassyModel`` hold the result of ``optimize(pack=False)``, except
+    in int8; a model that ``optimize`` refuses is written as it is, and so are other modules.
+
+    Args:
+        model: on the CPU; it is exported in evaluation mode.
+        path: ends in the suffix of the format; see ``FORMATS``.
+        format: "exported-program", "onnx", "aoti" or "safetensors".
+        example: an input (n, c, h, w) or (n, c, t, h, w); random and of the model's usual size by default.
+        max_batch: the largest batch.
+        dynamic_size: accept images of any height and width, not only those of the example.
+        heads: the meaning of the outputs, by head; in their order for a module that is not a ``ClassyModel``.
+        preprocessing: how an image becomes an input, in the keys of ``data`` of a training config.
+        dtype: of weights and arithmetic, "float32" or "bfloat16" (safetensors files still compute in float32);
+            inputs and outputs are always float32.
+        int8: quantize the model; scores are compared then instead of outputs.
+        tolerance: the largest relative difference; 1e-4 by default, and 2e-2 in bfloat16; not for int8.
+        force: replace an existing file.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ConfigError: an argument is wrong, the format lacks an operator, or the outputs differ.
+    """
+    path, precision = Path(os.path.expanduser(path)), str(dtype).removeprefix("torch.")
+    max_loss = int8.max_loss if int8 else 0.0
+    check_arguments(path, format, max_batch, precision, tolerance, force, int8 is not None, max_loss)
+    if int8 and not len(int8.calibration):
+        raise ConfigError("int8: calibration is empty; give inputs from the training data")
+    check_model(model)
+    with in_mode(model, training=False) as model:
+        given = {"format": format, "max_batch": max_batch, "preprocessing": preprocessing}
+        given["precision"] = precision if int8 is None else "int8"
+        request = _make_request(model, example, heads or {}, dynamic_size, int8, given)
+        return _export(request, path, getattr(torch, precision), int8, tolerance)
+
+
+def _make_request(
+    model: nn.Module,
+    example: Tensor | None,
+    heads: Mapping[str, Head],
+    dynamic_size: bool,
+    int8: Int8 | None,
+    given: Mapping[str, Any],
+) -> Request:
+    """Describes the file to write; ``given`` are fields of its metadata."""
+    example = make_example(model, example, given["max_batch"])
+    names = find_outputs(model, example, heads)
+    metadata = Metadata(
+        **{**given, "preprocessing": given["preprocessing"] and dict(given["preprocessing"])},
+        input_shape=free_sizes(example.shape, dynamic_size),
+        outputs=tuple(names),
+        heads={**heads, **{name: Head() for name in names if name not in heads}},
+        model=_find_config(model),
+    )
+    check_preprocessing(metadata)
+    return Request(model, example, metadata, int8.calibration if int8 else None)
+
+
+def _export(
+    request: Request, path: Path, dtype: torch.dtype, int8: Int8 | None, tolerance: float | None
+) -> Exported:
+    tolerance = TOLERANCES[dtype] if tolerance is None else tolerance
+    with _make_folder(path) as folder:
+        _save(request, folder / path.name, dtype, tolerance)
+        exported = load_exported(folder / path.name, trust=True)
+        if int8 is None:
+            found = compare_numbers(exported, request, tolerance)
+        else:
+            found = compare_scores(exported, request, int8)
+        with _writing(path):
+            os.replace(folder / path.name, path)
+    needs_trust = FORMATS[request.metadata.format].needs_trust
+    return Exported(replace(exported, path=path), needs_trust, *found)
+
+
+# -- what is written
+
+
+def _find_config(model: nn.Module) -> dict[str, Any] | None:
+    try:
+        config = model.to_config() if isinstance(model, ClassyModel) else None
+        return config and {k: v for k, v in config.items() if k not in ("preprocessing", "tasks")}
+    except ConfigError:  # the model is not one of the library's
+        return None
+
+
+class _Cast(nn.Module):
+    """A copy of a module that computes in another type than that of its inputs and outputs."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Any:
+        return convert_outputs(self.model(x.to(self.dtype)), x.dtype)
+
+
+def _prepare(request: Request, dtype: torch.dtype, tolerance: float) -> nn.Module:
+    """Returns the module to write; see ``export``."""
+    model = request.model
+    if not FORMATS[request.metadata.format].folds:  # whatever runs the weights chooses its arithmetic
+        return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    if isinstance(model, ClassyModel):
+        with suppress(ConfigError):
+            return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
+    if dtype == torch.float32:
+        return model
+    cast = _Cast(model, dtype)
+    try:
+        cast(request.example)
+    except Exception as error:  # any that a user's module raises
+        precision, reason = request.metadata.precision, find_reason(error)
+        raise ConfigError(f"the model does not run in {precision}: {reason}") from error
+    return cast
+
+
+@contextmanager
+def _make_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder next to ``path``, and removes it again."""
+    with _writing(path):
+        folder = TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    with folder:
+        yield Path(folder.name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise system_error(error, f"cannot write {str(path)!r}") from None
+
+
+def _save(request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    format = request.metadata.format
+    try:
+        if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
+            request = replace(request, model=_prepare(request, dtype, tolerance))
+        SAVE[format](request, path)
+    except ConfigError:
+        raise
+    except Exception as error:  # exporters raise errors of many kinds, such as that of a full disk
+        if cause := system_cause(error):
+            raise system_error(cause, f"cannot write {str(path)!r}") from error
+        raise ConfigError(f"cannot export as {format}: {find_reason(error)}") from error
