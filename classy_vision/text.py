@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from classy_vision.errors import ConfigError
@@ -45,3 +45,9 @@ def dump(data: Any, rows: Sequence[Mapping[str, Any]], as_json: bool, as_csv: bo
         cells = {k: "x".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()}
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
+
+
+def list_some(names: Iterable[str], most: int = 10) -> str:
+    """The first names in quotes, separated by commas; "none" if there are none."""
+    names = list(names)
+    return ", ".join(map(repr, names[:most])) + (", …" if len(names) > most else "") if names else "none"
