@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,12 @@ def dump(data: Any, rows: Sequence[Mapping[str, Any]], format: str) -> str | Non
         cells = {k: "x".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()}
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
+
+
+def list_some(names: Iterable[str], most: int = 10) -> str:
+    """The first names in quotes, separated by commas; "none" if there are none."""
+    names = list(names)
+    return ", ".join(map(repr, names[:most])) + (", …" if len(names) > most else "") if names else "none"
 
 
 # -- for people

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import count_workers
 from classy_vision.data.images import ImageError
-from classy_vision.data.samples import blank_views, read_views
+from classy_vision.data.samples import make_blank_views, read_views
 
 Key = tuple[int, int]
 """Epoch and row."""
@@ -107,7 +107,7 @@ class Samples(Dataset[Sample]):
         try:
             return row, read_views(self.images[row], self.data, self.channels, rng), ""
         except ImageError as error:
-            return row, blank_views(self.data, self.channels, training=rng is not None), str(error)
+            return row, make_blank_views(self.data, self.channels, training=rng is not None), str(error)
 
 
 def make_loader(

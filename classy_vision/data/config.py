@@ -25,7 +25,7 @@ class ClipConfig(Config):
     rate these are its frames, each ``stride``-th; where frames last differently long, the clip is
     still even in time. Training begins at a random interval.
 
-    A video shorter than a clip goes on with its last frame, as in SlowFast's code.
+    A video shorter than a clip is continued with its last frame, as in SlowFast's code.
 
     Attributes:
         frames: of a clip.

@@ -138,12 +138,12 @@ def open_image(
         ImageError: the file is missing, damaged, too large, or not an image of such channels.
     """
     if isinstance(source, Image.Image):
-        return _with_channels(source, channels, value_range)
+        return _fit_channels(source, channels, value_range)
     with _reading(source):
         if source.suffix.lower() == NUMPY:
-            return _of_array(_read_array(source, max_pixels), channels, value_range)
+            return _from_array(_read_array(source, max_pixels), channels, value_range)
         if source.suffix.lower() in TIFFS and _needs_tifffile(source, channels, value_range):
-            return _of_array(_read_tiff(source, max_pixels), channels, value_range)
+            return _from_array(_read_tiff(source, max_pixels), channels, value_range)
         with open_header(source, max_pixels) as image:
             if image.format in ("JPEG", "MPO") and reduction is not None:
                 _reduce(image, reduction)
@@ -151,7 +151,7 @@ def open_image(
                 raise ValueError("of 16 bits per channel 8 would be read: convert it to TIFF or .npy")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # which copies only what is turned
-            return _with_channels(image, channels, value_range)
+            return _fit_channels(image, channels, value_range)
 
 
 def check_images(images: Sequence[Path | Image.Image], channels: int, data: DataConfig) -> None:
@@ -167,7 +167,7 @@ def check_images(images: Sequence[Path | Image.Image], channels: int, data: Data
         try:
             if not dark:
                 open_image(file, channels, value_range=data.value_range, max_pixels=data.max_pixels)
-            dark.append(_largest_of_16_bits(file) if data.value_range is None else None)
+            dark.append(_find_largest_of_16_bits(file) if data.value_range is None else None)
         except WrongChannelsError:
             raise
         except ImageError:
@@ -176,12 +176,12 @@ def check_images(images: Sequence[Path | Image.Image], channels: int, data: Data
     if largest and len(largest) == len(dark) and max(largest) < DARK:
         raise ConfigError(
             f"{files[0]} and others have 16 bits per pixel but no value above {max(largest)}, so that they "
-            f"would be nearly black: set data.value_range, such as [0, {_full_scale(max(largest))}] (or [0, "
-            f"65535], if they are that dark)"
+            f"would be nearly black: set data.value_range, such as [0, {_find_full_scale(max(largest))}] "
+            f"(or [0, 65535], if they are that dark)"
         )
 
 
-def channels_of(source: Path) -> int | None:
+def count_channels(source: Path) -> int | None:
     """How many channels an array or a TIFF file of more than four has; None for all other images.
 
     Raises:
@@ -325,17 +325,17 @@ def _read_tiff(source: Path, max_pixels: int) -> np.ndarray[Any, Any]:
 # -- values
 
 
-def _with_channels(image: Image.Image, channels: int, value_range: ValueRange) -> Picture:
+def _fit_channels(image: Image.Image, channels: int, value_range: ValueRange) -> Picture:
     if channels not in MODES:
-        return _of_array(np.asarray(image), channels, value_range)
+        return _from_array(np.asarray(image), channels, value_range)
     if value_range is None:
-        return _converted(_eight_bits(image), MODES[channels])
+        return _convert(_to_eight_bits(image), MODES[channels])
     if not image.mode.startswith(("I", "F")):
-        image = _converted(_opaque(image), MODES[channels])
-    return _of_array(np.asarray(image), channels, value_range)
+        image = _convert(_remove_transparency(image), MODES[channels])
+    return _from_array(np.asarray(image), channels, value_range)
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
+def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # which copies
 
 
@@ -345,22 +345,22 @@ def _is_cut(image: Image.Image) -> bool:
     return cut and not image.mode.startswith("I")
 
 
-def _of_array(pixels: np.ndarray[Any, Any], channels: int, value_range: ValueRange) -> Picture:
+def _from_array(pixels: np.ndarray[Any, Any], channels: int, value_range: ValueRange) -> Picture:
     """The image of an array (h, w) or (h, w, c)."""
     shape = _shape(pixels.shape)
     pixels, found = pixels.reshape(shape), shape[2]
     if found != channels and not (found in MODES and channels in MODES):
         raise _WrongChannels(found, channels)
     if pixels.dtype == np.uint8 and value_range is None and channels in MODES:
-        return _converted(Image.fromarray(pixels[:, :, 0] if found == 1 else pixels), MODES[channels])
-    low, high = _limits(pixels, value_range)
+        return _convert(Image.fromarray(pixels[:, :, 0] if found == 1 else pixels), MODES[channels])
+    low, high = _find_limits(pixels, value_range)
     scaled = ((pixels.astype(np.float32) - low) / (high - low)).clip(0, 1)
     if found > channels:
         scaled = scaled @ LUMA[:, None]
     return Planes.of(scaled if found >= channels else scaled.repeat(channels, axis=2))
 
 
-def _limits(pixels: np.ndarray[Any, Any], value_range: ValueRange) -> tuple[float, float]:
+def _find_limits(pixels: np.ndarray[Any, Any], value_range: ValueRange) -> tuple[float, float]:
     """The values that become 0 and 1."""
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"pixels of type {pixels.dtype}, which are not numbers")
@@ -375,24 +375,24 @@ def _limits(pixels: np.ndarray[Any, Any], value_range: ValueRange) -> tuple[floa
     return limits
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _remove_transparency(image: Image.Image) -> Image.Image:
     """The image on white, where a part of it is transparent."""
     if not image.has_transparency_data:
         return image
-    shown = _converted(image, "RGBA")
+    shown = _convert(image, "RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), shown)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range: set data.value_range")
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.float32)
         return Image.fromarray(np.rint(deep / 257).clip(0, 255).astype(np.uint8))
-    return _opaque(image)
+    return _remove_transparency(image)
 
 
-def _largest_of_16_bits(source: Path) -> int | None:
+def _find_largest_of_16_bits(source: Path) -> int | None:
     """The largest value of an image of 16 bits; None of another."""
     with _reading(source):
         if source.suffix.lower() == NUMPY:
@@ -401,12 +401,12 @@ def _largest_of_16_bits(source: Path) -> int | None:
             return int(np.asarray(image).max()) if image.mode.startswith("I") else None
 
 
-def _full_scale(value: int) -> int:
+def _find_full_scale(value: int) -> int:
     """The largest value of as many bits as ``value`` takes."""
     return int(2 ** max(8, value.bit_length()) - 1)
 
 
-def upright(pixels: np.ndarray[Any, Any], matrix: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+def turn_upright(pixels: np.ndarray[Any, Any], matrix: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
     """``pixels`` (h, w, c) as they are meant to be seen: turned by quarters, and mirrored.
 
     Args:

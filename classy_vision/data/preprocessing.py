@@ -193,7 +193,7 @@ class Preprocessing:
             places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
             return [self._view(size, side, place, resample) for place in places]
         if self.data.augment == "crop":
-            view = View(random_box(size, self.data.crop_area, rng), side, resample=resample)
+            view = View(draw_box(size, self.data.crop_area, rng), side, resample=resample)
         else:
             view = self._view(size, side, 0.5, resample)
         return [replace(view, mirrored=self.data.augment != "none" and rng.random() < 0.5)]
@@ -201,7 +201,7 @@ class Preprocessing:
     def _view(self, size: tuple[int, int], side: int, place: float, resample: Image.Resampling) -> View:
         if self.data.eval_transform == "exact":
             return View(self._part(size, side, place), side, resample=resample)
-        width, height = resized_size(size, self.data.resize or side)
+        width, height = find_size(size, self.data.resize or side)
         left, top = width - side, height - side
         left = round(left * (place if width >= height else 0.5))
         top = round(top * (place if height > width else 0.5))
@@ -234,7 +234,7 @@ class Preprocessing:
         return scaled
 
 
-def resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+def find_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
     """The width and height to which torchvision resizes an image of ``size``.
 
     Args:
@@ -249,7 +249,7 @@ def resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[
     return int(resize * width / height), resize
 
 
-def centre_box(size: tuple[int, int], part: float) -> Box:
+def make_centre_box(size: tuple[int, int], part: float) -> Box:
     """The square in the middle whose side is ``part`` of the shorter side."""
     return square(size, part, 0.5)
 
@@ -269,7 +269,7 @@ def square(size: tuple[int, int], part: float, place: float) -> Box:
     return left, top, left + side, top + side
 
 
-def random_box(size: tuple[int, int], area: tuple[float, float], rng: Random) -> Box:
+def draw_box(size: tuple[int, int], area: tuple[float, float], rng: Random) -> Box:
     """A box of random area, shape (3:4 to 4:3) and place; the centre where none fits."""
     width, height = size
     for _ in range(10):
@@ -279,4 +279,4 @@ def random_box(size: tuple[int, int], area: tuple[float, float], rng: Random) ->
         if w <= width and h <= height:
             left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
             return left, top, left + w, top + h
-    return centre_box(size, 1.0)
+    return make_centre_box(size, 1.0)

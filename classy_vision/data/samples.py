@@ -44,12 +44,12 @@ def read_views(
         return torch.stack([see.normalize(view) for view in see.read(source, channels, rng)])
     from classy_vision.data.videos import read_video  # an extra, which images do not need
 
-    places = [rng.random()] if rng else even_places(data.clip.clips)
+    places = [rng.random()] if rng else spread_clips(data.clip.clips)
     assert isinstance(source, Path)
     return read_video(source, lambda video: _read_clips(video, places, data, channels, rng))
 
 
-def blank_views(data: DataConfig, channels: int, training: bool) -> Tensor:
+def make_blank_views(data: DataConfig, channels: int, training: bool) -> Tensor:
     """Zeros in the shape of what ``read_views`` gives."""
     return torch.zeros(1 if training else data.views, *data.input_shape(channels, training))
 
@@ -64,33 +64,33 @@ def read_stills(source: Path | Image.Image, data: DataConfig, channels: int) -> 
     """
     see = Preprocessing(data)
     if data.clip is None:
-        return [_shown(view) for view in see.read(source, channels)]
+        return [_to_pil(view) for view in see.read(source, channels)]
     from classy_vision.data.videos import read_video
 
     def read(video: Video) -> list[Image.Image]:
         assert data.clip is not None
-        times = clip_times(data.clip, video.duration, clip_rate(data.clip, video), place=0.5)
+        times = find_times(data.clip, video.duration, find_rate(data.clip, video), place=0.5)
         shown = sorted({0, len(times) // 2, len(times) - 1})
         frames = video.frames(times[i] for i in shown)
-        return [_shown(see.crop(open_image(frame, channels))) for frame in frames]
+        return [_to_pil(see.crop(open_image(frame, channels))) for frame in frames]
 
     assert isinstance(source, Path)
     return read_video(source, read)
 
 
-def _shown(view: Picture) -> Image.Image:
+def _to_pil(view: Picture) -> Image.Image:
     return view.show() if isinstance(view, Planes) else view
 
 
 # -- clips
 
 
-def even_places(count: int) -> list[float]:
+def spread_clips(count: int) -> list[float]:
     """Where clips are, from 0 at the start of a video to 1 at its end; one is in the middle."""
     return [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
 
 
-def clip_times(clip: ClipConfig, duration: Fraction, rate: Fraction, place: float) -> list[Fraction]:
+def find_times(clip: ClipConfig, duration: Fraction, rate: Fraction, place: float) -> list[Fraction]:
     """When the frames of a clip are shown, in seconds; see ``ClipConfig``.
 
     Args:
@@ -106,7 +106,7 @@ def clip_times(clip: ClipConfig, duration: Fraction, rate: Fraction, place: floa
     return [min((step + Fraction(1, 2)) / rate, duration) for step in steps]
 
 
-def clip_rate(clip: ClipConfig, video: Video) -> Fraction:
+def find_rate(clip: ClipConfig, video: Video) -> Fraction:
     """Intervals per second.
 
     Raises:
@@ -127,11 +127,11 @@ def _read_clips(
 ) -> Tensor:
     """Every clip in every view, clip by clip; each frame is cropped as it comes."""
     assert data.clip is not None
-    see, rate = Preprocessing(data), clip_rate(data.clip, video)
+    see, rate = Preprocessing(data), find_rate(data.clip, video)
     views = see.views(video.size, rng)
     slots: dict[Fraction, list[tuple[int, int]]] = defaultdict(list)
     for c, place in enumerate(places):
-        for i, time in enumerate(clip_times(data.clip, video.duration, rate, place)):
+        for i, time in enumerate(find_times(data.clip, video.duration, rate, place)):
             slots[time].append((c, i))
     clips = torch.empty(len(places), len(views), *data.input_shape(channels, training=rng is not None))
     for time, frame in zip(times := sorted(slots), video.frames(times)):

@@ -19,7 +19,7 @@ from PIL import Image
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
 from classy_vision.data.files import SUFFIXES
-from classy_vision.data.images import ImageError, channels_of
+from classy_vision.data.images import ImageError, count_channels
 from classy_vision.data.split import Strata, hold_out
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
@@ -29,6 +29,7 @@ SPLITS = {
     "test": TEST,
 }
 """Names of splits, and which they are."""
+A = {"image": "an image", "video": "a video"}
 LOOKED_AT = 1000
 """Entries of a folder by which it is judged."""
 
@@ -207,20 +208,20 @@ def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Fo
     splits: list[str] = []
     for split in (TRAINING, VALIDATION, TEST):
         for path in folders.get(split, []):
-            part = _files_by_class(path, data)
+            part = _list_files(path, data)
             found += part
             splits += [split] * len(part)
     labels = [label for label, _ in found]
     splits = _set_aside(
         splits, data, lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed)
     )
-    channels = _channels([path for _, path in found], data)
+    channels = _find_channels([path for _, path in found], data)
     return _Found([path for _, path in found], {"label": labels}, splits, channels, note)
 
 
 def _split_folders(root: Path, data: FolderConfig) -> dict[str, list[Path]]:
     """The folders of each split; the root is that of training where there are none."""
-    folders = _folders(root)
+    folders = _list_folders(root)
     found: dict[str, list[Path]] = {}
     for path in folders:
         split = TEST if path.name == data.test else SPLITS.get(path.name.lower())
@@ -259,23 +260,23 @@ def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Dr
     return splits
 
 
-def _channels(images: Sequence[str | Path], data: DataConfig) -> int:
-    """Those of the first image, where it is not simply in grey or in colour."""
+def _find_channels(images: Sequence[str | Path], data: DataConfig) -> int:
+    """Counts the channels of the first image, where it is not simply in grey or in colour."""
     if data.clip or not images:
         return 3
     try:
-        return channels_of(Path(images[0])) or 3
-    except ImageError:  # for whoever reads it
+        return count_channels(Path(images[0])) or 3
+    except ImageError:  # Whoever reads it raises.
         return 3
 
 
-def _folders(root: Path) -> list[Path]:
+def _list_folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files_by_class(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
+def _list_files(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
-    folders = _folders(root)
+    folders = _list_folders(root)
     _check_level(root, folders)
     known = frozenset().union(*SUFFIXES.values())
     for folder in folders:
@@ -323,7 +324,7 @@ def _check_kind(paths: Iterable[str | Path], data: DataConfig) -> None:
             "image": "set data.clip, such as {frames: 16}, to train on videos",
         }
         raise ConfigError(
-            f"{wrong} is no {data.unit}, and a run is of {data.unit}s or {others}s: {mend[data.unit]}"
+            f"{wrong} is not {A[data.unit]}, and a run is of {data.unit}s or {others}s: {mend[data.unit]}"
         )
 
 
@@ -366,7 +367,7 @@ def read_listing(path: Path, data: FolderConfig) -> Records:
     except (OSError, texts.Error, KeyError) as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
     there = [image for image in images if image.is_file()]
-    return Records(images, columns, held_out, _channels(there, data))
+    return Records(images, columns, held_out, _find_channels(there, data))
 
 
 # -- a table
@@ -380,7 +381,7 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     from classy_vision.data.tables import read_columns  # pyarrow takes a fifth of a second
 
     columns = read_columns(path, data)
-    images = _image_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
+    images = _join_paths(columns.pop("path")(), data)  # as text: a million of Path takes ten seconds
     split = columns.pop("split", None)
     if split is None and isinstance(data.test, str):
         raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
@@ -391,7 +392,7 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     wanted = [images[row] for row in rows]
     _check_exist(wanted, path, data)
     _check_kind(wanted, data)
-    return _Found(images, Columns(columns), splits, _channels(wanted, data))
+    return _Found(images, Columns(columns), splits, _find_channels(wanted, data))
 
 
 def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: StrataOf | None) -> Draw:
@@ -402,7 +403,7 @@ def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: Strat
     return lambda rows, fraction: hold_out([balanced[row] for row in rows], fraction, data.split_seed)
 
 
-def _image_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
+def _join_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
     root = data.images or os.path.dirname(data.file)
     for row, cell in enumerate(cells, 1):
         if not isinstance(cell, str):

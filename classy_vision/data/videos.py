@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image
 
-from classy_vision.data.images import ImageError, upright
+from classy_vision.data.images import ImageError, turn_upright
 
 # Only files that hold their pictures themselves: no playlists, which name files or addresses.
 FORMATS = ("asf", "avi", "flv", "matroska", "mov", "mpeg", "mpegts", "ogg")
@@ -87,7 +87,7 @@ class Video:
         size: width and height of the pictures, upright and with square pixels.
 
     Raises:
-        VideoError: it is none that can be read.
+        VideoError: it cannot be read.
     """
 
     _shown: VideoFrame | None
@@ -275,7 +275,7 @@ class Video:
         if frame.is_corrupt:
             raise VideoError(self.path, f"damaged {float((_pts(frame) - self._origin) * self._tick):.2f} s in")
         colour = self._reformat.reformat(frame, *self._coded, format="rgb24", threads=1)
-        return Image.fromarray(upright(colour.to_ndarray(), _matrix(frame)))
+        return Image.fromarray(turn_upright(colour.to_ndarray(), _matrix(frame)))
 
 
 def _matrix(frame: VideoFrame) -> np.ndarray[Any, Any] | None:

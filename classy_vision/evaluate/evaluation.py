@@ -21,7 +21,7 @@ from torch import Tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
 from classy_vision.evaluate.scores import HeadScores, is_right, score
-from classy_vision.predict.answers import answer_of
+from classy_vision.predict.answers import make_answer
 from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
 from classy_vision.train.tasks import Task
@@ -117,7 +117,7 @@ def evaluate(
     labelled = find_labelled(predictor.tasks, predictor.data, run=run, data=data, split=split, targets=targets)
     name = "a predictor" if loaded else str(model)
     tell = progress(len(labelled.inputs)) if progress else lambda done: None
-    with _beside(place) as folder:
+    with _write_beside(place) as folder:
         outputs = predictor.outputs(labelled.inputs, batch_size=batch_size, workers=workers)
         found = _run(predictor, labelled, outputs, folder, name, tell)
         if folder is not None:
@@ -209,7 +209,7 @@ def _rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> li
 
 
 def _judge(task: Task, output: Tensor, target: Tensor) -> dict[str, Any]:
-    answer = answer_of(task.config.kind, task.classes, output.numpy(), top=1)
+    answer = make_answer(task.config.kind, task.classes, output.numpy(), top=1)
     prediction = answer.value if answer.value is not None else ";".join(answer.labels)
     found: dict[str, Any] = {"prediction": prediction}
     if answer.kind == "classification":
@@ -236,13 +236,13 @@ def _check_place(place: Path, force: bool) -> None:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not (place / METRICS).is_file() or not (place / PREDICTIONS).is_file():
-        raise ConfigError(f"{str(place)!r} exists and is no evaluation: choose another --output")
+        raise ConfigError(f"{str(place)!r} exists and is not an evaluation: choose another --output")
     if not force:
         raise ConfigError(f"{str(place)!r} exists: choose another --output, or replace it by --force")
 
 
 @contextmanager
-def _beside(place: Path | None) -> Iterator[Path | None]:
+def _write_beside(place: Path | None) -> Iterator[Path | None]:
     """A folder that takes its place when all is well."""
     if place is None:
         yield None

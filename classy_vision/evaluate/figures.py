@@ -87,12 +87,12 @@ def draw_mistakes(
 def _draw(axis: Axes, predictor: Predictor, one: Input) -> None:
     try:
         stills = read_stills(one.source, predictor.data, predictor.model.input_shape[0])
-        axis.imshow(_colours(stills[len(stills) // 2]))
+        axis.imshow(_to_rgb(stills[len(stills) // 2]))
     except ImageError:
         axis.text(0.5, 0.5, "unreadable", ha="center", transform=axis.transAxes)
 
 
-def _colours(still: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _to_rgb(still: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.asarray(still.convert("RGB"))
 
 

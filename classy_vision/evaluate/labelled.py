@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from classy_vision.data.sources import Records, load_records, load_test_records
 from classy_vision.data.tables import read_headings
 from classy_vision.predict.inputs import Input
 from classy_vision.run_files import RUN_CONFIG
+from classy_vision.text import list_some
 from classy_vision.train.job import prepare, test_records
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import Task
@@ -66,12 +67,12 @@ def find_labelled(
     split: str | None = None,
     targets: Mapping[str, str] | None = None,
 ) -> Labelled:
-    """What a model is evaluated on.
+    """Finds what a model is evaluated on.
 
     Args:
         tasks: by head.
         seen: what the model sees of a file.
-        run: the model's run folder, whose data are meant where there are no other.
+        run: the model's run folder, whose data are used unless others are given.
         data: a folder with one folder per class, or with such folders in "train", "val" and "test"; or a
             CSV or Parquet table as for training.
         split: "train", "validation" or "test"; by default "validation", and all of the data where they are
@@ -85,11 +86,11 @@ def find_labelled(
         raise unknown("split", split, FOLDERS)
     path = None if data is None else os.path.expanduser(data)
     if path is None:
-        rows = _of_run(run, split)
+        rows = _find_in_run(run, split)
     elif os.path.isdir(path):
-        rows = _of_folder(Path(path), seen, split)
+        rows = _find_in_folder(Path(path), seen, split)
     elif Path(path).suffix.lower() in TABLES:
-        rows = _of_table(Path(path), seen, split)
+        rows = _find_in_table(Path(path), seen, split)
     else:
         there = (
             f"is neither a folder nor a table ({', '.join(TABLES)})"
@@ -98,27 +99,29 @@ def find_labelled(
         )
         raise ConfigError(f"DATA = {str(data)!r} {there}")
     name = str(run if data is None else data)
-    columns = {head: _column(task, tasks, rows.columns, targets or {}, name) for head, task in tasks.items()}
-    found = {head: _encode(tasks[head], columns[head], rows, name) for head in tasks}
+    found = {}
+    for head, task in tasks.items():
+        column = _find_column(task, tasks, rows.columns, targets or {}, name)
+        found[head] = _encode(task, column, rows, name)
     return Labelled(name, rows.split, rows.inputs, found)
 
 
 # -- the rows
 
 
-def _of_run(run: str | Path | None, split: str | None) -> _Rows:
+def _find_in_run(run: str | Path | None, split: str | None) -> _Rows:
     if run is None or not (Path(run) / RUN_CONFIG).is_file():
         raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
     settings = RunFolder(Path(run)).settings()
     if split == "test":
-        return _of_records(test_records(settings), split)
+        return _take_rows(test_records(settings), split)
     # The same checks and the same split as in training, whatever device that was on and began with.
     schedule = settings.schedule.model_copy(update={"mixed_precision": "no"})
     records = prepare(settings.model_copy(update={"schedule": schedule, "weights": None})).records
-    return _of_records(records, split or "validation")
+    return _take_rows(records, split or "validation")
 
 
-def _of_records(records: Records, split: str) -> _Rows:
+def _take_rows(records: Records, split: str) -> _Rows:
     rows = list(range(len(records.images)))
     if split in ("train", "validation"):
         rows = records.rows(held_out=split == "validation")
@@ -126,12 +129,12 @@ def _of_records(records: Records, split: str) -> _Rows:
     return _Rows(split, inputs, {n: [cells[row] for row in rows] for n, cells in records.columns.items()})
 
 
-def _of_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
+def _find_in_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
     """The class of an image is the name of its folder."""
     there = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     parts = {part: there[name] for part, names in FOLDERS.items() for name in names if name in there}
     if split and split not in parts:
-        raise ConfigError(f"{root} has no folder for --split {split}: it has {_some(there)}")
+        raise ConfigError(f"{root} has no folder for --split {split}: it has {list_some(there)}")
     if parts:
         split = split or next(part for part in ("validation", "test", "train") if part in parts)
         root = parts[split]
@@ -143,7 +146,7 @@ def _of_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
     return _Rows(split or "all", inputs, {LABEL: [name for name, _ in found]})
 
 
-def _of_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
+def _find_in_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
     if not file.is_file():
         raise ConfigError(f"DATA: no such file: {str(file)!r}")
     has_splits = "split" in read_headings(file)
@@ -151,13 +154,13 @@ def _of_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
         raise ConfigError(f"{file} has no column 'split', so --split {split} has no meaning: leave it out")
     data = TableConfig(source="table", file=str(file), clip=seen.clip)
     part = (split or "validation") if has_splits else "all"
-    return _of_records(load_test_records(data) if part == "test" else load_records(data), part)
+    return _take_rows(load_test_records(data) if part == "test" else load_records(data), part)
 
 
 # -- their labels
 
 
-def _column(
+def _find_column(
     task: Task,
     tasks: Mapping[str, Task],
     columns: Mapping[str, Sequence[Any]],
@@ -173,7 +176,7 @@ def _column(
         if name is not None and name in columns:
             return name
     raise ConfigError(
-        f"{where} has no labels for head {task.name!r}: its columns are {_some(columns)}. Name one by "
+        f"{where} has no labels for head {task.name!r}: its columns are {list_some(columns)}. Name one by "
         f"--target {task.name}=COLUMN, or evaluate other heads alone by --head"
     )
 
@@ -190,8 +193,3 @@ def _encode(task: Task, column: str, rows: _Rows, where: str) -> Tensor:
     if not len(found) or not task.valid(found).any():
         raise ConfigError(f"{where}: column {column!r} has no label for head {task.name!r}")
     return found
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "") if names else "none"

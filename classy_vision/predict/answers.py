@@ -13,7 +13,7 @@ from classy_vision.train.config import THRESHOLD
 Array = np.ndarray[Any, Any]
 
 
-def answer_of(
+def make_answer(
     kind: Literal["classification", "multilabel", "regression"],
     classes: Sequence[str],
     output: Array,

@@ -13,7 +13,7 @@ from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.metadata import MAX_VALUES, Head
-from classy_vision.predict.answers import answer_of
+from classy_vision.predict.answers import make_answer
 from classy_vision.predict.prediction import Prediction
 from classy_vision.predict.streaming import Array, stream
 
@@ -87,7 +87,7 @@ class ArrayPredictor:
         """As ``Predictor.predict``.
 
         Raises:
-            ConfigError: something is no input, or a folder holds no images.
+            ConfigError: something is not an input, or a folder holds no images.
         """
         channels = len(self.data.mean or ())
         outputs = stream(source, self.data, channels, self._run, batch_size=batch_size, workers=workers)
@@ -96,17 +96,17 @@ class ArrayPredictor:
             for name, output in one.outputs.items():
                 head = self.tasks[name]
                 assert head.kind is not None
-                answers[name] = answer_of(head.kind, head.classes, output, top)
+                answers[name] = make_answer(head.kind, head.classes, output, top)
             yield Prediction(one.input.name, answers, one.error)
 
     def _run(self, views: Array) -> dict[str, Array]:
         """The outputs (n, k) for images (n, 1, c, h, w), of which the file takes so many at once."""
         images, most = views[:, 0], self.artefact.metadata.max_batch
-        parts = [checked(self.artefact, images[i : i + most]) for i in range(0, len(images), most)]
+        parts = [run_checked(self.artefact, images[i : i + most]) for i in range(0, len(images), most)]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.tasks}
 
 
-def checked(artefact: ExportedModel, images: Any) -> dict[str, Any]:
+def run_checked(artefact: ExportedModel, images: Any) -> dict[str, Any]:
     """What an artefact gives.
 
     Raises:

@@ -15,7 +15,7 @@ from classy_vision.data.batches import EpochBatches, Samples, make_loader
 from classy_vision.data.config import DataConfig
 from classy_vision.export.compare import Batched, Int8, Run
 from classy_vision.export.exported_model import ExportedModel, load_exported
-from classy_vision.predict.array_predictor import checked, input_of
+from classy_vision.predict.array_predictor import input_of, run_checked
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import Job
 from classy_vision.train.tasks import KINDS, Task, run_views
@@ -38,7 +38,7 @@ def read_exported(path: str | Path, *, trust: bool = False) -> tuple[Batched, Da
     metadata, data = artefact.metadata, input_of(artefact)
     tasks = {name: _task(artefact, name) for name in artefact.heads}
     shape = data.input_shape(len(data.mean or ()), training=False)
-    network = Batched(partial(checked, artefact), metadata.max_batch, shape)
+    network = Batched(partial(run_checked, artefact), metadata.max_batch, shape)
     return network, data, tasks
 
 

@@ -81,7 +81,7 @@ def find_inputs(source: Any, data: DataConfig, numbers: Iterator[int] | None = N
         numbers: of those without a name.
 
     Raises:
-        ConfigError: something that is no input, an empty name, or a folder without images.
+        ConfigError: something that is not an input, an empty name, or a folder without images.
     """
     numbers = count() if numbers is None else numbers
     if isinstance(source, (str, Path)):
@@ -95,8 +95,8 @@ def find_inputs(source: Any, data: DataConfig, numbers: Iterator[int] | None = N
             yield from find_inputs(one, data, numbers)
     else:
         raise ConfigError(
-            f"a {type(source).__name__} is no input: give files, folders, images of PIL, arrays (h, w, c) of "
-            f"uint8, tensors, bytes or open files, or several of them"
+            f"a {type(source).__name__} is not an input: give files, folders, images of PIL, arrays (h, w, c) "
+            f"of uint8, tensors, bytes or open files, or several of them"
         )
 
 
@@ -113,11 +113,11 @@ def read_input(one: Input, data: DataConfig, channels: int) -> Pixels:
     """What the model sees of an input: (v, c, h, w) of an image, (v, c, t, h, w) of a video, in float32.
 
     Raises:
-        ImageError: it cannot be read, or is no image.
+        ImageError: it cannot be read, or is not an image.
     """
     source = one.source
     if _is_tensor(source) and not _are_pixels(source):
-        return _prepared(one, data, channels)
+        return _read_tensor(one, data, channels)
     if data.clip is not None and not isinstance(source, Path):
         raise ImageError(Path(one.name), "a video is given as a file, or as a tensor that is preprocessed")
     try:
@@ -142,7 +142,7 @@ def _read_views(source: Path | Image.Image, data: DataConfig, channels: int) -> 
 
 
 def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:
-    """A file, or an image in memory; Pillow's own errors where there is none."""
+    """A file, or an image in memory; raises Pillow's own errors."""
     if isinstance(source, Path):
         return source
     if isinstance(source, Image.Image):
@@ -166,7 +166,7 @@ def _pixels(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _prepared(one: Input, data: DataConfig, channels: int) -> Pixels:
+def _read_tensor(one: Input, data: DataConfig, channels: int) -> Pixels:
     """A tensor of numbers, as one view."""
     source, wanted = one.source, data.input_shape(channels, training=False)
     if source.is_floating_point() and len(source.shape) == len(wanted) and source.shape[0] == channels:

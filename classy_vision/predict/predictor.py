@@ -22,7 +22,7 @@ from classy_vision.heads.fully_convolutional_linear_head import FullyConvolution
 from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.facts import find_use
-from classy_vision.predict.answers import answer_of
+from classy_vision.predict.answers import make_answer
 from classy_vision.predict.inputs import find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction
 from classy_vision.predict.streaming import Array, Output, stream
@@ -130,7 +130,7 @@ class Predictor:
         for head in heads:
             _check_logits(head)
         tasks = {
-            head.unique_id: _task_from(head.unique_id, use.tasks[head.unique_id])
+            head.unique_id: _make_task(head.unique_id, use.tasks[head.unique_id])
             for head in heads
             if head.unique_id in use.tasks
         }
@@ -163,7 +163,7 @@ class Predictor:
         place = find_device(device)
         if model is None and not is_published(weights):
             raise ConfigError(
-                f"weights = {weights!r} are no published ones: give their model too, which "
+                f"weights = {weights!r} are not published: give their model too, which "
                 f"classy weights show {weights} finds"
             )
         config = {"name": weights} if model is None else {"name": model} if isinstance(model, str) else model
@@ -236,11 +236,11 @@ class Predictor:
             workers: threads that read, by default one per processor, at most 4.
 
         Raises:
-            ConfigError: something is no input, or a folder holds no images.
+            ConfigError: something is not an input, or a folder holds no images.
         """
         for one in self.outputs(source, batch_size=batch_size, workers=workers):
             answers = {
-                head: answer_of(self.tasks[head].config.kind, self.tasks[head].classes, output, top)
+                head: make_answer(self.tasks[head].config.kind, self.tasks[head].classes, output, top)
                 for head, output in one.outputs.items()
             }
             yield Prediction(one.input.name, answers, one.error)
@@ -281,7 +281,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
     """A device by its name, or the one to use where none is given.
 
     Raises:
-        ConfigError: it is none, or is not there.
+        ConfigError: it is not a device, or is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -289,22 +289,21 @@ def find_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
-        raise ConfigError(f"device = {str(device)!r} cannot be used: {reason}") from None
+        raise ConfigError(f"device = {str(device)!r} cannot be used: {first_line(error)}") from None
     return found
 
 
-def _task_from(name: str, task: Mapping[str, Any]) -> Task:
+def _make_task(name: str, task: Mapping[str, Any]) -> Task:
     classes = task.get("classes")
     config = {"kind": task["kind"], **({"classes": tuple(classes)} if classes else {})}
     return KINDS[task["kind"]](name, TaskConfig.parse(config, f"tasks.{name}"))
 
 
 def _check_classes(entry: Published) -> None:
-    """Refuses what is no classifier: features, or an embedding as CLIP's."""
+    """Refuses weights that do not classify: their outputs are features, or an embedding like CLIP's."""
     if entry.outputs != "classes":
         raise ConfigError(
-            f"{entry.name} gives no classes but {entry.outputs}: classy predict has nothing to name"
+            f"{entry.name} gives {entry.outputs}, not classes: classy predict has nothing to name"
         )
 
 
@@ -312,7 +311,7 @@ def task_of(model: ClassyModel, entry: Published | None = None) -> Task:
     """A choice of the one head's classes, by name where they are published, else by number.
 
     Raises:
-        ConfigError: there are several heads, or one that is no classifier.
+        ConfigError: there are several heads, or one that does not classify.
     """
     heads = [head for entries in model.get_heads().values() for head in entries]
     if len(heads) != 1 or not heads[0].num_classes:

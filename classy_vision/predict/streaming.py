@@ -63,7 +63,7 @@ def stream(
         workers: threads that read, by default one per processor, at most 4.
 
     Raises:
-        ConfigError: something is no input, or a folder holds no images.
+        ConfigError: something is not an input, or a folder holds no images.
     """
     size = max(1, (batch_size or BATCH) // data.views)
     inputs = find_inputs(source, data)

@@ -68,7 +68,7 @@ class TaskConfig(Config):
             if self.kind == "regression":
                 raise ValueError("regression has no classes")
             if len(set(self.classes)) < len(self.classes):
-                raise ValueError(f"classes = {list(self.classes)}: a name stands there twice")
+                raise ValueError(f"classes = {list(self.classes)}: a name is there twice")
         return self
 
 
@@ -149,7 +149,7 @@ class TrainConfig(Config):
         schedule: how the model is trained.
         weights: what the model starts from: a file, checkpoint or run folder, published weights
             ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
-            ``source``. Heads that it has by the same id and shape go on from there, the others
+            ``source``. Heads that it has by the same id and shape continue from there, the others
             are new. ``weights`` in ``model`` is the same. The size, resizing, interpolation, mean
             and std that published ones expect are the defaults of ``data``.
         tensorboard: also write TensorBoard logs.
@@ -304,7 +304,7 @@ def _entry(place: Any, part: str, key: str) -> Any:
 
 def _index(place: list[Any], part: str, key: str) -> int:
     if not (part.isascii() and part.isdigit()) or int(part[:9]) >= len(place):
-        raise ConfigError(f"--set {key}: {part!r} is no index of a list of {len(place)}")
+        raise ConfigError(f"--set {key}: {part!r} is not an index of a list of {len(place)}")
     return int(part)
 
 

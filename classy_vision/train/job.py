@@ -22,6 +22,7 @@ from classy_vision.data.split import Strata, Stratum
 from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
 from classy_vision.models.published import with_published
+from classy_vision.text import list_some
 from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.model import check_model
 from classy_vision.train.tasks import KINDS, Classification, Regression, Task, find_classes
@@ -304,19 +305,16 @@ def _complete_model(
     for name, head in heads.items():
         found, given = tasks[name].outputs, head.get("num_classes")
         if given not in (None, found):
+            classes = list_some(tasks[name].classes) if tasks[name].has_classes else "a number"
             raise ConfigError(
                 f"head {name!r} has num_classes = {given}, but column {tasks[name].config.target!r} "
-                f"has {found}: {_list_some(tasks[name].classes)}; leave num_classes out to take the data's"
+                f"has {found}: {classes}; leave num_classes out to take the data's"
             )
         complete.append({**head, "num_classes": found})
     model = dict(model)
     if issubclass(family, ResNeXt3D) and "input_planes" in model:  # the original's word
         model["in_channels"] = model.pop("input_planes")
     return {"in_channels": records.channels, **model, "heads": complete}
-
-
-def _list_some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "a number"
 
 
 def _check_schedule(settings: TrainConfig, records: Records) -> None:

@@ -308,10 +308,10 @@ def test_video_weights(videos: Path, tmp_path: Path, capsys: Capture, monkeypatc
     [
         (["a.png"], "give a model and files, or --weights and files"),
         (["--weights", RESNET], "give files of images or videos after --weights"),
-        (["a.png", "--weights", "mine.pth"], "are no published ones: give their model too"),
+        (["a.png", "--weights", "mine.pth"], "are not published: give their model too"),
         (["a.png", "b", "--model", "resnet18"], "--model is for --weights"),
-        (["a.png", "--weights", "timm/vit_base_patch16_224.dino"], "gives no classes but features"),
-        (["a.png", "--weights", "timm/vit_base_patch16_clip_224.openai"], "gives no classes but embeddings"),
+        (["a.png", "--weights", "timm/vit_base_patch16_224.dino"], "gives features, not classes"),
+        (["a.png", "--weights", "timm/vit_base_patch16_clip_224.openai"], "gives embeddings, not classes"),
         (["a.png", "--weights", "timm/resnet18.a1_in1"], "did you mean 'timm/resnet18.a1_in1k'?"),
     ],
 )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
-from classy_vision.data.images import ImageError, Planes, channels_of, check_images, open_image
+from classy_vision.data.images import ImageError, Planes, check_images, count_channels, open_image
 
 
 def half(size: tuple[int, int] = (4, 2)) -> Image.Image:
@@ -150,7 +150,7 @@ def test_numbers_need_a_range(tmp_path: Path) -> None:
 def test_arrays_of_many_channels(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 5), dtype=np.uint8)
     np.save(tmp_path / "a.npy", pixels)
-    assert channels_of(tmp_path / "a.npy") == 5
+    assert count_channels(tmp_path / "a.npy") == 5
     seen = open_image(tmp_path / "a.npy", 5)
     assert seen.size == (8, 6)
     np.testing.assert_allclose(seen.numpy(), pixels / 255, rtol=1e-6)
@@ -181,7 +181,7 @@ def test_tiff_files_of_many_channels(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
     tifffile.imwrite(tmp_path / "b.tif", np.moveaxis(pixels, 2, 0), photometric="minisblack")  # pages
     tifffile.imwrite(tmp_path / "c.tif", pixels[..., :3], photometric="rgb")
-    assert channels_of(tmp_path / "a.tif") == 5
+    assert count_channels(tmp_path / "a.tif") == 5
     for name in ("a.tif", "b.tif"):
         np.testing.assert_allclose(open_image(tmp_path / name, 5).numpy(), pixels / 65535, rtol=1e-6)
     deep = open_image(tmp_path / "c.tif", 3, value_range=(0, 65535))

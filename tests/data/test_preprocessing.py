@@ -15,10 +15,10 @@ from classy_vision.data.config import ClipConfig, DataConfig, DigitsConfig, Fold
 from classy_vision.data.images import open_image
 from classy_vision.data.preprocessing import (
     Preprocessing,
-    centre_box,
+    draw_box,
+    find_size,
     from_published,
-    random_box,
-    resized_size,
+    make_centre_box,
     with_statistics,
 )
 from classy_vision.weights.catalogue import published
@@ -30,8 +30,8 @@ def preprocessing(channels: int = 3, **options: object) -> Preprocessing:
 
 
 def test_the_centre_is_seen() -> None:
-    assert centre_box((10, 6), 1.0) == (2, 0, 8, 6)
-    assert centre_box((6, 10), 0.5) == (1.5, 3.5, 4.5, 6.5)
+    assert make_centre_box((10, 6), 1.0) == (2, 0, 8, 6)
+    assert make_centre_box((6, 10), 0.5) == (1.5, 3.5, 4.5, 6.5)
 
 
 def test_values_are_normalised_by_channel() -> None:
@@ -51,7 +51,7 @@ def test_resize_leaves_a_margin_out() -> None:
 def test_random_boxes_lie_in_the_image_and_have_the_area() -> None:
     rng = Random(0)
     for _ in range(200):
-        left, top, right, bottom = random_box((30, 20), (0.2, 0.6), rng)
+        left, top, right, bottom = draw_box((30, 20), (0.2, 0.6), rng)
         assert 0 <= left < right <= 30
         assert 0 <= top < bottom <= 20
         assert 0.2 <= (right - left) * (bottom - top) / 600 <= 0.6
@@ -80,7 +80,7 @@ def test_evaluation_may_see_a_larger_square() -> None:
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
     assert see(image).shape == (3, 6, 6)
     assert see(image, Random(0)).shape == (3, 4, 4)
-    assert centre_box((16, 16), 6 / 8) == see.views(image.size)[0].box
+    assert make_centre_box((16, 16), 6 / 8) == see.views(image.size)[0].box
 
 
 def test_a_pair_squeezes_the_image_first() -> None:
@@ -114,7 +114,7 @@ def test_torchvisions_transform_resizes_to_whole_pixels_and_then_crops() -> None
     squeezed = preprocessing(image_size=6, resize=[9, 8], eval_transform="torchvision")
     expected = image.resize((8, 9), Image.Resampling.BILINEAR).crop((1, 2, 7, 8))
     assert np.array_equal(np.asarray(squeezed.crop(image)), np.asarray(expected))
-    assert resized_size((427, 640), 235) == (235, 352)
+    assert find_size((427, 640), 235) == (235, 352)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classy_vision.data.config import ClipConfig, DataConfig
 from classy_vision.data.preprocessing import with_statistics
-from classy_vision.data.samples import blank_views, clip_times, even_places, read_stills, read_views
+from classy_vision.data.samples import find_times, make_blank_views, read_stills, read_views, spread_clips
 from classy_vision.data.videos import VideoError
 from tests.data.videos import number, numbered, write_video
 
@@ -38,7 +38,7 @@ def numbers(views: Tensor) -> list[list[int]]:
 
 
 def steps(clip: ClipConfig, intervals: int, place: float, rate: int = 10) -> list[int]:
-    times = clip_times(clip, Fraction(intervals, rate), Fraction(rate), place)
+    times = find_times(clip, Fraction(intervals, rate), Fraction(rate), place)
     assert all((time * rate - Fraction(1, 2)).denominator == 1 for time in times)
     return [int(time * rate) for time in times]
 
@@ -57,12 +57,12 @@ def test_clips_reach_from_the_first_frame_to_the_last() -> None:
 
 def test_a_short_video_goes_on_with_its_last_frame() -> None:
     assert steps(ClipConfig(frames=6, stride=2), 5, place=0.7) == [0, 2, 4, 4, 4, 4]
-    assert clip_times(ClipConfig(frames=2), Fraction(1, 100), Fraction(1), 0.5) == [Fraction(1, 100)] * 2
+    assert find_times(ClipConfig(frames=2), Fraction(1, 100), Fraction(1), 0.5) == [Fraction(1, 100)] * 2
 
 
 def test_clips_of_evaluation_are_even() -> None:
-    assert even_places(1) == [0.5]
-    assert even_places(3) == [0.0, 0.5, 1.0]
+    assert spread_clips(1) == [0.5]
+    assert spread_clips(3) == [0.0, 0.5, 1.0]
 
 
 def test_the_clock_is_the_files_own_or_the_given_one(video: Path) -> None:
@@ -148,8 +148,8 @@ def test_three_crops_lie_along_the_longer_side(size: tuple[int, int], axis: int,
 
 def test_zeros_have_the_shape_of_views(video: Path) -> None:
     wanted = data({"frames": 2, "clips": 2, "crops": 3}, image_size=16, eval_size=24)
-    assert blank_views(wanted, 3, training=False).shape == read_views(video, wanted, 3).shape
-    assert blank_views(wanted, 3, training=True).shape == read_views(video, wanted, 3, Random(0)).shape
+    assert make_blank_views(wanted, 3, training=False).shape == read_views(video, wanted, 3).shape
+    assert make_blank_views(wanted, 3, training=True).shape == read_views(video, wanted, 3, Random(0)).shape
 
 
 def test_grey_clips_and_the_usual_statistics(video: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
         (["train/cat/1.png"], "has a folder 'train' but no other split"),
         (["cat/1.png", "dog/notes.txt"], "dog is the folder of a class, but there is no image in it"),
         (["cat/1.png"], "no image is in the validation split"),
-        (["cat/1.png", "cat/2.mp4"], "2.mp4 is no image, and a run is of images or videos: set data.clip"),
+        (["cat/1.png", "cat/2.mp4"], "2.mp4 is not an image, and a run is of images or videos: set data.clip"),
     ],
 )
 def test_folders_that_cannot_be_used(files: list[str], message: str, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_of_videos(tmp_path: Path) -> None:
     assert [Path(str(path)).name for path in records.images] == ["1.mp4", "2.MKV", "3.webm", "4.mov"]
     assert list(records.held_out) == [False, False, False, True]
     touch(tmp_path / "val/run/cover.jpg")
-    with pytest.raises(ConfigError, match="cover.jpg is no video, .* leave data.clip out to train on images"):
+    with pytest.raises(ConfigError, match="cover.jpg is not a video, .* leave data.clip out to train"):
         folder(tmp_path, clip=ClipConfig(frames=8))
 
 
@@ -112,9 +112,9 @@ def test_a_table_holds_images_or_videos(tmp_path: Path) -> None:
     path = csv_table(tmp_path, "path,x\n0.png,1\n1.png,2\nnumber,2\na.mp4,1\n")
     touch(tmp_path / "number")
     touch(tmp_path / "a.mp4")
-    with pytest.raises(ConfigError, match=r"a\.mp4 is no image"):
+    with pytest.raises(ConfigError, match=r"a\.mp4 is not an image"):
         table(path)
-    with pytest.raises(ConfigError, match=r"0\.png is no video"):
+    with pytest.raises(ConfigError, match=r"0\.png is not a video"):
         table(path, clip=ClipConfig(frames=8))
     path.write_text("path,x\nnumber,2\na.mp4,1\n")  # a suffix may be missing
     assert len(table(path, clip=ClipConfig(frames=8)).images) == 2

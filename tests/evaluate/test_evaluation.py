@@ -162,7 +162,7 @@ def test_data_that_do_not_fit(predictor: Predictor, table: Path, folder: Path, t
 def test_folders_that_are_there(predictor: Predictor, table: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").touch()
-    with pytest.raises(ConfigError, match="exists and is no evaluation"):
+    with pytest.raises(ConfigError, match="exists and is not an evaluation"):
         evaluate(predictor, table, output=tmp_path / "mine", force=True)
     evaluate(predictor, table, output=tmp_path / "out", heads=["species"])
     with pytest.raises(ConfigError, match="exists: choose another --output, or replace it by --force"):

@@ -133,7 +133,7 @@ def test_unreadable_ones(predictor: Predictor, photo: Path, tmp_path: Path) -> N
         with pytest.raises(ConfigError, match=message):
             predictor(source)
     for wrong in (3, None, {"image": photo}, [photo, 3]):
-        with pytest.raises(ConfigError, match="is no input: give files, folders"):
+        with pytest.raises(ConfigError, match="is not an input: give files, folders"):
             predictor(wrong)
 
 

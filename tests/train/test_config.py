@@ -32,7 +32,7 @@ from tests.train.command import digits_job, write
         ("tasks", {"digit": {"knd": "regression"}}, "tasks.digit: unknown key 'knd'; did you mean 'kind'"),
         ("tasks", {"digit": {"kind": "regression", "label_smoothing": 0.1}}, "is for classification"),
         ("tasks", {"digit": {"kind": "regression", "classes": ["a"]}}, "regression has no classes"),
-        ("tasks", {"digit": {"classes": ["a", "a"]}}, "stands there twice"),
+        ("tasks", {"digit": {"classes": ["a", "a"]}}, "is there twice"),
         ("data", {"source": "folder", "root": "x", "clip": {}}, "data: key 'clip.frames' is required"),
         ("data", {"source": "folder", "root": "x", "clip": {"frame": 8}}, "unknown key 'frame'; did you mean"),
         ("data", {"source": "folder", "root": "x", "clip": {"frames": 8, "crops": 2}}, "crops = 2"),
@@ -104,7 +104,7 @@ def test_paths_that_start_at_the_current_folder_still_work(
     [
         ("epochs", "dotted.key=value"),
         ("schedule.epochs.x=3", "which has no keys"),
-        ("model.heads.7.num_classes=3", "'7' is no index of a list of 2"),
+        ("model.heads.7.num_classes=3", "'7' is not an index of a list of 2"),
         ("schedule.epochs=[", "cannot be read as YAML"),
     ],
 )

@@ -39,7 +39,7 @@ def test_what_was_left_out_comes_from_the_data(table: Path) -> None:
         (
             [head("colour", num_classes=4)],
             {},
-            "= 4, but column 'colour' has 3: blue, lime, red",
+            "= 4, but column 'colour' has 3: 'blue', 'lime', 'red'",
         ),
         ([head("color")], {}, "unknown column 'color'; did you mean 'colour'"),
         ([head("colour")], {"tasks": {"colour": {"target": "lights"}}}, "did you mean 'light'"),
