@@ -138,7 +138,7 @@ def test_ctrl_c_says_how_to_go_on(config: Path, tmp_path: Path) -> None:
     process = start(*arguments, preexec_fn=listen)
     _, err = stop_when((folder / "checkpoint.pt").exists, process, signal.SIGINT)
     assert process.returncode == 130
-    assert err.strip() == f"stopped; go on with: classy train --resume {folder}"
+    assert err.strip() == f"stopped; resume with: classy train --resume {folder}"
 
 
 def test_nothing_is_overwritten_unless_it_is_forced(run: Path, config: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_run_that_cannot_start_replaces_nothing(run: Path, config: Path, tmp_p
         (["--resume", "here", "--force"], "--resume takes everything from the run folder"),
         ([], "give a config to train"),
         (["missing.yaml"], "cannot read the config 'missing.yaml'"),
-        (["--resume", "missing"], "'missing' is no run folder"),
+        (["--resume", "missing"], "'missing' is not a run folder"),
     ],
 )
 def test_wrong_arguments(
