@@ -1,6 +1,6 @@
 """Receptive fields: how much of the input one position of a feature sees.
 
-Counted are the windows of convolutions and poolings: behind a window of kernel k and dilation d, a
+Counted are the windows of convolutions and poolings: after a window of kernel k and dilation d, a
 field of r rows whose neighbours are j rows apart has r + d (k - 1) j rows, and with stride s the
 neighbours are s j rows apart (Araujo et al., "Computing Receptive Fields of Convolutional Neural
 Networks", Distill, 2019). Where branches meet, the largest field counts. Padding is not taken off, so

@@ -39,7 +39,7 @@ class Column:
 
 
 def table(given: Report, title: str, width: int = 100) -> Table:
-    """One row for every step and head, heads behind what they read, and the totals.
+    """One row for every step and head, heads after what they read, and the totals.
 
     Rows that the forward pass leaves out are dim.
 
@@ -123,7 +123,7 @@ def saving(costs: Costs) -> str:
     params = sum(step.params for step in costs.skipped)
     macs = sum(step.macs for step in costs.skipped)
     return (
-        f"No head reads behind {costs.deepest}: the forward pass stops there and saves "
+        f"No head reads after {costs.deepest}: the forward pass stops there and saves "
         f"{human(macs)} MACs ({_percent(macs, costs.macs)}); {human(params)} parameters rest."
     )
 

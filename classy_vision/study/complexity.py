@@ -26,7 +26,7 @@ class Complexity:
     activations: int = 0
 
     def conv(self, width_in: int, width: int, kernel: int, size: int, groups: int = 1) -> None:
-        """Adds a convolution to ``size`` x ``size`` positions, and the batch norm behind it."""
+        """Adds a convolution to ``size`` x ``size`` positions, and the batch norm after it."""
         weights = kernel * kernel * width_in * width // groups
         self.macs += weights * size * size
         self.params += weights + 2 * width
@@ -40,7 +40,7 @@ class Complexity:
 
 
 def complexity(params: AnyNetParams, input_size: int, num_classes: int) -> Complexity:
-    """The costs of a network of bottlenecks with a linear classifier behind it.
+    """The costs of a network of bottlenecks with a linear classifier after it.
 
     Args:
         params: ``block_type`` is "res_bottleneck_block".
@@ -57,21 +57,21 @@ def complexity(params: AnyNetParams, input_size: int, num_classes: int) -> Compl
         inner = round(width * multiplier)
         for block in range(depth):
             step = stride if block == 0 else 1
-            behind = _halved(size, step)
+            after = _halved(size, step)
             if step != 1 or before != width:
-                total.conv(before, width, 1, behind)
+                total.conv(before, width, 1, after)
             total.conv(before, inner, 1, size)
-            total.conv(inner, inner, 3, behind, inner // group_width)
+            total.conv(inner, inner, 3, after, inner // group_width)
             if params.use_se:
                 squeezed = max(1, round(params.se_ratio * before))
                 total.linear(inner, squeezed)
                 total.linear(squeezed, inner)
-            total.conv(inner, width, 1, behind)
-            before, size = width, behind
+            total.conv(inner, width, 1, after)
+            before, size = width, after
     total.linear(before, num_classes)
     return total
 
 
 def _halved(size: int, stride: int) -> int:
-    """Positions behind an odd kernel that pads by half of itself."""
+    """Positions after an odd kernel that pads by half of itself."""
     return (size - 1) // stride + 1

@@ -47,7 +47,7 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a CSV or Parquet file that ``write_table`` wrote.
 
     Raises:
-        ConfigError: it cannot be read, or is no such table.
+        ConfigError: it cannot be read, or is not such a table.
     """
     try:
         if path.suffix == ".parquet":
@@ -61,7 +61,7 @@ def read_table(path: Path) -> list[Row]:
         raise system_error(error, f"cannot read {str(path)!r}") from None
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         reason = f"it has no column {error}" if isinstance(error, KeyError) else first_line(error)[:MAX_SHOWN]
-        raise ConfigError(f"{str(path)!r} is no table of a comparison: {reason}") from None
+        raise ConfigError(f"{str(path)!r} is not the table of a comparison: {reason}") from None
 
 
 def _row(entry: Mapping[str, Any]) -> Row:

@@ -70,7 +70,7 @@ def check_free(folder: Path, force: bool) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if index is None:
-        raise ConfigError(f"{str(folder)!r} exists and is no folder of samples: choose another --output")
+        raise ConfigError(f"{str(folder)!r} exists and is not a folder of samples: choose another --output")
     ours = {INDEX, *(model["file"] for model in index["models"])}
     if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
         raise ConfigError(f"{str(folder)!r} exists, and holds {others[0]!r} besides samples: choose another")

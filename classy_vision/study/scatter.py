@@ -64,7 +64,7 @@ def _dress(plot: Plot, name: str, way: str, numbers: Sequence[float]) -> None:
 
 
 def _tick(number: float, name: str) -> str:
-    """As in the table, without the zeros behind the point."""
+    """As in the table, without trailing zeros."""
     return (
         re.sub(r"\.0+(?=\D|$)|(\.\d*[1-9])0+(?=\D|$)", r"\1", COLUMNS[name].show(number)) if number >= 0 else ""
     )

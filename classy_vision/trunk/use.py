@@ -75,7 +75,7 @@ def take_use(config: dict[str, Any]) -> Use:
     """Takes ``preprocessing`` and ``tasks`` out of a model config.
 
     Raises:
-        ConfigError: one of them is no mapping.
+        ConfigError: one of them is not a mapping.
     """
     preprocessing, tasks = config.pop("preprocessing", None), config.pop("tasks", None) or {}
     for key, value in (("preprocessing", preprocessing or {}), ("tasks", tasks)):

@@ -117,7 +117,7 @@ def test_heads_stand_where_they_sit(tmp_path: Path) -> None:
     assert steps(file)["kind"]["reads"] == "block1-1"
     assert next(name for name, row in steps(file).items() if not row["runs"]) == "block2-0"
     output = " ".join(run(file).stdout.split())
-    assert "No head reads behind block1-1: the forward pass stops there and saves" in output
+    assert "No head reads after block1-1: the forward pass stops there and saves" in output
     assert "--num-classes" not in output
 
 

@@ -41,7 +41,7 @@ def test_a_table_of_something_else(tmp_path: Path, text: str) -> None:
     if not text:
         assert read_table(path) == []
         return
-    with pytest.raises(ConfigError, match="is no table of a comparison"):
+    with pytest.raises(ConfigError, match="is not the table of a comparison"):
         read_table(path)
 
 
@@ -85,7 +85,7 @@ def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds 'thesis.txt' besides samples"):
         write_samples(folder, sample(REGION, 2), REGION, "small", 0, force=True)
-    with pytest.raises(ConfigError, match="exists and is no folder of samples"):
+    with pytest.raises(ConfigError, match="exists and is not a folder of samples"):
         write_samples(tmp_path, sample(REGION, 2), REGION, "small", 0, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["nets"]
 
@@ -93,5 +93,5 @@ def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["name,group\na,b,c,d", "name\n" + "x" * 10, "a,b\n1,2"])
 def test_damaged_tables(text: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ConfigError, match="is no table of a comparison"):
+    with pytest.raises(ConfigError, match="is not the table of a comparison"):
         read_table(tmp_path / "t.csv")

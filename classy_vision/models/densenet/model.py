@@ -72,9 +72,9 @@ class DenseLayer(nn.Module):
     Shape: (n, c, h, w) to (n, c + growth_rate, h, w).
     """
 
-    def __init__(self, c: DenseNetConfig, channels: int, room: int, drop: float) -> None:
+    def __init__(self, c: DenseNetConfig, channels: int, capacity: int, drop: float) -> None:
         super().__init__()
-        self.room = room
+        self.capacity = capacity
         inner = c.expansion * c.growth_rate
         self.norm1 = nn.BatchNorm2d(channels, c.bn_epsilon, c.bn_momentum)
         self.act1 = new_activation(ActivationType.RELU)
@@ -92,7 +92,7 @@ class DenseLayer(nn.Module):
             new = self.se(new)
         if self.drop is not None:
             new = self.drop(new)
-        return append(x, new, self.room)
+        return append(x, new, self.capacity)
 
 
 class Transition(nn.Module):
@@ -150,9 +150,9 @@ class DenseNet(ClassyModel):
         drops = iter(depth_rates(c.stochastic_depth, sum(c.num_blocks)))
         channels = c.init_planes
         for s, depth in enumerate(c.num_blocks):
-            room = channels + depth * c.growth_rate
+            capacity = channels + depth * c.growth_rate
             for i in range(depth):
-                layer = DenseLayer(c, channels, room, next(drops))
+                layer = DenseLayer(c, channels, capacity, next(drops))
                 channels += c.growth_rate
                 self.add_step(f"block{s}-{i}", layer, channels)
             if s < len(c.num_blocks) - 1:

@@ -1,9 +1,9 @@
 """Concatenation along channels without copies (Pleiss et al., "Memory-Efficient Implementation of
-DenseNets", 2017, section 3): what a layer adds is written behind its input, in storage that the
+DenseNets", 2017, section 3): what a layer adds is written after its input, in storage that the
 layers of a stage share.
 
 Such a storage is channel-major, (c, n, h, w): its first channels are one piece of memory, and what
-stands behind them is room. Tensors over it are (n, c, h, w) as all others, with other strides. How
+follows them is capacity. Tensors over it are (n, c, h, w) as all others, with other strides. How
 far a storage is written is an attribute of the storage itself: modules keep nothing, and what has
 another storage, such as a copy of a feature, starts afresh.
 
@@ -26,8 +26,8 @@ WORTH_SHARING = 2**18
 """Elements from which on it is quicker not to copy them, where no gradient keeps them."""
 
 
-def append(x: Tensor, new: Tensor, room: int) -> Tensor:
-    """``torch.cat([x, new], 1)`` in the storage of ``x``, where that is free behind ``x``.
+def append(x: Tensor, new: Tensor, capacity: int) -> Tensor:
+    """``torch.cat([x, new], 1)`` in the storage of ``x``, if it is free after ``x``.
 
     Otherwise ``x`` is copied into a new storage. No value of another tensor changes, but the result
     shares memory with ``x``: clone it before writing to it.
@@ -35,15 +35,15 @@ def append(x: Tensor, new: Tensor, room: int) -> Tensor:
     Args:
         x: (n, c, h, w).
         new: (n, d, h, w).
-        room: channels of a new storage, c + d or more.
+        capacity: channels of a new storage, c + d or more.
     """
     if is_eager(x, new):
         if needs_gradient(x, new):
             if _can_share(x, new):
-                longer: Tensor = _Append.apply(x, new, room)  # type: ignore[no-untyped-call]
+                longer: Tensor = _Append.apply(x, new, capacity)  # type: ignore[no-untyped-call]
                 return longer
         elif x.numel() >= WORTH_SHARING and device_of(x) in MEASURED and _can_share(x, new):
-            return _appended(x, new, room)
+            return _appended(x, new, capacity)
     return torch.cat([x, new], 1)
 
 
@@ -53,15 +53,15 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Layers that read the same channels of a shared storage share the result.
     """
     x = x.detach()
-    shelf = _Shelf.of(x)
-    if shelf is None or x.is_inference() or x._version > 0:  # it may have been changed since
+    shared = _SharedStorage.of(x)
+    if shared is None or x.is_inference() or x._version > 0:  # it may have been changed since
         return _moments(x)
-    known = shelf.moments
+    known = shared.moments
     channels = len(known[0]) if known else 0
     if channels < x.shape[1]:
         more = _moments(x[:, channels:])
         known = (torch.cat([known[0], more[0]]), torch.cat([known[1], more[1]])) if known else more
-        shelf.moments = known
+        shared.moments = known
     assert known is not None
     return known[0][: x.shape[1]], known[1][: x.shape[1]]
 
@@ -91,16 +91,16 @@ def as_batch(image: Tensor, n: int) -> Tensor:
 
 class _Append(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, new: Tensor, room: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, new: Tensor, capacity: int) -> Tensor:
         ctx.channels = x.shape[1]
-        return _appended(x, new, room)
+        return _appended(x, new, capacity)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         return gradient[:, : ctx.channels], gradient[:, ctx.channels :], None
 
 
-class _Shelf:
+class _SharedStorage:
     """What is known of a shared storage.
 
     Attributes:
@@ -119,15 +119,15 @@ class _Shelf:
         return x.dtype, x.numel() // x.shape[1]
 
     @classmethod
-    def of(cls, x: Tensor) -> _Shelf | None:
+    def of(cls, x: Tensor) -> _SharedStorage | None:
         """That of the storage whose first channels ``x`` is."""
-        shelf: _Shelf | None = getattr(x.untyped_storage(), "_shelf", None)
-        if shelf is None or x.storage_offset() or not is_channel_major(x) or shelf.kind != cls.kind_of(x):
+        shared: _SharedStorage | None = getattr(x.untyped_storage(), "_shared", None)
+        if shared is None or x.storage_offset() or not is_channel_major(x) or shared.kind != cls.kind_of(x):
             return None
-        return shelf
+        return shared
 
     def take(self, end: int) -> bool:
-        """Whether the room behind ``end`` is the caller's now; of several threads one gets it."""
+        """Whether the capacity after ``end`` now belongs to the caller; of several threads one gets it."""
         try:
             self.end.remove(end)
         except KeyError:
@@ -150,30 +150,30 @@ def _can_share(x: Tensor, new: Tensor) -> bool:
     )
 
 
-def _appended(x: Tensor, new: Tensor, room: int) -> Tensor:
+def _appended(x: Tensor, new: Tensor, capacity: int) -> Tensor:
     n, c, h, w = x.shape
     total = c + new.shape[1]
-    shelf = _Shelf.of(x)
+    shared = _SharedStorage.of(x)
     fits = x.itemsize * total * n * h * w <= x.untyped_storage().nbytes()
     # What inference mode has made can be written to there alone.
     writable = fits and x.is_inference() == torch.is_inference_mode_enabled()
-    if shelf is None or not writable or not shelf.take(x.numel()):
-        x, shelf = _moved(x, max(room, total))
+    if shared is None or not writable or not shared.take(x.numel()):
+        x, shared = _moved(x, max(capacity, total))
     # Detached: all tensors over a storage count changes together, so that autograd refuses to use
     # one that another was changed through.
     longer = x.detach().as_strided((n, total, h, w), (h * w, n * h * w, w, 1)).detach()
-    longer.data.narrow(1, c, total - c).copy_(new)  # .data: what is behind x is no change of x
-    shelf.end.add(longer.numel())
+    longer.data.narrow(1, c, total - c).copy_(new)  # .data: what follows x is not part of x
+    shared.end.add(longer.numel())
     return longer
 
 
-def _moved(x: Tensor, room: int) -> tuple[Tensor, _Shelf]:
+def _moved(x: Tensor, capacity: int) -> tuple[Tensor, _SharedStorage]:
     """``x`` at the beginning of a new storage."""
-    storage = x.new_empty(room, len(x), *x.shape[2:])
+    storage = x.new_empty(capacity, len(x), *x.shape[2:])
     storage.data[: x.shape[1]] = x.transpose(0, 1)
-    shelf = _Shelf(x)
-    setattr(storage.untyped_storage(), "_shelf", shelf)  # noqa: B010
-    return storage, shelf
+    shared = _SharedStorage(x)
+    setattr(storage.untyped_storage(), "_shared", shared)  # noqa: B010
+    return storage, shared
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

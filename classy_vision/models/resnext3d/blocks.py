@@ -106,7 +106,7 @@ def basic_r2plus1d(p: BlockPlan) -> nn.Module:
 
 
 def postactivated_bottleneck(p: BlockPlan) -> nn.Module:
-    """1x1, grouped 3x3, 1x1, with norms and activations behind them."""
+    """1x1, grouped 3x3, 1x1, with norms and activations after them."""
     (ka, kb), (sa, sb) = p.kernels, p.strides
     return sequential(
         a=sequential(conv=conv3d(p.width_in, p.inner, ka, sa), norm=p.norm(p.inner), act=relu()),
@@ -138,7 +138,7 @@ RESIDUALS: dict[str, Callable[[BlockPlan], nn.Module]] = {
 
 
 def shortcut(p: BlockPlan) -> nn.Module:
-    """A 1x1 convolution where shapes change, its norm behind it or (with ReLU) before it."""
+    """A 1x1 convolution where shapes change, its norm after it or (with ReLU) before it."""
     if p.width_in == p.width and p.stride == (1, 1, 1):
         return nn.Identity()
     if p.skip == "postactivated_shortcut":
@@ -148,7 +148,7 @@ def shortcut(p: BlockPlan) -> nn.Module:
 
 
 class ResBlock3D(nn.Module):
-    """A residual branch and a shortcut; ReLU behind their sum."""
+    """A residual branch and a shortcut; ReLU after their sum."""
 
     def __init__(self, p: BlockPlan) -> None:
         super().__init__()

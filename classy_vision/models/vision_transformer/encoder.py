@@ -30,7 +30,7 @@ class EncoderConfig(Config):
         num_heads: of attention; divides ``hidden_dim``.
         hidden_dim: width of tokens.
         mlp_dim: inner width of the MLPs: what their last layer reads.
-        dropout_rate: behind embeddings, attention and each linear layer of the MLP.
+        dropout_rate: after embeddings, attention and each linear layer of the MLP.
         attention_dropout_rate: on attention weights.
         layer_norm_eps: of all norms.
         qkv_bias: queries, keys and values have biases.
@@ -178,8 +178,8 @@ class MLP(nn.Module):
 
     Args:
         width: d.
-        inner: width behind the activation.
-        dropout: rate, behind the activation and at the end.
+        inner: width after the activation.
+        dropout: rate, after the activation and at the end.
         activation: "gelu", its approximations "gelu_tanh" and "quick_gelu" (x * sigmoid(1.702 x),
             that of OpenAI's CLIP), or "swiglu" (Shazeer, "GLU Variants Improve Transformer", 2020):
             ``fc1`` gives 2 * inner channels then, and SiLU of the first half gates the second.

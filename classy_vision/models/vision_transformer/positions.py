@@ -92,6 +92,6 @@ def in_front(number: int, prefix: int, placed: int, grid: tuple[int, int]) -> tu
         if side and side**2 == number - k:
             return k, (side, side)
     raise ConfigError(
-        f"{number} position embeddings are no square grid and up to {prefix} more: they were learned "
+        f"{number} position embeddings are not a square grid with up to {prefix} more: they were learned "
         f"with other tokens, or for images that are not square"
     )

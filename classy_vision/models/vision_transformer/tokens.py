@@ -1,6 +1,6 @@
 """Images as tokens, and tokens as images and vectors.
 
-Tokens stand in this order: those that are no patches (the prefix: a class token, a distillation
+Tokens stand in this order: those that are not patches (the prefix: a class token, a distillation
 token, registers), then the patches, row by row.
 Axes: n batch, s tokens, d width, h height, w width of the grid of patches.
 """
@@ -17,11 +17,11 @@ torch.fx.wrap("resized")
 torch.fx.wrap("some_patches")
 
 PREFIX = ("class_token", "distillation_token", "register_tokens")
-"""Tokens that are no patches, in their order."""
+"""Tokens that are not patches, in their order."""
 
 
 class Tokens(nn.Module):
-    """Patches as tokens behind the prefix, with positions.
+    """Patches as tokens after the prefix, with positions.
 
     Shape: (n, c, h * patch_size, w * patch_size) to (n, s, d).
 
@@ -37,10 +37,10 @@ class Tokens(nn.Module):
             Registers", 2024).
         prefix_positions: the prefix has positions as well.
         resize: how positions are interpolated.
-        dropout: rate, behind the positions.
+        dropout: rate, after the positions.
         patch_drop: in training, the part of the patches that is left out, at random in each image
             (Li et al., "Scaling Language-Image Pre-training via Masking", 2023).
-        norm: behind it all.
+        norm: after all of it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tokens(nn.Module):
         return x.shape[2] // self.patch_size, x.shape[3] // self.patch_size
 
     def prefix_tokens(self) -> dict[str, nn.Parameter]:
-        """The tokens that are no patches by name, in their order. Shape: (1, k, d) each."""
+        """The tokens that are not patches by name, in their order. Shape: (1, k, d) each."""
         tokens = {name: getattr(self, name) for name in PREFIX}
         return {name: token for name, token in tokens.items() if token is not None}
 
@@ -128,7 +128,7 @@ class TokenPool(nn.Module):
 
     Args:
         prefix: how many tokens the mean leaves out; None takes the first token.
-        norm: behind it.
+        norm: after it.
     """
 
     def __init__(self, prefix: int | None, norm: nn.Module | None = None) -> None:

@@ -270,7 +270,7 @@ def test_positions_of_some_of_the_prefix() -> None:
 def test_positions_that_fit_no_grid() -> None:
     model = scrambled()
     state = {**model.state_dict(), "stem.positions": torch.zeros(1, 13, 8)}
-    with pytest.raises(ConfigError, match="13 position embeddings are no square grid and up to 1 more"):
+    with pytest.raises(ConfigError, match="13 position embeddings are not a square grid with up to 1 more"):
         model.load_state_dict(state)
     for wrong in (torch.zeros(1, 7, 9), torch.zeros(7, 8), torch.zeros(2, 7, 8)):
         with pytest.raises(ConfigError, match="differ"):

@@ -106,6 +106,6 @@ def test_which_are_in_front(tokens: int, prefix: int, placed: int, grid: tuple[i
 
 @pytest.mark.parametrize(("tokens", "prefix"), [(17, 0), (18, 1), (3, 0), (22, 5)])
 def test_numbers_that_fit_no_grid(tokens: int, prefix: int) -> None:
-    message = f"^{tokens} position embeddings are no square grid and up to {prefix} more"
+    message = f"^{tokens} position embeddings are not a square grid with up to {prefix} more"
     with pytest.raises(ConfigError, match=message):
         split_positions(positions(tokens), prefix, prefix, (5, 5), "bicubic")
