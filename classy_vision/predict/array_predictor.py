@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +11,20 @@ import numpy as np
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel
-from classy_vision.export.metadata import MAX_VALUES, Head
-from classy_vision.predict.answers import make_answer
-from classy_vision.predict.prediction import Prediction
+from classy_vision.export.metadata import Head
+from classy_vision.predict.inputs import check_memory
+from classy_vision.predict.prediction import Prediction, make_answer
 from classy_vision.predict.streaming import Array, stream
 
 
-def input_of(artefact: ExportedModel) -> DataConfig:
-    """How files become the input of an exported model.
+def input_of(exported: ExportedModel) -> DataConfig:
+    """Reads how files become the input of an exported model.
 
     Raises:
         ConfigError: it does not say so, says what its input is not, or does not say what a head means, or
             takes absurdly much memory for one file.
     """
-    path, metadata = artefact.path, artefact.metadata
+    path, metadata = exported.path, exported.metadata
     if metadata.preprocessing is None:
         raise ConfigError(f"{str(path)!r} does not say how images become its input")
     data = DataConfig.parse(metadata.preprocessing, f"{path}: preprocessing")
@@ -39,24 +38,8 @@ def input_of(artefact: ExportedModel) -> DataConfig:
         raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
     shape = data.input_shape(channels, training=False)
     metadata.check_input((1, *shape))
-    _check_room(data, shape, str(path))
+    check_memory(data, channels, str(path))
     return data
-
-
-def _check_room(data: DataConfig, shape: Sequence[int], where: str) -> None:
-    """Raises where preprocessing would take absurdly much memory for one file.
-
-    Raises:
-        ConfigError: it would.
-    """
-    sides = data.resize if isinstance(data.resize, tuple) else (data.resize or 1,) * 2
-    views = math.prod(shape) * (data.clip.clips * data.clip.crops if data.clip else 1)
-    resized = math.prod((*shape[:-2], *sides))
-    if max(views, resized) > MAX_VALUES:
-        raise ConfigError(
-            f"{where!r}: its preprocessing makes {max(views, resized):,} values of one {data.unit}, "
-            f"of at most {MAX_VALUES:,}"
-        )
 
 
 @dataclass(frozen=True)
@@ -64,11 +47,11 @@ class ArrayPredictor:
     """An exported model of images with what it takes to use it.
 
     Attributes:
-        artefact: takes arrays.
+        exported: takes arrays.
         data: what it sees of an image.
     """
 
-    artefact: ExportedModel
+    exported: ExportedModel
     data: DataConfig
 
     @property
@@ -79,7 +62,7 @@ class ArrayPredictor:
     @property
     def tasks(self) -> Mapping[str, Head]:
         """What the outputs mean, by head."""
-        return self.artefact.metadata.heads
+        return self.exported.metadata.heads
 
     def predict(
         self, source: Any, top: int = 5, *, batch_size: int | None = None, workers: int | None = None
@@ -101,18 +84,18 @@ class ArrayPredictor:
 
     def _run(self, views: Array) -> dict[str, Array]:
         """The outputs (n, k) for images (n, 1, c, h, w), of which the file takes so many at once."""
-        images, most = views[:, 0], self.artefact.metadata.max_batch
-        parts = [run_checked(self.artefact, images[i : i + most]) for i in range(0, len(images), most)]
+        images, most = views[:, 0], self.exported.metadata.max_batch
+        parts = [run_checked(self.exported, images[i : i + most]) for i in range(0, len(images), most)]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.tasks}
 
 
-def run_checked(artefact: ExportedModel, images: Any) -> dict[str, Any]:
-    """What an artefact gives.
+def run_checked(exported: ExportedModel, images: Any) -> dict[str, Any]:
+    """Runs an exported model, and checks what it gives.
 
     Raises:
         ConfigError: it is not what its metadata say.
     """
-    outputs: dict[str, Any] = artefact(images)
+    outputs: dict[str, Any] = exported(images)
     for name, output in outputs.items():
-        artefact.metadata.heads[name].check_output(name, tuple(output.shape))
+        exported.metadata.heads[name].check_output(name, tuple(output.shape))
     return outputs

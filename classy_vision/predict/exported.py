@@ -35,16 +35,16 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
         ConfigError: it cannot be loaded, or does not say how images become its input, or what its
             outputs mean.
     """
-    artefact = load_exported(path, trust=trust)
-    metadata, data = artefact.metadata, input_of(artefact)
-    tasks = {name: _task(artefact, name) for name in artefact.heads}
+    exported = load_exported(path, trust=trust)
+    metadata, data = exported.metadata, input_of(exported)
+    tasks = {name: _task(exported, name) for name in exported.heads}
     shape = data.input_shape(len(data.mean or ()), training=False)
-    network = Batched(partial(run_checked, artefact), metadata.max_batch, shape)
+    network = Batched(partial(run_checked, exported), metadata.max_batch, shape)
     return Predictor(network, data, tasks, torch.device("cpu"))
 
 
-def _task(artefact: ExportedModel, name: str) -> Task:
-    head = artefact.metadata.heads[name]
+def _task(exported: ExportedModel, name: str) -> Task:
+    head = exported.metadata.heads[name]
     assert head.kind is not None
     return KINDS[head.kind](name, TaskConfig(kind=head.kind, classes=head.classes or None))
 
@@ -92,5 +92,5 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
 
 
 def preprocessing(data: DataConfig) -> dict[str, Any]:
-    """What an artefact says of how images become its input."""
+    """What an exported says of how images become its input."""
     return preprocessing_of(data.model_dump(mode="json", exclude_none=True))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
 
@@ -26,9 +25,8 @@ from classy_vision.hub.describe import CONFIG
 from classy_vision.hub.load import from_pretrained
 from classy_vision.hub.use import find_use
 from classy_vision.models import ClassyModel, build_model
-from classy_vision.predict.answers import make_answer
-from classy_vision.predict.inputs import find_inputs, is_one, read_input
-from classy_vision.predict.prediction import Prediction
+from classy_vision.predict.inputs import check_memory, find_inputs, is_one, read_input
+from classy_vision.predict.prediction import Prediction, make_answer
 from classy_vision.predict.streaming import Array, Output, stream
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
@@ -36,8 +34,6 @@ from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS, Classification, Task, run_views
 from classy_vision.weights.catalogue import HUB, Published, is_published, labels, published
 
-MAX_VALUES = 2**28
-"""Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
 """Those on which the published accuracies of torchvision's video models are measured."""
 
@@ -128,8 +124,7 @@ class Predictor:
         if use.preprocessing is not None:
             data = DataConfig.parse(use.preprocessing, "preprocessing")
             data = with_statistics(data, model.input_shape[0])
-        if data.views * prod(data.input_shape(model.input_shape[0], training=False)) > MAX_VALUES:
-            raise ConfigError(f"preprocessing: inputs of {data.image_size} pixels are too large")
+        check_memory(data, model.input_shape[0], type(model).__name__)
         heads = [head for entries in model.get_heads().values() for head in entries]
         for head in heads:
             _check_logits(head)
