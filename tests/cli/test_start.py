@@ -57,7 +57,7 @@ def start(*arguments: object) -> tuple[int, str, set[str]]:
         (["train", "--resume", "none"], 2, "error: 'none' is no run folder"),
         (["train", "configs/digits.yaml", "--set", "schedule.lr=1"], 2, "did you mean 'learning_rate'?"),
         (["train", "configs/digits.yaml", "--epochs", "3"], 2, "did you mean --set schedule.epochs=3?"),
-        (["predict", "none", "a.png"], 2, "error: 'none' is not a run folder"),
+        (["predict", "none", "a.png"], 2, "error: 'none' is no run folder"),
         (["predict", "none.onnx", "a.png"], 2, "error: no such artefact: 'none.onnx'"),
         (["weights", "list", "resnet50"], 0, "timm/resnet50.a1_in1k"),
     ],
