@@ -16,8 +16,6 @@ from classy_vision.data.config import DataConfig
 from classy_vision.data.images import MODES, Picture, Planes, open_image
 
 if TYPE_CHECKING:
-    from torch import Tensor  # what exported files are run on needs none
-
     from classy_vision.weights.catalogue import Preprocessing as Published
 
 Box = tuple[float, float, float, float]
@@ -166,14 +164,11 @@ class Preprocessing:
             return [view.of(image) for view in self.views(image.size, rng)]
         return [view.within(whole, image.size).of(image) for view in views]
 
-    def __call__(self, image: Picture, rng: Random | None = None) -> Tensor:
-        """The tensor (c, side, side) of ``image``.
-
-        Args:
-            image: as ``open_image`` gives it.
-            rng: draws the augmentation; None gives the centre crop.
-        """
-        return self.normalize(self.crop(image, rng))
+    def read_views(
+        self, source: Path | Image.Image, channels: int, rng: Random | None = None
+    ) -> np.ndarray[Any, Any]:
+        """As ``read``, but what the model sees: (v, c, h, w). Torch is not needed for it."""
+        return np.stack([self.normalize(view) for view in self.read(source, channels, rng)])
 
     def crop(self, image: Picture, rng: Random | None = None) -> Picture:
         """The part of ``image`` that the model sees, in its size."""
@@ -216,14 +211,8 @@ class Preprocessing:
         left, top, right, bottom = square((resize[1], resize[0]), side / min(resize), place)
         return left * x, top * y, right * x, bottom * y
 
-    def normalize(self, image: Picture) -> Tensor:
+    def normalize(self, image: Picture) -> np.ndarray[Any, Any]:
         """Values from 0 to 1, less the mean, over the standard deviation: (c, h, w)."""
-        import torch
-
-        return torch.from_numpy(self.array(image))
-
-    def array(self, image: Picture) -> np.ndarray[Any, Any]:
-        """The same as an array, for which torch is not needed."""
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.data.mean, self.data.std))
         if isinstance(image, Planes):
             x = image.numpy().transpose(2, 0, 1)

@@ -40,8 +40,7 @@ def read_views(
         ImageError: the file cannot be read.
     """
     if data.clip is None:
-        see = Preprocessing(data)
-        return torch.stack([see.normalize(view) for view in see.read(source, channels, rng)])
+        return torch.from_numpy(Preprocessing(data).read_views(source, channels, rng))
     from classy_vision.data.videos import read_video  # an extra, which images do not need
 
     places = [rng.random()] if rng else spread_clips(data.clip.clips)
@@ -136,7 +135,7 @@ def _read_clips(
     clips = torch.empty(len(places), len(views), *data.input_shape(channels, training=rng is not None))
     for time, frame in zip(times := sorted(slots), video.frames(times)):
         for v, view in enumerate(views):
-            seen = see.normalize(view.of(open_image(frame, channels)))
+            seen = torch.from_numpy(see.normalize(view.of(open_image(frame, channels))))
             for c, i in slots[time]:
                 clips[c, v, :, i] = seen
     return clips.flatten(0, 1)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, shown, unknown
 from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
 from classy_vision.data.files import SUFFIXES
 from classy_vision.data.images import ImageError, count_channels
@@ -417,13 +417,8 @@ def _check_exist(images: Sequence[str], table: Path, data: DataConfig) -> None:
     if len(missing) > (0 if data.on_bad_image == "error" else len(images) - 1):
         raise ConfigError(
             f"{table} names {len(missing)} of {len(images)} {data.unit}s that do not exist, the first is "
-            f"{shorten(missing[0])!r}; data.images says where relative paths start"
+            f"{shown(missing[0])}; data.images says where relative paths start"
         )
-
-
-def shorten(text: str, most: int = 200) -> str:
-    """``text`` with its middle left out, where it is long."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
 def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:

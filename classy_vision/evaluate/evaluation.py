@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, system_error, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
 from classy_vision.evaluate.scores import HeadScores, is_right, score
-from classy_vision.predict.answers import make_answer
+from classy_vision.predict.prediction import make_answer
 from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
 from classy_vision.train.tasks import Task
@@ -90,15 +90,14 @@ def evaluate(
     Args:
         model: what ``Predictor.load`` takes, or a predictor.
         data: a folder of classes, or a table; by default the run's own.
-        output: a folder for ``metrics.json``, ``metrics.csv`` (by class), ``predictions.csv`` and, per head,
-            the confusion matrix as a table and a picture, and the worst mistakes as a picture. It takes
-            its place when all is there. None writes nothing.
+        output: a folder for the metrics, every prediction, confusion matrices and the worst mistakes. It
+            appears when all is there. None writes nothing.
         split: "train", "validation" or "test": see ``find_labelled``.
         heads: those to evaluate; by default all.
         targets: columns by head, where they are called otherwise than in training.
         device, batch_size, workers, trust: as for ``Predictor``.
         force: replace an evaluation that is there.
-        progress: is told how many there are, and gives a function that is told how many are done.
+        progress: is called with how many there are, and gives a function to call with how many are done.
 
     Raises:
         ConfigError: there is no such model, head or data, labels are missing or unknown to the model, or
@@ -259,7 +258,7 @@ def _write_beside(place: Path | None) -> Iterator[Path | None]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise ConfigError(f"cannot write {str(place)!r}: {error.strerror or error}") from None
+        raise system_error(error, f"cannot write {str(place)!r}") from None
 
 
 def _write(folder: Path, found: _Found, predictor: Predictor, labelled: Labelled) -> None:

@@ -13,7 +13,15 @@ from torch import Tensor, tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig, TableConfig
 from classy_vision.data.files import TABLES, walk
-from classy_vision.data.sources import Records, load_records, load_test_records
+from classy_vision.data.sources import (
+    SPLITS,
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Records,
+    load_records,
+    load_test_records,
+)
 from classy_vision.data.tables import read_headings
 from classy_vision.predict.inputs import Input
 from classy_vision.run_files import RUN_CONFIG
@@ -22,12 +30,8 @@ from classy_vision.train.job import prepare, test_records
 from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import Task
 
-FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
-"""By part of the data, what its folder may be called."""
+PARTS = {"train": TRAINING, "validation": VALIDATION, "test": TEST}
+"""What ``split`` may be, and which split of the data that is."""
 LABEL = "label"
 """The column of the names of folders."""
 
@@ -82,8 +86,8 @@ def find_labelled(
     Raises:
         ConfigError: there are no such data, a head has no labels there, or a label that it does not know.
     """
-    if split is not None and split not in FOLDERS:
-        raise unknown("split", split, FOLDERS)
+    if split is not None and split not in PARTS:
+        raise unknown("split", split, PARTS)
     path = None if data is None else os.path.expanduser(data)
     if path is None:
         rows = _find_in_run(run, split)
@@ -132,7 +136,8 @@ def _take_rows(records: Records, split: str) -> _Rows:
 def _find_in_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
     """The class of an image is the name of its folder."""
     there = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    parts = {part: there[name] for part, names in FOLDERS.items() for name in names if name in there}
+    of_split = {SPLITS[name]: path for name, path in there.items() if name in SPLITS}
+    parts = {part: of_split[name] for part, name in PARTS.items() if name in of_split}
     if split and split not in parts:
         raise ConfigError(f"{root} has no folder for --split {split}: it has {list_some(there)}")
     if parts:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel
-from classy_vision.export.metadata import MAX_VALUES, Head
-from classy_vision.predict.answers import make_answer
-from classy_vision.predict.prediction import Prediction
+from classy_vision.export.metadata import Head
+from classy_vision.predict.inputs import check_memory
+from classy_vision.predict.prediction import Prediction, make_answer
 from classy_vision.predict.streaming import Array, stream
 
 
 def input_of(exported: ExportedModel) -> DataConfig:
-    """How files become the input of an exported model.
+    """Reads how files become the input of an exported model.
 
     Raises:
         ConfigError: it does not say so, says what its input is not, or does not say what a head means, or
@@ -39,24 +38,8 @@ def input_of(exported: ExportedModel) -> DataConfig:
         raise ConfigError(f"{str(path)!r}: mean and std are not those of {channels} channels")
     shape = data.input_shape(channels, training=False)
     metadata.check_input((1, *shape))
-    _check_room(data, shape, str(path))
+    check_memory(data, channels, str(path))
     return data
-
-
-def _check_room(data: DataConfig, shape: Sequence[int], where: str) -> None:
-    """Raises where preprocessing would take absurdly much memory for one file.
-
-    Raises:
-        ConfigError: it would.
-    """
-    sides = data.resize if isinstance(data.resize, tuple) else (data.resize or 1,) * 2
-    views = math.prod(shape) * (data.clip.clips * data.clip.crops if data.clip else 1)
-    resized = math.prod((*shape[:-2], *sides))
-    if max(views, resized) > MAX_VALUES:
-        raise ConfigError(
-            f"{where!r}: its preprocessing makes {max(views, resized):,} values of one {data.unit}, "
-            f"of at most {MAX_VALUES:,}"
-        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,7 @@ class ArrayPredictor:
 
 
 def run_checked(exported: ExportedModel, images: Any) -> dict[str, Any]:
-    """Runs an exported model.
+    """Runs an exported model, and checks what it gives.
 
     Raises:
         ConfigError: it is not what its metadata say.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -32,6 +33,8 @@ Source: TypeAlias = "str | Path | Image.Image | bytes | BinaryIO | Pixels | Tens
 """A single input: see ``Predictor.predict``."""
 LOADING = Lock()
 """Pillow reads an image when it is first used, which one thread can do."""
+MAX_VALUES = 2**28
+"""Of the views of one input, a gigabyte: more is refused before anything is read."""
 COLOURS = (1, 3, 4)
 """Channels that pixels have: grey, colour, colour and opacity."""
 
@@ -109,6 +112,21 @@ def _name(source: Any) -> str:
 # -- reading
 
 
+def check_memory(data: DataConfig, channels: int, where: str) -> None:
+    """Raises where preprocessing would take absurdly much memory for one input.
+
+    Raises:
+        ConfigError: it would.
+    """
+    *rest, height, width = data.input_shape(channels, training=False)
+    resized = data.resize if isinstance(data.resize, tuple) else (data.resize or 1,) * 2
+    values = prod(rest) * max(data.views * height * width, prod(resized))
+    if values > MAX_VALUES:
+        raise ConfigError(
+            f"{where}: its preprocessing makes {values:,} values of one {data.unit}, of at most {MAX_VALUES:,}"
+        )
+
+
 def read_input(one: Input, data: DataConfig, channels: int) -> Pixels:
     """What the model sees of an input: (v, c, h, w) of an image, (v, c, t, h, w) of a video, in float32.
 
@@ -137,8 +155,7 @@ def _read_views(source: Path | Image.Image, data: DataConfig, channels: int) -> 
         from classy_vision.data.samples import read_views  # of videos, with torch
 
         return read_views(source, data, channels).numpy()
-    see = Preprocessing(data)
-    return np.stack([see.array(view) for view in see.read(source, channels)])
+    return Preprocessing(data).read_views(source, channels)
 
 
 def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:

@@ -1,13 +1,18 @@
-"""What a model says of an input, for people and programs. Nothing here needs torch."""
+"""What a model says of an input, from the numbers of its heads. Nothing here needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
+import numpy as np
+
 from classy_vision.errors import ConfigError, unknown
+from classy_vision.train.config import THRESHOLD
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -104,3 +109,41 @@ class Prediction:
         rows = [("error", self.error)] if self.error else [(h, str(a)) for h, a in self.answers.items()]
         cells = "".join(f"<tr><th>{escape(str(h))}</th><td>{escape(str(said))}</td></tr>" for h, said in rows)
         return f"<table><caption>{escape(self.image)}</caption>{cells}</table>"
+
+
+# -- from numbers
+
+
+def make_answer(
+    kind: Literal["classification", "multilabel", "regression"],
+    classes: Sequence[str],
+    output: Array,
+    top: int,
+) -> Answer:
+    """What ``output`` (k,) of a head says.
+
+    Args:
+        kind: of its task.
+        classes: their names, in the order of the outputs.
+        output: logits, or a number in the unit of the labels.
+        top: the most labels.
+    """
+    if kind == "regression":
+        return Answer(kind, value=float(output[0]))
+    probabilities = _PROBABILITIES[kind](output.astype(np.float32))
+    ranked = np.argsort(-probabilities, kind="stable").tolist()
+    sure = [code for code in ranked if probabilities[code] >= THRESHOLD] if kind == "multilabel" else ranked[:1]
+    scores = tuple((classes[code], float(probabilities[code])) for code in ranked[:top])
+    return Answer(kind, scores, labels=tuple(classes[code] for code in sure))
+
+
+def _softmax(x: Array) -> Array:
+    raised = np.exp(x - x.max())
+    return np.asarray(raised / raised.sum())
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(x / 2)))  # without overflow
+
+
+_PROBABILITIES: dict[str, Callable[[Array], Array]] = {"classification": _softmax, "multilabel": _sigmoid}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
 
@@ -22,9 +21,8 @@ from classy_vision.heads.fully_convolutional_linear_head import FullyConvolution
 from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.facts import find_use
-from classy_vision.predict.answers import make_answer
-from classy_vision.predict.inputs import find_inputs, is_one, read_input
-from classy_vision.predict.prediction import Prediction
+from classy_vision.predict.inputs import check_memory, find_inputs, is_one, read_input
+from classy_vision.predict.prediction import Prediction, make_answer
 from classy_vision.predict.streaming import Array, Output, stream
 from classy_vision.resolve import TRAINED, Kind, resolve
 from classy_vision.train.config import TaskConfig
@@ -33,8 +31,6 @@ from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS, Classification, Task, run_views
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 
-MAX_VALUES = 2**28
-"""Of the views of one input, a gigabyte: what a folder of anyone's may ask for."""
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
 """Those on which the published accuracies of torchvision's video models are measured."""
 
@@ -124,8 +120,7 @@ class Predictor:
         if use.preprocessing is not None:
             data = DataConfig.parse(use.preprocessing, "preprocessing")
             data = with_statistics(data, model.input_shape[0])
-        if data.views * prod(data.input_shape(model.input_shape[0], training=False)) > MAX_VALUES:
-            raise ConfigError(f"preprocessing: inputs of {data.image_size} pixels are too large")
+        check_memory(data, model.input_shape[0], type(model).__name__)
         heads = [head for entries in model.get_heads().values() for head in entries]
         for head in heads:
             _check_logits(head)

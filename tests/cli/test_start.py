@@ -158,7 +158,7 @@ def test_pixels_are_those_of_torch(channels: int) -> None:
     pixels = rng.integers(0, 256, (9, 9, channels), np.uint8)
     mean, std = rng.uniform(0.1, 0.9, (2, channels)).tolist()
     see = Preprocessing(DataConfig(image_size=9, mean=tuple(mean), std=tuple(std)))
-    found = see.array(Image.fromarray(pixels.squeeze()))
+    found = see.normalize(Image.fromarray(pixels.squeeze()))
     scaled = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     expected = (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     assert np.array_equal(found, expected.numpy())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from classy_vision.config import ConfigError
@@ -29,23 +29,27 @@ def preprocessing(channels: int = 3, **options: object) -> Preprocessing:
     return Preprocessing(with_statistics(data, channels))
 
 
+def run(see: Preprocessing, image: Image.Image, rng: Random | None = None) -> np.ndarray[Any, Any]:
+    return see.normalize(see.crop(image, rng))
+
+
 def test_the_centre_is_seen() -> None:
     assert make_centre_box((10, 6), 1.0) == (2, 0, 8, 6)
     assert make_centre_box((6, 10), 0.5) == (1.5, 3.5, 4.5, 6.5)
 
 
 def test_values_are_normalised_by_channel() -> None:
-    x = preprocessing(mean=[0.0, 0.5, 1.0], std=[1.0, 0.5, 2.0])(Image.new("RGB", (9, 7), (255, 255, 0)))
+    x = run(preprocessing(mean=[0.0, 0.5, 1.0], std=[1.0, 0.5, 2.0]), Image.new("RGB", (9, 7), (255, 255, 0)))
     assert x.shape == (3, 4, 4)
-    torch.testing.assert_close(x[:, 0, 0], torch.tensor([1.0, 1.0, -0.5]))
-    assert preprocessing(channels=1)(Image.new("L", (5, 5), 255)).unique().tolist() == [1.0]
+    np.testing.assert_allclose(x[:, 0, 0], [1.0, 1.0, -0.5])
+    assert np.unique(run(preprocessing(channels=1), Image.new("L", (5, 5), 255))).tolist() == [1.0]
 
 
 def test_resize_leaves_a_margin_out() -> None:
     image = Image.new("L", (8, 8))
     image.paste(255, (2, 2, 6, 6))
-    assert preprocessing(channels=1, resize=8)(image).unique().tolist() == [1.0]
-    assert preprocessing(channels=1)(image).min() < 0
+    assert np.unique(run(preprocessing(channels=1, resize=8), image)).tolist() == [1.0]
+    assert run(preprocessing(channels=1), image).min() < 0
 
 
 def test_random_boxes_lie_in_the_image_and_have_the_area() -> None:
@@ -61,10 +65,10 @@ def test_random_boxes_lie_in_the_image_and_have_the_area() -> None:
 def test_augmentation_is_drawn_from_its_generator(augment: str, different: int) -> None:
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     see = preprocessing(channels=1, augment=augment)
-    seen = {tuple(see(image, Random(seed)).flatten().tolist()) for seed in range(20)}
+    seen = {tuple(run(see, image, Random(seed)).flatten().tolist()) for seed in range(20)}
     assert len(seen) == different
-    assert torch.equal(see(image, Random(7)), see(image, Random(7)))
-    assert torch.equal(see(image), preprocessing(channels=1)(image))
+    assert np.array_equal(run(see, image, Random(7)), run(see, image, Random(7)))
+    assert np.array_equal(run(see, image), run(preprocessing(channels=1), image))
 
 
 def test_statistics_must_fit_the_channels() -> None:
@@ -78,8 +82,8 @@ def test_statistics_must_fit_the_channels() -> None:
 def test_evaluation_may_see_a_larger_square() -> None:
     see = preprocessing(eval_size=6, resize=8)
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
-    assert see(image).shape == (3, 6, 6)
-    assert see(image, Random(0)).shape == (3, 4, 4)
+    assert run(see, image).shape == (3, 6, 6)
+    assert run(see, image, Random(0)).shape == (3, 4, 4)
     assert make_centre_box((16, 16), 6 / 8) == see.views(image.size)[0].box
 
 

@@ -200,7 +200,7 @@ def test_models_that_say_nothing_of_themselves(photo: Path) -> None:
     }
     with pytest.raises(ConfigError, match="nobody said what the outputs mean.*has 3 heads"):
         Predictor.of_model(build_model({**SMALL_TRUNK, "heads": HEADS}))
-    with pytest.raises(ConfigError, match="inputs of 150000 pixels are too large"):
+    with pytest.raises(ConfigError, match="its preprocessing makes 67,500,000,000 values"):
         Predictor.of_model(small_model(preprocessing={"image_size": 150000}))
 
 

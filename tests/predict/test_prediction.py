@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from classy_vision.predict.answers import make_answer
+from classy_vision.predict.prediction import make_answer
 
 CLASSES = ("a", "b", "c")
 LOGITS = np.array([0.0, 2.0, 1.0], np.float32)
