@@ -58,7 +58,11 @@ def test_every_option_has_a_sentence(names: tuple[str, ...]) -> None:
     for parameter in find(names).params:
         if parameter.name in ("install_completion", "show_completion"):
             continue
-        assert re.fullmatch(r"[A-Z].*\.", parameter.help or "", re.DOTALL), (names, parameter.name, parameter.help)
+        assert re.fullmatch(r"[A-Z].*\.", parameter.help or "", re.DOTALL), (
+            names,
+            parameter.name,
+            parameter.help,
+        )
         assert parameter.metavar or parameter.is_flag, (names, parameter.name)
 
 
