@@ -51,9 +51,14 @@ def words(folder: Path) -> dict[Kind, str]:
     (folder / "run" / "config.yaml").write_text(json.dumps(SETTINGS))
     save_weights(build_model(SETTINGS["model"]), folder / "run" / "model.safetensors")
     (folder / "run" / "metrics.json").write_text(json.dumps({"final": {}, "epochs": [{}]}))
-    export(model.eval(), folder / "exported.safetensors", format="safetensors",
-           example=torch.empty(1, 3, 32, 32), preprocessing={"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
-           heads={"default_head": Head(kind="classification", classes=("a", "b", "c"))})  # fmt: skip
+    export(
+        model.eval(),
+        folder / "exported.safetensors",
+        format="safetensors",
+        example=torch.empty(1, 3, 32, 32),
+        preprocessing={"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
+        heads={"default_head": Head(kind="classification", classes=("a", "b", "c"))},
+    )
     (folder / "images" / "a").mkdir(parents=True)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "images" / "a" / "1.png")
     return {
