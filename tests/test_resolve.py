@@ -20,11 +20,10 @@ from classy_vision.models import ClassyModel, build_model, load_weights, save_we
 from classy_vision.resolve import Kind, resolve
 from tests.weights.hub import serve
 
-CONFIG: dict[str, Any] = {
-    "name": "resnext", "num_blocks": [1, 1], "init_planes": 4, "num_classes": 3,
-}  # fmt: skip
-SETTINGS = {
-    "model": {**CONFIG, "heads": [{"name": "fully_connected", "unique_id": "kind", "num_classes": 3,
+TRUNK = {"name": "resnext", "num_blocks": [1, 1], "init_planes": 4}
+CONFIG: dict[str, Any] = {**TRUNK, "num_classes": 3}
+SETTINGS: dict[str, Any] = {
+    "model": {**TRUNK, "heads": [{"name": "fully_connected", "unique_id": "kind", "num_classes": 3,
                                    "fork_block": "trunk_output"}]},
     "data": {"source": "folder", "root": "images", "image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
     "tasks": {"kind": {"classes": ["a", "b", "c"]}},
@@ -48,15 +47,18 @@ def words(folder: Path) -> dict[Kind, str]:
     model.save_pretrained(folder / "saved")
     model.save_pretrained(folder / "hub" / "someone" / "tiny")
     save_weights(model, folder / "net.safetensors")
-    settings = {**SETTINGS, "model": {key: v for key, v in SETTINGS["model"].items() if key != "num_classes"}}
     (folder / "run").mkdir()
-    (folder / "run" / "config.yaml").write_text(json.dumps(settings))
-    save_weights(build_model(settings["model"]), folder / "run" / "model.safetensors")
+    (folder / "run" / "config.yaml").write_text(json.dumps(SETTINGS))
+    save_weights(build_model(SETTINGS["model"]), folder / "run" / "model.safetensors")
     (folder / "run" / "metrics.json").write_text(json.dumps({"final": {}, "epochs": [{}]}))
-    export(model.eval(), folder / "exported.safetensors", format="safetensors",
-           example=torch.empty(1, 3, 32, 32),
-           preprocessing={"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
-           heads={"default_head": Head(kind="classification", classes=("a", "b", "c"))})  # fmt: skip
+    export(
+        model.eval(),
+        folder / "exported.safetensors",
+        format="safetensors",
+        example=torch.empty(1, 3, 32, 32),
+        preprocessing={"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
+        heads={"default_head": Head(kind="classification", classes=("a", "b", "c"))},
+    )
     (folder / "images" / "a").mkdir(parents=True)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "images" / "a" / "1.png")
     return {
@@ -77,10 +79,9 @@ def offline(words: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A hub with one repository, and one published file, that are folders here."""
     from classy_vision.weights import catalogue
 
-    row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": None,
-           "place": "someone/tiny", "preprocessing": {"image_size": 32, "resize": 32,
-                                                      "interpolation": "bilinear",
-                                                      "mean": [0.5] * 3, "std": [0.5] * 3}}  # fmt: skip
+    seen = {"image_size": 32, "resize": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+    row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": None}
+    row |= {"place": "someone/tiny", "preprocessing": seen}
     rows = {"timm": {"tiny.test": row}, "torchvision": {}}
     monkeypatch.setattr(catalogue, "_rows", rows.__getitem__)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -179,7 +180,7 @@ def test_build_model_loads_the_weights_of_a_folder(words: dict[Kind, str]) -> No
     [
         ("resnet5O", "unknown model 'resnet5O'; did you mean 'resnet50'?"),
         ("timm/tiny.tset", "unknown published weights 'timm/tiny.tset'; did you mean 'timm/tiny.test'?"),
-        ("runs/none", "there is no file and no folder 'runs/none'; a repository of the hub"),
+        ("runs/none", "there is no file and no folder 'runs/none'; a repository of the hub is written"),
         ("gone.yaml", "cannot read the config 'gone.yaml': No such file or directory"),
         ("gone.onnx", "no such exported file: 'gone.onnx'"),
         ("gone.pth", "no such weights file: 'gone.pth'"),

@@ -149,9 +149,8 @@ def compare(
 ) -> None:
     """Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.
 
-    Columns for --sort, --x and --y are params, macs, activations, memory, latency, throughput and
-    accuracy. A model that fails does not stop the others: its row says why, and the exit code is 1. Runs are
-    never replaced, by --force either.
+    Columns for --sort, --x and --y are params, macs, activations, memory, latency, throughput and accuracy. A
+    model that fails does not stop the others, and makes the exit code 1. Runs are never replaced.
     """
     outputs = Outputs(sort, x, y, plot, edf, output, format.value)
     outputs.check(force)

@@ -82,10 +82,9 @@ def show(
 ) -> None:
     """Show a model block by block: shapes, parameters, multiply-adds, activations, memory and time.
 
-    Each head follows the block that it reads. The names in the first column are those that a
-    head's fork_block and model.features take. "field" is the receptive field: the input pixels that one
-    position depends on. "infer" is the memory that is in use while a step runs, and "train" what the step
-    keeps for the backward pass; terminals of fewer than 100 columns leave some of that out.
+    Each head follows the block that it reads. fork_block of a head and model.features take the names in the
+    first column. "field" is the receptive field, in input pixels; "infer" is the memory in use while a step
+    runs, and "train" what it keeps for the backward pass. Narrow terminals leave some of that out.
     """
     from classy_vision.identify.networks import find_network
 

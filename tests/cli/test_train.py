@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from classy_vision.cli import main
-from classy_vision.cli.train import train as train_command
+from classy_vision.cli.options import training_packages
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train import load_settings, train
@@ -215,12 +215,6 @@ def test_wrong_arguments(
         (RuntimeError("operator torchvision::nms does not exist"), "torchvision.*reinstall or remove it"),
     ],
 )
-def test_packages_that_are_missing_or_broken(
-    error: Exception, message: str, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(name: str) -> None:
+def test_packages_that_are_missing_or_broken(error: Exception, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), training_packages():
         raise error
-
-    monkeypatch.setattr("importlib.import_module", fail)
-    with pytest.raises(ConfigError, match=message):
-        train_command(config)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from classy_vision.cost.presets import FILE
-
 from classy_vision.cost import Costs, OnMeta, count
 from classy_vision.models import MODELS, build_model
+from classy_vision.presets import FILE
 
 PRESETS = [
     entry.name for entry in MODELS if entry.is_preset and entry.cls.__module__.startswith("classy_vision.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from classy_vision.cost.presets import known_costs
 
 from classy_vision.cost import OnMeta, count
 from classy_vision.models import build_model
+from classy_vision.presets import known_costs
 from docs._ext.costs import REASONS, TOLERANCE, comparisons, published
 from tests.cost.golden import PRESETS, as_data, costs
 

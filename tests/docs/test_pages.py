@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from classy_vision.cost.presets import known_costs
 from torch import nn
 from typer.main import get_command
 
@@ -20,6 +19,7 @@ from classy_vision.config import PositiveInt
 from classy_vision.data.config import SOURCES, ClipConfig
 from classy_vision.heads import HEADS
 from classy_vision.models import MODELS, ClassyModel, register_model
+from classy_vision.presets import known_costs
 from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.trunk.trunk import ModelConfig
