@@ -98,9 +98,7 @@ TO_SHORTEN = {
     "classy_vision/cli/predict.py:predict",
     "classy_vision/cli/show.py:show",
     "classy_vision/cost/measure.py:measure",
-    "classy_vision/engines/optimized.py:optimize",
     "classy_vision/evaluate/evaluation.py:evaluate",
-    "classy_vision/export/write.py:export",
     "classy_vision/models/classy_model.py:build_model",
     "classy_vision/trunk/pretrained.py:load_weights",
 }
