@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,46 +88,34 @@ def measure(
     warmup: int = 3,
     rounds: int = 20,
 ) -> Measured:
-    """Runs a model on random input and measures it; the model itself is left as it is.
+    """Measures time and memory of a model on random input; the model itself does not change.
 
-    In each round the forward pass runs once as it is called, and once walked step by step. Steps of
-    a compiled model are compiled one by one; the whole is one graph, and quicker than their sum.
+    In each round the forward pass runs once as a whole, and once step by step. The steps of a compiled
+    model are compiled one by one; the whole is one graph, and faster than their sum.
 
     Args:
-        model: with weights, not on the meta device.
-        input_shape: another input than ``model.input_shape``, without the batch.
+        model: has weights: it is not on the meta device.
+        input_shape: the shape of one sample; ``model.input_shape`` by default.
         batch: samples per batch.
         device: "cpu", "cuda" or "cuda:N".
         dtype: of weights and input: float32, float64, float16 or bfloat16.
-        compile: by ``torch.compile``.
-        channels_last: the memory format of images; clips have their own.
-        training: with gradients: the whole is the forward and the backward pass then.
+        compile: use ``torch.compile``.
+        channels_last: the memory format of images or clips.
+        training: with gradients; the whole is then the forward and the backward pass.
         warmup: rounds that do not count.
-        rounds: rounds that do.
+        rounds: rounds that count.
 
     Raises:
         TypeError: the model is not a ``ClassyModel``.
-        ConfigError: an option that is not allowed, a model without weights, an input that it does not take, or
-            one for which the memory does not suffice.
+        ConfigError: an option is wrong, or the model lacks weights, or does not take the input or fit in memory.
     """
-    check_options(batch, dtype, device)
-    where = check_device(device)
     shape = tuple(input_shape or model.input_shape)
-    _check_rounds(warmup, rounds)
-    memory_format = _memory_format(shape) if channels_last else torch.preserve_format
-    costs = count(model, shape)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ConfigError(
-            f"{type(model).__name__} is on the meta device: without weights there is nothing to run"
-        )
-    check_fits(costs, batch, dtype, where, training)
+    where = _check(model, shape, batch, device, dtype, training, warmup, rounds)
+    layout: Any = _memory_format(shape) if channels_last else torch.preserve_format
     try:
         if training or compile or channels_last or not _is_there(model, where, DTYPES[dtype]):
-            model = copy.deepcopy(model).to(where, DTYPES[dtype])
-        x = torch.randn(batch, *shape, dtype=DTYPES[dtype], device=where)
-        if channels_last:
-            model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch types 4-D alone
-            x = x.contiguous(memory_format=memory_format)
+            model = copy.deepcopy(model).to(where, DTYPES[dtype], memory_format=layout)
+        x = torch.randn(batch, *shape, dtype=DTYPES[dtype], device=where).contiguous(memory_format=layout)
         with in_mode(model, training) as twin, _compiled(twin, compile) as whole:
             return _measured(twin, whole, x, training, warmup, rounds)
     except (RuntimeError, MemoryError, ValueError) as error:
@@ -136,11 +125,34 @@ def measure(
         ) from error
 
 
+def _check(
+    model: ClassyModel,
+    shape: tuple[int, ...],
+    batch: int,
+    device: str,
+    dtype: str,
+    training: bool,
+    warmup: int,
+    rounds: int,
+) -> torch.device:
+    """Checks all that is known before the model runs; returns the device."""
+    check_options(batch, dtype, device)
+    where = check_device(device)
+    for name, value, least in (("warmup", warmup, 0), ("rounds", rounds, 1)):
+        if value < least:
+            raise ConfigError(f"{name} = {value}: give {least} or more")
+    costs = count(model, shape)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ConfigError(f"{type(model).__name__} is on the meta device: without weights it cannot run")
+    check_fits(costs, batch, dtype, where, training)
+    return where
+
+
 def check_device(name: str) -> torch.device:
-    """The device of that name.
+    """Returns the device with that name.
 
     Raises:
-        ConfigError: this machine has none.
+        ConfigError: this machine has no such device.
     """
     kind, _, index = name.partition(":")
     number = torch.cuda.device_count() if kind == "cuda" else 1
@@ -156,18 +168,10 @@ def _is_there(model: nn.Module, device: torch.device, dtype: torch.dtype) -> boo
     return all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors)
 
 
-def _check_rounds(warmup: int, rounds: int) -> None:
-    for name, value, least in (("warmup", warmup, 0), ("rounds", rounds, 1)):
-        if value < least:
-            raise ConfigError(f"{name} = {value}: {least} or more")
-
-
 def _memory_format(shape: tuple[int, ...]) -> torch.memory_format:
     formats = {3: torch.channels_last, 4: torch.channels_last_3d}
     if len(shape) not in formats:
-        raise ConfigError(
-            f"channels_last is for images and clips: an input of {shape} has no channels to put last"
-        )
+        raise ConfigError(f"channels_last is for images and clips, not for an input of {shape}")
     return formats[len(shape)]
 
 

@@ -30,35 +30,64 @@ _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class Optimized(ClassyModel):
-    """What ``optimize`` makes of a model; its family's class is the other base.
+class Optimized(nn.Module):
+    """What ``optimize`` returns: a model for inference whose parts run as graphs.
+
+    Args:
+        model: holds the optimized parts.
+        out: the type of outputs.
 
     Attributes:
-        untraced: parts that run as they did, because their forward can't be read as a graph.
+        untraced: parts that run as before, because their forward cannot be traced.
     """
 
-    _runs_heads = True
-    untraced: tuple[str, ...]
-    _dtype: torch.dtype
-    _out: torch.dtype
-    _is_packed: bool
+    def __init__(self, model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.untraced: tuple[str, ...] = ()
+        self._dtype, self._out, self._is_packed = dtype, out, False
+        self.train(False)
+
+    @property
+    def block_names(self) -> Any:
+        """Those of the model."""
+        return self.model.block_names
+
+    @property
+    def blocks(self) -> Any:
+        """Those of the model, as graphs."""
+        return self.model.blocks
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """That of the model."""
+        return self.model.input_shape
+
+    def get_heads(self) -> Any:
+        """Returns the heads by block, as graphs."""
+        return self.model.get_heads()
 
     def forward(self, x: Any) -> Any:
-        return convert_outputs(self._run(super().forward, x), self._out)
+        """Returns what the model returns, in the type of the example."""
+        return convert_outputs(self._run(self.model, x), self._out)
 
     def features(self, x: Tensor, blocks: Sequence[str]) -> dict[str, Tensor]:
-        return self._run(super().features, x, blocks)
+        """As ``ClassyModel.features``."""
+        features: dict[str, Tensor] = self._run(self.model.features, x, blocks)
+        return features
 
     def extract_features(self, x: Tensor) -> Tensor:
-        return self._run(super().extract_features, x)
+        """As ``ClassyModel.extract_features``."""
+        return self._run(self.model.extract_features, x)
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
-        return super().walk(_prepared(x, self._dtype), until)
+        """As ``ClassyModel.walk``."""
+        return self.model.walk(_prepare(x, self._dtype), until)
 
     def _run(self, call: Callable[..., Any], x: Any, *args: Any) -> Any:
-        x = _prepared(x, self._dtype)
+        x = _prepare(x, self._dtype)
         if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):  # the types are chosen
+            with torch.autocast(x.device.type, enabled=False):  # the types are chosen already
                 return call(x, *args)
         return call(x, *args)
 
@@ -84,23 +113,27 @@ class Optimized(ClassyModel):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("has no weights to save")
-        return super().state_dict(*args, **kwargs)
+        return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("takes no weights")
-        return super().load_state_dict(*args, **kwargs)
+        return self.model.load_state_dict(*args, **kwargs)
 
     def set_heads(self, *args: Any, **kwargs: Any) -> None:
         self._refuse("keeps its heads")
-        super().set_heads(*args, **kwargs)
+        self.model.set_heads(*args, **kwargs)
+
+    def clear_heads(self) -> None:
+        self._refuse("keeps its heads")
+        self.model.clear_heads()
 
     def feature_info(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("cannot run without data")
-        return super().feature_info(*args, **kwargs)
+        return self.model.feature_info(*args, **kwargs)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("stays on its device and in its type")
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # of torch
         self._dtype = next((p.dtype for p in self.parameters()), self._dtype)
         return self
 
@@ -114,37 +147,34 @@ def optimize(
     compile: bool = False,
     tolerance: float | None = None,
 ) -> Optimized:
-    """A copy of ``model`` for inference: same heads and blocks, same early stop, same outputs.
+    """Makes a copy of ``model`` for inference: same heads and blocks, same early stop, same outputs.
 
-    Batch norms go into the convolutions beside them, also those before a convolution, and layer
-    scales into linear layers. With ``pack``, on a CPU: weights in the order of oneDNN, activations and
-    sums in the same call as the layer before them, no copies where DenseNet concatenates, and
-    temporary tensors in memory that is kept. Images are taken with channels last. Takes less
-    than a second to a few, compiles nothing, and holds another copy of the weights.
+    Batch norms are folded into the convolutions beside them, also those before a convolution, and layer
+    scales into linear layers. On a CPU, ``pack`` stores weights in the order of oneDNN and fuses layers.
+    Nothing is compiled, and the copy holds another set of weights.
 
-    The copy is run on ``example`` and held against the model before it is given back: outputs, and in 32
-    bits or more the features of every block. It takes other batches and sizes as the model does. Call it
-    under ``torch.inference_mode()`` or ``no_grad``.
+    The copy is run on ``example`` and compared with the model: its outputs, and in 32 bits or more the
+    features of every block. Other batches and sizes work as in the model. Call the copy under
+    ``torch.inference_mode()`` or ``no_grad``.
 
     Args:
-        model: on the device where it is going to run; it stays as it is, also in training. Or a word that
-            means a model with weights, such as a run folder or "timm/resnet50.a1_in1k".
-        example: a batch of the usual size, as a tensor; random numbers where it is left out.
-        dtype: in which it runs, such as ``torch.bfloat16`` or "bfloat16"; features come in it, outputs
-            in the type of the example.
+        model: on the device where the copy will run; it does not change. Or a word that means a model with
+            weights, such as a run folder or "timm/resnet50.a1_in1k".
+        example: a batch of the usual size; random by default.
+        dtype: the type of the arithmetic, such as "bfloat16"; outputs have the type of the example.
         pack: False leaves plain layers of torch, for ``torch.export`` and the like.
-        compile: also by ``torch.compile`` with frozen weights, instead of ``pack``; takes 10 to 100 seconds.
-        tolerance: the largest difference of an output, as a part of its largest value; by
-            default 1e-4 in 32 bits and 2e-2 in 16.
+        compile: use ``torch.compile`` with frozen weights instead of ``pack``; takes 10 to 100 seconds.
+        tolerance: the largest difference of an output, relative to its largest value; 1e-4 in 32 bits and
+            2e-2 in 16 by default.
 
     Raises:
-        TypeError: ``model`` is no ``ClassyModel``, or optimized already.
-        UnknownNameError: a ``dtype`` that models do not run in.
+        TypeError: ``model`` is not a ``ClassyModel``, or is optimized already.
+        UnknownNameError: models do not run in ``dtype``.
         ConfigError: the copy differs by more than ``tolerance``, or cannot be made.
     """
     if isinstance(model, (str, Path)):
         model = load_model(model, "optimize")
-    if not isinstance(model, ClassyModel) or isinstance(model, Optimized):
+    if not isinstance(model, ClassyModel):
         raise TypeError(f"optimize takes a ClassyModel that is not optimized, not {type(model).__name__}")
     kind = _BY_NAME.get(str(dtype).removeprefix("torch."))
     if kind is None:
@@ -153,60 +183,70 @@ def optimize(
     if example is not None and not (isinstance(example, Tensor) and example.numel()):
         what = f"{tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ConfigError(f"example: a batch is needed, as a tensor, not {what}")
-    like = next(model.parameters(), torch.empty(0))
     with TRACING, in_mode(model, training=False) as model:  # one after the other: see TRACING
-        x = torch.randn(1, *model.input_shape).to(like) if example is None else example
-        bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
-        wanted = _outputs(model(x))
-        twin, graphs = _traced(model, torch.promote_types(like.dtype, kind), x.dtype)
-        sizes = _sizes(twin, graphs, x)
+        return _optimize(model, example, kind, pack, compile, tolerance)
+
+
+def _optimize(
+    model: ClassyModel,
+    example: Tensor | None,
+    kind: torch.dtype,
+    pack: bool,
+    compile: bool,
+    tolerance: float | None,
+) -> Optimized:
+    like = next(model.parameters(), torch.empty(0))
+    x = torch.randn(1, *model.input_shape).to(like) if example is None else example
+    bound = max(TOLERANCES[kind], TOLERANCES.get(x.dtype, 0.0)) if tolerance is None else tolerance
+    wanted = _outputs(model(x))
+    twin, graphs = _trace(model, torch.promote_types(like.dtype, kind), x.dtype)
+    sizes = _sizes(twin, graphs, x)
+    for graph in graphs:
+        fold(graph, sizes, kind)
+    twin.to(dtype=kind)
+    twin._dtype = kind
+    if compile:
+        twin.compile(fullgraph=True, options={"freezing": True})
+    elif pack and can_pack(x.device, kind):
+        space = Workspace()
         for graph in graphs:
-            fold(graph, sizes, kind)
-        twin.to(dtype=kind)
-        twin._dtype = kind
-        if compile:
-            twin.compile(fullgraph=True, options={"freezing": True})
-        elif pack and can_pack(x.device, kind):
-            space = Workspace()
-            for graph in graphs:
-                pack_graph(graph, sizes, kind, space)
-            twin._is_packed = True
-        with _making(twin):
-            outputs = _outputs(twin(x))
-        for name, output in outputs.items():
-            _compare(f"head {name!r}" if name else "the output", output, wanted[name], bound)
-        if kind in (torch.float32, torch.float64):
-            _compare_features(model, twin, x, bound)
+            pack_graph(graph, sizes, kind, space)
+        twin._is_packed = True
+    with _making(twin):
+        outputs = _outputs(twin(x))
+    for name, output in outputs.items():
+        _compare(f"head {name!r}" if name else "the output", output, wanted[name], bound)
+    if kind in (torch.float32, torch.float64):
+        _compare_features(model, twin, x, bound)
     return twin
 
 
-def _traced(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[Optimized, list[fx.GraphModule]]:
-    """A copy whose parts are graphs, in a type that folding loses nothing in."""
+def _trace(model: ClassyModel, dtype: torch.dtype, out: torch.dtype) -> tuple[Optimized, list[fx.GraphModule]]:
+    """Copies the model with graphs for its parts, in a type in which folding loses nothing."""
     try:
-        twin: Any = copy.deepcopy(model).requires_grad_(False).to(dtype=dtype)
+        copied = copy.deepcopy(model).requires_grad_(False).to(dtype=dtype)
     except Exception as error:  # of whatever a module holds, such as locks
         raise ConfigError(f"{type(model).__name__} cannot be copied: {error}") from error
-    twin.__class__ = type(f"Optimized{type(model).__name__}", (Optimized, type(model)), {})
-    twin._dtype, twin._out, twin._is_packed = dtype, out, False
     graphs: list[fx.GraphModule] = []
     untraced: dict[str, nn.Module] = {}
-    for name, part in parts(twin):
+    for name, part in parts(copied):
         if type(part).__module__.startswith("torch.nn") and not part._modules:
             continue  # one layer has no neighbours
         try:
             graphs.append(trace(part))
-        except Exception:  # tracers raise whatever they stumble over
+        except Exception:  # tracers raise errors of any kind
             untraced[name] = part
     leave_shared(graphs, untraced.values())
+    twin = Optimized(copied, dtype, out)
     twin.untraced = tuple(untraced)
     return twin, graphs
 
 
 def check_tolerance(tolerance: float | None) -> None:
-    """Raises where it is no part of a number.
+    """Checks a relative difference.
 
     Raises:
-        ConfigError: it is not above 0.
+        ConfigError: it is not a number above 0.
     """
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < math.inf):
         raise ConfigError(f"tolerance = {tolerance!r}: give a number above 0, such as 0.0001")
@@ -214,12 +254,12 @@ def check_tolerance(tolerance: float | None) -> None:
 
 @contextmanager
 def _making(twin: Optimized) -> Iterator[None]:
-    """Says of what goes wrong inside that ``twin`` cannot be made."""
+    """Turns errors into one that says that ``twin`` cannot be made."""
     try:
         yield
     except Exception as error:  # of whatever a module does
         raise ConfigError(
-            f"{type(twin).__name__} cannot be made: its parts do not run as graphs ({error})"
+            f"Optimized{type(twin.model).__name__} cannot be made: its parts do not run as graphs ({error})"
         ) from error
 
 
@@ -255,14 +295,14 @@ def _compare_features(model: ClassyModel, twin: Optimized, x: Tensor, bound: flo
         before = (f"block {name!r}", feature, wanted)
 
 
-def _prepared(x: Any, dtype: torch.dtype) -> Any:
+def _prepare(x: Any, dtype: torch.dtype) -> Any:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
     return x.detach().to(dtype=dtype, memory_format=_LAYOUTS.get(x.dim(), torch.preserve_format))
 
 
 def convert_outputs(outputs: Any, dtype: torch.dtype) -> Any:
-    """Outputs, of which numbers come in ``dtype``."""
+    """Converts floating-point outputs to ``dtype``."""
     if isinstance(outputs, Tensor):
         return outputs.to(dtype) if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):

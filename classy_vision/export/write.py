@@ -95,9 +95,8 @@ def export(
 ) -> Exported:
     """Writes ``model`` to a file, reads the file back, and compares the outputs of both.
 
-    The file takes its place after the comparison has passed; otherwise nothing is left behind. Exported
-    programs and AOTInductor packages of a ``ClassyModel`` hold the result of ``optimize(pack=False)``, except
-    in int8; a model that ``optimize`` refuses is written as it is, and so are other modules.
+    The file takes its place after the comparison has passed; otherwise nothing is left behind. ``.pt2`` files
+    of a ``ClassyModel`` hold the result of ``optimize(pack=False)``, if that can be made, except in int8.
 
     Args:
         model: on the CPU; it is exported in evaluation mode.
@@ -108,8 +107,7 @@ def export(
         dynamic_size: accept images of any height and width, not only those of the example.
         heads: the meaning of the outputs, by head; in their order for a module that is not a ``ClassyModel``.
         preprocessing: how an image becomes an input, in the keys of ``data`` of a training config.
-        dtype: of weights and arithmetic, "float32" or "bfloat16" (safetensors files still compute in float32);
-            inputs and outputs are always float32.
+        dtype: of weights and arithmetic, "float32" or "bfloat16"; inputs and outputs are always float32.
         int8: quantize the model; scores are compared then instead of outputs.
         tolerance: the largest relative difference; 1e-4 by default, and 2e-2 in bfloat16; not for int8.
         force: replace an existing file.
@@ -124,10 +122,9 @@ def export(
     if int8 and not len(int8.calibration):
         raise ConfigError("int8: calibration is empty; give inputs from the training data")
     check_model(model)
+    given = (dynamic_size, int8, precision, format, max_batch, preprocessing)
     with in_mode(model, training=False) as model:
-        given = {"format": format, "max_batch": max_batch, "preprocessing": preprocessing}
-        given["precision"] = precision if int8 is None else "int8"
-        request = _make_request(model, example, heads or {}, dynamic_size, int8, given)
+        request = _make_request(model, example, heads or {}, *given)
         return _export(request, path, getattr(torch, precision), int8, tolerance)
 
 
@@ -137,13 +134,19 @@ def _make_request(
     heads: Mapping[str, Head],
     dynamic_size: bool,
     int8: Int8 | None,
-    given: Mapping[str, Any],
+    precision: Any,
+    format: str,
+    max_batch: int,
+    preprocessing: Mapping[str, Any] | None,
 ) -> Request:
-    """Describes the file to write; ``given`` are fields of its metadata."""
-    example = make_example(model, example, given["max_batch"])
+    """Describes the file to write."""
+    example = make_example(model, example, max_batch)
     names = find_outputs(model, example, heads)
     metadata = Metadata(
-        **{**given, "preprocessing": given["preprocessing"] and dict(given["preprocessing"])},
+        format=format,
+        max_batch=max_batch,
+        preprocessing=None if preprocessing is None else dict(preprocessing),
+        precision="int8" if int8 else precision,
         input_shape=free_sizes(example.shape, dynamic_size),
         outputs=tuple(names),
         heads={**heads, **{name: Head() for name in names if name not in heads}},

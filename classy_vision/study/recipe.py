@@ -1,4 +1,4 @@
-"""Training different models by the same recipe."""
+"""Training different models by the same recipe. The packages for training are imported when they are used."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from classy_vision.train import TrainConfig
 
 OF_THE_RECIPE = ("heads", "num_classes", "in_channels", "input_planes")
-"""Keys of a model config that come from the recipe and its data instead."""
+"""Keys of a model config that the recipe and its data determine."""
 
 
 @dataclass
 class Recipe:
-    """A training job whose model is replaced: its data, tasks, heads and schedule stay.
+    """A training job for any model: its data, tasks, heads and schedule stay.
 
     Attributes:
-        settings: the job.
+        settings: the settings of the job.
     """
 
     settings: TrainConfig
@@ -45,22 +45,22 @@ class Recipe:
             overrides: "dotted.key=value", as for ``load_settings``.
 
         Raises:
-            ConfigError: it cannot be read, or cannot train a model of its own heads.
+            ConfigError: it cannot be read, or its model has no heads.
         """
         from classy_vision.train.config import load_settings
 
         recipe = cls(load_settings(path, overrides))
         if not recipe.settings.model.get("heads"):
-            raise ConfigError(f"{path}: the recipe's model lists the heads of all models: give it heads")
+            raise ConfigError(f"{path}: the recipe needs heads under model, which all models get")
         return recipe
 
     def complete(self, config: Mapping[str, Any]) -> TrainConfig:
-        """The job that trains the model of ``config``, with what comes from the data.
+        """Returns the job that trains the model of ``config``, completed from the data.
 
         Heads are the recipe's, and the number of channels is the recipe's or that of its images.
 
         Raises:
-            ConfigError: what does not fit together.
+            ConfigError: the model and the recipe do not fit together.
         """
         key = repr(config)
         if key not in self._complete:
@@ -75,15 +75,15 @@ class Recipe:
         return self._complete[key]
 
     def model(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """What is trained in the place of ``config``, and the shape of its input in evaluation."""
+        """Returns the config that is trained for ``config``, and the shape of its input in evaluation."""
         settings = self.complete(config)
         model = dict(settings.model)
         return model, settings.data.input_shape(model["in_channels"], training=False)
 
     def run(self, config: Mapping[str, Any], folder: Path, costs: Costs) -> dict[str, float]:
-        """Trains a model, or reads the run in ``folder`` where it is done, or goes on with it.
+        """Trains a model, resumes the run in ``folder``, or reads it if it is finished.
 
-        What training prints goes to stderr.
+        Output of the training goes to stderr.
 
         Args:
             config: of the model.
@@ -91,10 +91,10 @@ class Recipe:
             costs: of the model with the recipe's heads.
 
         Returns:
-            The accuracy of the held-out data in the last epoch, by head.
+            The accuracy on held-out data after the last epoch, by head.
 
         Raises:
-            ConfigError: the run is of another recipe, or something does not fit or cannot be written.
+            ConfigError: the run has another recipe, the model does not fit, or a file cannot be written.
         """
         from classy_vision.train.run import resume, train
         from classy_vision.train.run_folder import RunFolder
@@ -104,7 +104,7 @@ class Recipe:
         if run.is_run:
             self._check_same(run.settings(), settings, folder)
         if not (run.is_run and run.finished):
-            self._check_room(costs)
+            self._check_memory(costs)
             with redirect_stdout(sys.stderr):
                 if run.is_run:
                     resume(folder)
@@ -123,6 +123,6 @@ class Recipe:
                 f"or remove it"
             )
 
-    def _check_room(self, costs: Costs) -> None:
+    def _check_memory(self, costs: Costs) -> None:
         device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.settings.schedule
         check_fits(costs, schedule.batch_size, "float32", device, training=not schedule.freeze_trunk)

@@ -86,8 +86,8 @@ def test_compiled(model: ClassyModel) -> None:
     ("options", "message"),
     [
         ({"batch": 0}, "batch = 0"),
-        ({"rounds": 0}, "rounds = 0: 1 or more"),
-        ({"warmup": -1}, "warmup = -1: 0 or more"),
+        ({"rounds": 0}, "rounds = 0: give 1 or more"),
+        ({"warmup": -1}, "warmup = -1: give 0 or more"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cpu:4"}, "unknown device 'cpu:4'"),

@@ -144,7 +144,7 @@ class Mixed(nn.Module):
 def test_what_does_not_run_in_bfloat16_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the model does not run in bfloat16: RuntimeError"):
         export(Mixed(), tmp_path / "m.pt2", example=batch(), dtype="bfloat16")
-    with pytest.raises(ConfigError, match=r"the model is in float64: model.float\(\) first"):
+    with pytest.raises(ConfigError, match=r"the model is in float64: call model.float\(\) first"):
         export(build("regnet").double(), tmp_path / "m.pt2", example=batch())
     assert list(tmp_path.iterdir()) == []
 
