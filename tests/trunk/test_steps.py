@@ -22,7 +22,7 @@ MOST_FRAMES = 5  # forward, walk, block, branch, and the convolution with its no
 
 
 def frames_above(model: nn.Module, x: Tensor) -> int:
-    """The most frames between a call of ``model`` and a convolution, without torch's two for each call."""
+    """The most frames between a call of ``model`` and a convolution in it, without torch's own two per call."""
     most = 0
 
     def count(module: nn.Module, inputs: object) -> None:
