@@ -107,14 +107,15 @@ def measure(
 
     Raises:
         TypeError: the model is not a ``ClassyModel``.
-        ConfigError: an option is wrong, or the model lacks weights, or does not take the input or fit in memory.
+        ConfigError: an option is wrong, or the model lacks weights, does not take the input or does not fit.
     """
     shape = tuple(input_shape or model.input_shape)
     where = _check(model, shape, batch, device, dtype, training, warmup, rounds)
     layout: Any = _memory_format(shape) if channels_last else torch.preserve_format
     try:
         if training or compile or channels_last or not _is_there(model, where, DTYPES[dtype]):
-            model = copy.deepcopy(model).to(where, DTYPES[dtype], memory_format=layout)
+            model = copy.deepcopy(model).to(where, DTYPES[dtype])
+            model.to(memory_format=layout)  # type: ignore[call-overload]  # torch types 4-D alone
         x = torch.randn(batch, *shape, dtype=DTYPES[dtype], device=where).contiguous(memory_format=layout)
         with in_mode(model, training) as twin, _compiled(twin, compile) as whole:
             return _measured(twin, whole, x, training, warmup, rounds)
@@ -126,7 +127,7 @@ def measure(
 
 
 def _check(
-    model: ClassyModel,
+    model: Trunk,
     shape: tuple[int, ...],
     batch: int,
     device: str,
