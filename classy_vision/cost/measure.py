@@ -107,7 +107,7 @@ def measure(
 
     Raises:
         TypeError: the model is not a ``ClassyModel``.
-        ConfigError: an option is wrong, or the model lacks weights, does not take the input or does not fit.
+        ConfigError: an option is wrong, or the model cannot run: it has no weights, say, or is too large.
     """
     shape = tuple(input_shape or model.input_shape)
     where = _check(model, shape, batch, device, dtype, training, warmup, rounds)

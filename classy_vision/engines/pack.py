@@ -52,7 +52,7 @@ _ACTIVATIONS: Mapping[type[nn.Module], str] = {
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this machine has what it takes."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # untyped
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -193,7 +193,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 def _with_act(node: fx.Node, then: Then) -> Then:
     after = reader(node)
-    act = None if after is None else _ACTIVATIONS.get(type(module_at(after)))  # type: ignore[arg-type]
+    act = None if after is None else _ACTIVATIONS.get(type(module_at(after)))  # type: ignore[arg-type]  # any module
     if act is None or after is None or then.act != "none":
         return then
     drop(after, node)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -109,9 +109,7 @@ def evaluate(
     loaded = isinstance(model, Predictor)
     predictor = model if isinstance(model, Predictor) else Predictor.load(model, device=device, trust=trust)
     predictor = _with_heads(predictor, heads)
-    for head in targets or ():
-        if head not in predictor.tasks:
-            raise unknown("head", head, predictor.tasks, "--target")
+    _check_targets(targets or (), predictor)
     run = None if loaded else os.path.expanduser(str(model))
     labelled = find_labelled(predictor.tasks, predictor.data, run=run, data=data, split=split, targets=targets)
     name = "a predictor" if loaded else str(model)
@@ -122,6 +120,12 @@ def evaluate(
         if folder is not None:
             _write(folder, found, predictor, labelled)
     return found.evaluation if place is None else replace(found.evaluation, folder=place)
+
+
+def _check_targets(targets: Iterable[str], predictor: Predictor) -> None:
+    for head in targets:
+        if head not in predictor.tasks:
+            raise unknown("head", head, predictor.tasks, "--target")
 
 
 def _with_heads(predictor: Predictor, heads: Sequence[str] | None) -> Predictor:

@@ -161,7 +161,7 @@ def _build(config: Mapping[str, Any]) -> ClassyHead:
 
 
 def _has_own_from_config(cls: type[ClassyHead]) -> bool:
-    return cls.from_config.__func__ is not ClassyHead.from_config.__func__  # type: ignore[attr-defined]
+    return cls.from_config.__func__ is not ClassyHead.from_config.__func__  # type: ignore[attr-defined]  # a method of a class
 
 
 @dataclass(frozen=True)

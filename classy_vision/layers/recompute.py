@@ -29,7 +29,7 @@ def recompute(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _modes() -> list[TorchFunctionMode]:
-    modes: list[TorchFunctionMode] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    modes: list[TorchFunctionMode] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch does not type it
     return modes
 
 

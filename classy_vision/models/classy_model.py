@@ -363,7 +363,7 @@ def _drop_unknown(entry: Entry[ClassyModel], given: dict[str, Any], lenient: boo
 
 
 def _has_own_from_config(cls: type[ClassyModel]) -> bool:
-    return cls.from_config.__func__ is not ClassyModel.from_config.__func__  # type: ignore[attr-defined]
+    return cls.from_config.__func__ is not ClassyModel.from_config.__func__  # type: ignore[attr-defined]  # a method of a class
 
 
 def _build_heads(configs: Iterable[Mapping[str, Any]]) -> list[_Attachment]:

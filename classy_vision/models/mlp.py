@@ -58,7 +58,7 @@ class Start(nn.Sequential):
     """Flattens, whatever the memory format. Shape: (n, ...) to (n, input_dim)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))  # type: ignore[no-untyped-call]
+        return super().forward(x.flatten(1))  # type: ignore[no-untyped-call]  # torch does not type it
 
 
 @register_model("mlp")

@@ -70,7 +70,7 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
     height = (1.7 if stills == 1 else 1.4) + 0.22 * len(job.tasks)
     figure = Figure(figsize=(width * columns, height * lines + 0.3), layout="constrained")
     if stills > 1:  # so that one video keeps away from the next
-        figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
+        figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]  # of matplotlib's layout engine
     unit = job.settings.data.unit
     figure.suptitle(f"Held-out {unit}s: green is right, red is wrong (truth in brackets)", fontsize=10)
     for axis in (axes := list(figure.subplots(lines, columns, squeeze=False).flat)):
@@ -107,5 +107,5 @@ def _side_by_side(stills: Sequence[Image.Image]) -> np.ndarray[Any, Any]:
 def to_png(figure: Figure) -> bytes:
     """Renders a figure."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]  # torch does not type it
     return buffer.getvalue()

@@ -74,14 +74,14 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sum(x: Tensor) -> Tensor:
-    total: Tensor = SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]  # torch does not type it
     return total
 
 
 def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """``model`` with its batch norms synchronised over processes; names and tensors stay."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch does not type it
     for name, module in model.named_children():
         if isinstance(module, _BatchNorm):
             setattr(model, name, _on_cpu(module))

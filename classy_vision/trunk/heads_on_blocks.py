@@ -67,7 +67,7 @@ def run_heads(features: Iterable[tuple[str, Any]], heads: nn.ModuleDict, plan: P
 
 def _outputs(heads: nn.ModuleDict, blocks: Iterable[str], feature: Any) -> Outputs:
     for block in blocks:
-        for head in heads[block].values():  # type: ignore[operator]
+        for head in heads[block].values():  # type: ignore[operator]  # modules of a ModuleDict
             yield head.unique_id, head(feature)
 
 
@@ -75,7 +75,7 @@ def join_outputs(heads: nn.ModuleDict, found: Mapping[str, Any]) -> Any:
     """The output of the only head, or all by head id in the order of ``heads``."""
     if len(found) == 1:
         return next(iter(found.values()))
-    return {name: found[name] for entries in heads.values() for name in entries}  # type: ignore[attr-defined]
+    return {name: found[name] for entries in heads.values() for name in entries}  # type: ignore[attr-defined]  # modules of a ModuleDict
 
 
 def attach_heads(trunk: Any, heads: Mapping[str, Iterable[ClassyHead]]) -> None:

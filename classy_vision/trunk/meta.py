@@ -161,14 +161,14 @@ SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
 }
 
 
-class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type it
     """A context in which new weights go to the meta device: nothing is allocated or drawn.
 
     The same as ``torch.device("meta")``, three times as fast on models.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

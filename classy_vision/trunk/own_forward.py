@@ -179,4 +179,4 @@ def with_heads(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_own_name(trunk: nn.Module, name: str) -> bool:
     """Whether an author's module may have ``name``, though a method of ours has it, which it then hides."""
-    return type(trunk)._forward_is_own and callable(getattr(type(trunk), name, None))  # type: ignore[attr-defined]
+    return type(trunk)._forward_is_own and callable(getattr(type(trunk), name, None))  # type: ignore[attr-defined]  # a method of a class

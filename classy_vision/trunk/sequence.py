@@ -121,7 +121,7 @@ def tell_step(trunk: Any, name: str, module: nn.Module, channels: int) -> None:
             trunk.tail = module
         else:
             trunk.blocks[name] = module
-    module.step_record = StepRecord(name, before, channels)  # type: ignore[assignment]
+    module.step_record = StepRecord(name, before, channels)  # type: ignore[assignment]  # kept on the module
 
 
 def told_channels(trunk: Any) -> Mapping[str, int]:

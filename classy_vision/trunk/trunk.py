@@ -146,7 +146,7 @@ class Trunk(nn.Module):
             cls.is_sequential = False
         if "forward" in cls.__dict__ and not cls._runs_heads:
             cls._forward_is_own = True
-            cls.forward = with_heads(cls.__dict__["forward"])  # type: ignore[method-assign]
+            cls.forward = with_heads(cls.__dict__["forward"])  # type: ignore[method-assign]  # wrapped once
 
     def __init__(self, config: ModelConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class Trunk(nn.Module):
 
     def get_heads(self) -> dict[str, list[ClassyHead]]:
         """The heads by block."""
-        return {block: list(heads.values()) for block, heads in self.heads.items()}  # type: ignore[operator]
+        return {block: list(heads.values()) for block, heads in self.heads.items()}  # type: ignore[operator]  # modules of a ModuleDict
 
     def clear_heads(self) -> None:
         """Removes all heads; the trunk's parameters and keys stay as they are."""

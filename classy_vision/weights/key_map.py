@@ -226,7 +226,7 @@ class _Prefix:
             pattern += f"(?P={group})" if group in self._holes else f"(?P<{group}>{digits})"
             self._holes[group] = hole
             end = hole.end()
-        self._literal = re.match(r"[^{]*", text)[0]  # type: ignore[index]
+        self._literal = re.match(r"[^{]*", text)[0]  # type: ignore[index]  # always matches
         self._pattern = re.compile(pattern + re.escape(text[end:]) + r"(?=\.|$)")
 
     def rewrite(self, key: str, other: _Prefix) -> str | None:

@@ -122,7 +122,7 @@ def test_a_recipe_without_heads(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model"):
         Recipe.read(write(tmp_path / "job.json", job))
     job = {**digits_job(), "model": {"name": "resnet18"}}
-    with pytest.raises(ConfigError, match="lists the heads of all models"):
+    with pytest.raises(ConfigError, match="needs heads under model"):
         Recipe.read(write(tmp_path / "job.json", job))
 
 

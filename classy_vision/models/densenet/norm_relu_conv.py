@@ -56,7 +56,7 @@ def norm_relu_conv(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, conv: nn.Con
     assert isinstance(conv.padding, tuple)
     if not needs_gradient(x, conv.weight, norm.weight, norm.bias):
         return _conv(used.then_relu(x), conv.weight, conv.padding)
-    out: Tensor = _NormReluConv.apply(x, conv.weight, conv.padding, *used)  # type: ignore[no-untyped-call]
+    out: Tensor = _NormReluConv.apply(x, conv.weight, conv.padding, *used)  # type: ignore[no-untyped-call]  # torch does not type it
     return out
 
 
@@ -190,7 +190,7 @@ def _is_plain(norm: nn.BatchNorm2d, act: nn.Module, conv: nn.Conv2d) -> bool:
         and conv.bias is None
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
-        and not (_is_hooked(norm) or _is_hooked(act) or _is_hooked(conv) or _has_any_global_hook())  # type: ignore[no-untyped-call]
+        and not (_is_hooked(norm) or _is_hooked(act) or _is_hooked(conv) or _has_any_global_hook())  # type: ignore[no-untyped-call]  # torch does not type it
     )
 
 

@@ -40,7 +40,7 @@ def append(x: Tensor, new: Tensor, capacity: int) -> Tensor:
     if is_eager(x, new):
         if needs_gradient(x, new):
             if _can_share(x, new):
-                longer: Tensor = _Append.apply(x, new, capacity)  # type: ignore[no-untyped-call]
+                longer: Tensor = _Append.apply(x, new, capacity)  # type: ignore[no-untyped-call]  # torch does not type it
                 return longer
         elif x.numel() >= WORTH_SHARING and device_of(x) in MEASURED and _can_share(x, new):
             return _appended(x, new, capacity)

@@ -202,7 +202,7 @@ class Stem3D(nn.Sequential):
             self.add_module("pool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(as_clip(x, self.input_key))  # type: ignore[no-untyped-call]
+        return super().forward(as_clip(x, self.input_key))  # type: ignore[no-untyped-call]  # torch does not type it
 
 
 def as_clip(x: Tensor | Mapping[str, Tensor], key: str | None) -> Tensor:
