@@ -78,7 +78,7 @@ def trace(part: nn.Module) -> fx.GraphModule:
     traced = type(type(part).__name__, (Traced, type(part)), {})
     # What changes its input in place may have no reader.
     kept = {node for node in graph.graph.nodes if not node.users and node.op != "output"}
-    graph.meta.update(kept=kept, left=set(), room=part.room if isinstance(part, DenseLayer) else None)
+    graph.meta.update(kept=kept, left=set(), room=part.capacity if isinstance(part, DenseLayer) else None)
     for name in list(part._modules):
         delattr(part, name)
     part.__class__ = traced
