@@ -8,6 +8,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from classy_vision.errors import ConfigError
+
 RENAMED = {
     "--json": ("--format", "json"),
     "--csv": ("--format", "csv"),
@@ -65,6 +67,8 @@ def _name_argument(parameter: Any) -> str:
 
 def _rename(args: list[str], taken: set[str]) -> Iterator[str]:
     """Replaces options of the version before, and says so."""
+    if {"--json", "--csv"} <= {*args} - taken:
+        raise ConfigError("--json and --csv were given together: choose one")
     for index, arg in enumerate(args):
         if arg == "--":
             yield from args[index:]

@@ -24,6 +24,7 @@ from classy_vision.cli.options import (
     Format,
     FormatOption,
     ImageSizeOption,
+    option,
     training_packages,
 )
 from classy_vision.config import ConfigError
@@ -41,89 +42,26 @@ Words = Annotated[
         "that --output wrote (.csv, .parquet).",
     ),
 ]
-Measure = Annotated[
-    bool,
-    typer.Option(
-        "--measure", help="Run the models, for their latency and throughput.", rich_help_panel=MEASURING
-    ),
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        min=1,
-        metavar="N",
-        help="Estimate memory and measure latency for batches of this many inputs.",
-        rich_help_panel=MEASURING,
-    ),
-]
-Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="Measure on this device: cpu or cuda.", rich_help_panel=MEASURING)
-]
-Train = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="CONFIG",
-        help="Train every model as this training config says, with its heads.",
-        rich_help_panel=TRAINING,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a value of --train, e.g. schedule.epochs=3; repeatable.",
-        rich_help_panel=TRAINING,
-    ),
-]
-Runs = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Write run folders here, and read those that are finished.",
-        show_default="runs/compare",
-        rich_help_panel=TRAINING,
-    ),
-]
-Sort = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Print the best first by this column; '-latency' prints the worst first.",
-        rich_help_panel=RANKING,
-    ),
-]
-X = Annotated[
-    str | None,
-    typer.Option("--x", metavar="COLUMN", help="Take this column as the cost.", rich_help_panel=RANKING),
-]
-Y = Annotated[
-    str | None,
-    typer.Option("--y", metavar="COLUMN", help="Take this column as the benefit.", rich_help_panel=RANKING),
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Draw --x against --y, as .svg or .png.", rich_help_panel=OUTPUT),
-]
-Edf = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Draw the distribution of errors by folder, as .svg or .png.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write all numbers, as .csv, .parquet or .json.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+_MEASURE = "Run the models, for their latency and throughput."
+Measure = Annotated[bool, option("--measure", "", _MEASURE, MEASURING)]
+_BATCH = "Estimate memory and measure latency for batches of this many inputs."
+BatchSize = Annotated[int, option("--batch-size", "N", _BATCH, MEASURING, min=1)]
+Device = Annotated[str, option("--device", "DEVICE", "Measure on this device: cpu or cuda.", MEASURING)]
+_TRAIN = "Train every model as this training config says, with its heads."
+Train = Annotated[Path | None, option("--train", "CONFIG", _TRAIN, TRAINING)]
+_SET = "Change a value of --train, e.g. schedule.epochs=3; repeatable."
+Overrides = Annotated[list[str] | None, option("--set", "KEY=VALUE", _SET, TRAINING)]
+_RUNS = "Write run folders here, and read those that are finished."
+Runs = Annotated[Path | None, option("--runs", "FOLDER", _RUNS, TRAINING, show_default="runs/compare")]
+_SORT = "Print the best first by this column; '-latency' prints the worst first."
+Sort = Annotated[str | None, option("--sort", "COLUMN", _SORT, RANKING)]
+X = Annotated[str | None, option("--x", "COLUMN", "Take this column as the cost.", RANKING)]
+Y = Annotated[str | None, option("--y", "COLUMN", "Take this column as the benefit.", RANKING)]
+Plot = Annotated[Path | None, option("--plot", "FILE", "Draw --x against --y, as .svg or .png.", OUTPUT)]
+_EDF = "Draw the distribution of errors by folder, as .svg or .png."
+Edf = Annotated[Path | None, option("--edf", "FILE", _EDF, OUTPUT)]
+_OUTPUT = "Write all numbers, as .csv, .parquet or .json."
+Output = Annotated[Path | None, option("--output -o", "FILE", _OUTPUT, OUTPUT)]
 
 
 def compare(
@@ -251,16 +189,16 @@ class Outputs:
         from classy_vision.study.row import column
         from classy_vision.weights.files import check_target
 
-        for option, name in (("--sort", self.sort), ("--x", self.x), ("--y", self.y)):
+        for where, name in (("--sort", self.sort), ("--x", self.x), ("--y", self.y)):
             if name:
-                column(name.removeprefix("-") if option == "--sort" else name, option)
-        for option, path, suffixes in (
+                column(name.removeprefix("-") if where == "--sort" else name, where)
+        for where, path, suffixes in (
             ("--plot", self.plot, FIGURES),
             ("--edf", self.edf, FIGURES),
             ("--output", self.output, TABLES),
         ):
             if path:
-                check_target(path, suffixes, force=force, option=option)
+                check_target(path, suffixes, force=force, option=where)
                 _check_package(path)
 
     def write(self, rows: Sequence[Row], batch: int, dtype: str) -> bool:

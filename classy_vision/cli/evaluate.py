@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from classy_vision.cli.options import (
     FormatOption,
     TrustOption,
     WorkersOption,
+    option,
     training_packages,
 )
 from classy_vision.config import ConfigError
@@ -49,35 +49,15 @@ Data = Annotated[
         help="A folder with a folder per class, or a CSV or Parquet table; by default the data of the run.",
     ),
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FOLDER",
-        help="The folder to write.",
-        show_default="evaluations/NAME of the model",
-    ),
-]
+_FOLDER = "evaluations/NAME of the model"
+Output = Annotated[Path | None, option("--output -o", "FOLDER", "The folder to write.", show_default=_FOLDER)]
+_PARTS, _PART = "train|validation|test", "validation; everything if data are not split"
 SplitOption = Annotated[
-    Split | None,
-    typer.Option(
-        metavar="train|validation|test",
-        help="Evaluate this part of the data.",
-        show_default="validation; everything if data are not split",
-    ),
+    Split | None, option("--split", _PARTS, "Evaluate this part of the data.", show_default=_PART)
 ]
-Heads = Annotated[
-    list[str] | None, typer.Option("--head", metavar="HEAD", help="Evaluate this head; repeatable.")
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        metavar="HEAD=COLUMN",
-        help="Read the labels of a head from this column, if not as in training; repeatable.",
-    ),
-]
+Heads = Annotated[list[str] | None, option("--head", "HEAD", "Evaluate this head; repeatable.")]
+_TARGET = "Read the labels of a head from this column, if not as in training; repeatable."
+Targets = Annotated[list[str] | None, option("--target", "HEAD=COLUMN", _TARGET)]
 
 
 def evaluate(
@@ -124,7 +104,7 @@ def evaluate(
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _PRINT[format](found)
+    _print(found, format)
     _print_errors(found)
 
 
@@ -164,27 +144,16 @@ def _show_progress() -> Iterator[Callable[[int], Callable[[int], None]] | None]:
 # -- what is printed
 
 
-def _print_table(found: Evaluation) -> None:
+def _print(found: Evaluation, format: Format) -> None:
+    if format is Format.JSON:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    if format is Format.CSV and found.folder is not None:
+        print((found.folder / "metrics.csv").read_bytes().decode(), end="")
+        return
     print(f"{found.model} on {found.data} ({found.split}): {found.count} read")
     for head, scores in found.heads.items():
         print(f"\n{head}: {scores.kind}, {scores.count} labels")
         for name, value in scores.metrics.items():
             print(f"  {name:18} {'not defined' if value is None else f'{value:.4f}'}")
     print(f"\nthe evaluation is in {found.folder}")
-
-
-def _print_json(found: Evaluation) -> None:
-    print(json.dumps(found.as_dict(), indent=2))
-
-
-def _print_csv(found: Evaluation) -> None:
-    assert found.folder is not None
-    with (found.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(csv.reader(file))
-
-
-_PRINT: dict[Format, Callable[[Evaluation], None]] = {
-    Format.TABLE: _print_table,
-    Format.JSON: _print_json,
-    Format.CSV: _print_csv,
-}

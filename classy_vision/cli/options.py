@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,77 +32,49 @@ class Format(str, Enum):
     CSV = "csv"
 
 
+def option(names: str, metavar: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """Describes an option for ``Annotated``.
+
+    Args:
+        names: such as "--output -o".
+        metavar: what stands for its value; "" for a flag.
+        help: says what to give, and what happens.
+        panel: of the help.
+        more: of ``typer.Option``.
+    """
+    return typer.Option(*names.split(), metavar=metavar or None, help=help, rich_help_panel=panel, **more)
+
+
+FORMATS = "table|json|csv"
 FormatOption = Annotated[
-    Format,
-    typer.Option(
-        "--format",
-        metavar="table|json|csv",
-        help="Print a table, or JSON or CSV with exact numbers.",
-        rich_help_panel=OUTPUT,
-    ),
+    Format, option("--format", FORMATS, "Print a table, or JSON or CSV with exact numbers.", OUTPUT)
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.", rich_help_panel=OUTPUT)]
+ForceOption = Annotated[bool, option("--force", "", "Replace existing files.", OUTPUT)]
 ImageSizeOption = Annotated[
     str | None,
-    typer.Option(
-        "--image-size", metavar="H[xW]", help="Height and width of the input, such as 256 or 256x192."
-    ),
+    option("--image-size", "H[xW]", "Height and width of the input, such as 256 or 256x192."),
 ]
-DtypeOption = Annotated[
-    str,
-    typer.Option(
-        "--dtype",
-        metavar="DTYPE",
-        help="Type of weights and input, for memory and time: float32, bfloat16, float16 or float64.",
-        rich_help_panel=MEASURING,
-    ),
-]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Measure after torch.compile.", rich_help_panel=MEASURING)
-]
+_DTYPE = "Type of weights and input, for memory and time: float32, bfloat16, float16 or float64."
+DtypeOption = Annotated[str, option("--dtype", "DTYPE", _DTYPE, MEASURING)]
+CompileOption = Annotated[bool, option("--compile", "", "Measure after torch.compile.", MEASURING)]
 ChannelsLastOption = Annotated[
-    bool,
-    typer.Option("--channels-last", help="Measure with channels last in memory.", rich_help_panel=MEASURING),
+    bool, option("--channels-last", "", "Measure with channels last in memory.", MEASURING)
 ]
+_GPU = "a GPU where there is one"
 DeviceOption = Annotated[
     str | None,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Run on this device, such as cpu or cuda:1.",
-        show_default="a GPU where there is one",
-        rich_help_panel=RUNNING,
-    ),
+    option("--device", "DEVICE", "Run on this device, such as cpu or cuda:1.", RUNNING, show_default=_GPU),
 ]
 BatchSizeOption = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        min=1,
-        metavar="N",
-        help="Give the model this many images or clips at once.",
-        rich_help_panel=RUNNING,
-    ),
+    int, option("--batch-size", "N", "Give the model this many images or clips at once.", RUNNING, min=1)
 ]
+_THREADS = "one per processor, at most 4"
 WorkersOption = Annotated[
     int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        metavar="N",
-        help="Read files in this many threads.",
-        show_default="one per processor, at most 4",
-        rich_help_panel=RUNNING,
-    ),
+    option("--workers", "N", "Read files in this many threads.", RUNNING, min=1, show_default=_THREADS),
 ]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        help="Read a .pt2 file, which can run any code: only if you know where it comes from.",
-        rich_help_panel=RUNNING,
-    ),
-]
+_TRUST = "Read a .pt2 file, which can run any code: only if you know where it comes from."
+TrustOption = Annotated[bool, option("--trust", "", _TRUST, RUNNING)]
 BATCH_SIZE = 32
 
 

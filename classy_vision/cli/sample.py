@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from classy_vision.cli.options import ForceOption
+from classy_vision.cli.options import ForceOption, option
 
 Region = Annotated[
     str,
@@ -18,18 +18,11 @@ Region = Annotated[
         "bounds.",
     ),
 ]
-Count = Annotated[
-    int, typer.Option("--count", "-n", min=1, max=100_000, metavar="N", help="Draw this many models.")
-]
-Seed = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Seed of the draws: the same seed gives the same files.")
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FOLDER", help="The folder to write.", show_default="samples/REGION"
-    ),
-]
+Count = Annotated[int, option("--count -n", "N", "Draw this many models.", min=1, max=100_000)]
+_SEED = "Seed of the draws: the same seed gives the same files."
+Seed = Annotated[int, option("--seed", "N", _SEED, min=0)]
+_FOLDER = "samples/REGION"
+Output = Annotated[Path | None, option("--output -o", "FOLDER", "The folder to write.", show_default=_FOLDER)]
 
 
 def sample(

@@ -7,16 +7,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from classy_vision.cli.options import ForceOption, option
 
-from classy_vision.cli.options import ForceOption
-
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write the schema to this file instead of printing it."
-    ),
-]
+_OUTPUT = "Write the schema to this file instead of printing it."
+Output = Annotated[Path | None, option("--output -o", "FILE", _OUTPUT)]
 
 
 def schema(output: Output = None, force: ForceOption = False) -> None:

@@ -19,6 +19,7 @@ from classy_vision.cli.options import (
     Format,
     FormatOption,
     ImageSizeOption,
+    option,
 )
 from classy_vision.config import ConfigError
 
@@ -29,41 +30,17 @@ if TYPE_CHECKING:
 CLASSES = 1000
 ASSUMED = f"Heads without a number of classes are shown with {CLASSES}: see --num-classes."
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {WORDS}.")]
-NumClasses = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Classes of heads that do not give their number, and of the default head if there is no head; 0 "
-        "shows no head.",
-    ),
-]
-Measure = Annotated[
-    bool,
-    typer.Option("--measure", help="Run the model, and show how long it takes.", rich_help_panel=MEASURING),
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size", metavar="N", help="Samples per batch, for memory and time.", rich_help_panel=MEASURING
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="DEVICE",
-        help="Estimate memory for this device, and measure on it: cpu, cuda or cuda:N.",
-        rich_help_panel=MEASURING,
-    ),
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Draw the trunk with its heads, as .svg, .png or an interactive .html.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+_CLASSES = (
+    "Classes of heads that do not give their number, and of the default head if there is no head; 0 "
+    "shows no head."
+)
+NumClasses = Annotated[int | None, option("--num-classes", "N", _CLASSES, min=0)]
+Measure = Annotated[bool, option("--measure", "", "Run the model, and show how long it takes.", MEASURING)]
+BatchSize = Annotated[int, option("--batch-size", "N", "Samples per batch, for memory and time.", MEASURING)]
+_DEVICE = "Estimate memory for this device, and measure on it: cpu, cuda or cuda:N."
+Device = Annotated[str, option("--device", "DEVICE", _DEVICE, MEASURING)]
+_PLOT = "Draw the trunk with its heads, as .svg, .png or an interactive .html."
+Plot = Annotated[Path | None, option("--plot", "FILE", _PLOT, OUTPUT)]
 
 
 def show(

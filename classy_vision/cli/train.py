@@ -9,29 +9,17 @@ from typing import Annotated
 import typer
 
 from classy_vision.cli.failures import INTERRUPTED
-from classy_vision.cli.options import ForceOption, training_packages
+from classy_vision.cli.options import ForceOption, option, training_packages
 from classy_vision.config import ConfigError
 
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The training config, in YAML or JSON.")]
+_FOLDER = "runs/NAME of the config"
 Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FOLDER",
-        help="The run folder to write.",
-        show_default="runs/NAME of the config",
-    ),
+    Path | None, option("--output -o", "FOLDER", "The run folder to write.", show_default=_FOLDER)
 ]
-Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Resume this run folder where it stopped.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a value of the config, e.g. schedule.epochs=3; with --resume, train for longer.",
-    ),
-]
+Resume = Annotated[Path | None, option("--resume", "RUN", "Resume this run folder where it stopped.")]
+_SET = "Change a value of the config, e.g. schedule.epochs=3; with --resume, train for longer."
+Overrides = Annotated[list[str] | None, option("--set", "KEY=VALUE", _SET)]
 
 
 def train(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from classy_vision.cli.command import HELP, Command, Group
-from classy_vision.cli.options import OUTPUT, WORDS, ForceOption, Format, FormatOption
+from classy_vision.cli.options import FORMATS, OUTPUT, WORDS, ForceOption, Format, FormatOption, option
 from classy_vision.config import ConfigError, system_error, unknown
 
 weights = typer.Typer(
@@ -40,12 +40,8 @@ Pattern = Annotated[
     str,
     typer.Argument(metavar="PATTERN", help="Names to list: with wildcards ('*clip*'), or a part of the name."),
 ]
-Source = Annotated[
-    Publisher | None, typer.Option(metavar="timm|torchvision", help="List only those of this library.")
-]
-Preset = Annotated[
-    str | None, typer.Option(metavar="NAME", help="List only those of this model, such as resnet50.")
-]
+Source = Annotated[Publisher | None, option("--source", "timm|torchvision", "List only those of this library.")]
+Preset = Annotated[str | None, option("--preset", "NAME", "List only those of this model, such as resnet50.")]
 
 
 @weights.command("list", cls=Command)
@@ -138,12 +134,7 @@ Shown = Annotated[
         "hf-hub:OWNER/NAME.",
     ),
 ]
-ShowFormat = Annotated[
-    Format,
-    typer.Option(
-        "--format", metavar="table|json|csv", help="Print lines, JSON or CSV.", rich_help_panel=OUTPUT
-    ),
-]
+ShowFormat = Annotated[Format, option("--format", FORMATS, "Print lines, JSON or CSV.", OUTPUT)]
 
 
 @weights.command(cls=Command)
@@ -237,23 +228,14 @@ def _simplify(value: Any) -> Any:
 # -- convert
 
 
-FORMATS = (".safetensors", ".npz")
+WRITTEN = (".safetensors", ".npz")
 In = Annotated[str, typer.Argument(metavar="IN", help="A file of weights, or a published name.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors or .npz file to write.")]
-To = Annotated[
-    str,
-    typer.Option(
-        metavar="LAYOUT",
-        help="Write the key names of this library: native, classy_vision, timm, torchvision and others.",
-    ),
-]
+_TO = "Write the key names of this library: native, classy_vision, timm, torchvision and others."
+To = Annotated[str, option("--to", "LAYOUT", _TO)]
+_FOUND = "found from the names and shapes of the tensors"
 Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help=f"The model that the weights are for: {WORDS}.",
-        show_default="found from the names and shapes of the tensors",
-    ),
+    str | None, option("--model", "MODEL", f"The model that the weights are for: {WORDS}.", show_default=_FOUND)
 ]
 
 
@@ -270,7 +252,7 @@ def convert(source: In, target: Out, to: To, model: Model = None, force: ForceOp
     from classy_vision.weights.files import check_target, read_tensors
 
     target = Path(os.path.expanduser(target))
-    check_target(target, FORMATS, force=force)
+    check_target(target, WRITTEN, force=force)
     _check_known(to)
     state = read_tensors(find_source(source))
     config = find_network_of(state, model or (source if is_published(source) else None), "--model")

@@ -87,6 +87,12 @@ def test_old_options_are_taken_with_a_warning() -> None:
     ]
 
 
+def test_old_options_that_exclude_each_other() -> None:
+    done = CliRunner().invoke(app, ["list", "--json", "--csv"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert str(done.exception) == "--json and --csv were given together: choose one"
+
+
 def test_version() -> None:
     assert text("--version") == f"classy {__version__}\n"
 
