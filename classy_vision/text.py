@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +81,9 @@ class Grid:
         styles: of the lines, for rich.
         sections: indices of the lines after which a section ends.
         left_out: headings of columns that the terminal is too narrow for.
+        title: stands above.
+        totals: cells below the lines, by the name of the column.
+        folded: the name of the column whose cells may take several lines.
     """
 
     headings: Mapping[str, str]
@@ -89,6 +92,9 @@ class Grid:
     styles: Mapping[int, str] = field(default_factory=dict)
     sections: Collection[int] = ()
     left_out: Sequence[str] = ()
+    title: str | None = None
+    totals: Mapping[str, str] = field(default_factory=dict)
+    folded: str = ""
 
     @property
     def width(self) -> int:
@@ -110,9 +116,12 @@ class Grid:
         from rich import box
         from rich.table import Table
 
-        shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+        look: dict[str, Any] = {"title": self.title, "title_justify": "left", "title_style": "bold"}
+        shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_footer=bool(self.totals), **look)
         for name, heading in self.headings.items():
-            shown.add_column(heading, justify="left" if name in self.left else "right", no_wrap=True)
+            side: Literal["left", "right"] = "left" if name in self.left else "right"
+            wrap: dict[str, Any] = {"overflow": "fold"} if name == self.folded else {"no_wrap": True}
+            shown.add_column(heading, self.totals.get(name, ""), justify=side, **wrap)
         for index, line in enumerate(self.lines):
             cells, style = (line[name] for name in self.headings), self.styles.get(index)
             shown.add_row(*cells, style=style, end_section=index in self.sections)

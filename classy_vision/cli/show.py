@@ -127,10 +127,11 @@ def _draw(found: Report, file: Path, name: str) -> None:
 def _print(found: Report, name: str, is_assumed: bool) -> None:
     from rich.console import Console
 
-    from classy_vision.cost.table import notes, size, table
+    from classy_vision.cost.report import grid, notes
+    from classy_vision.text import size
 
     console = Console(highlight=False)
-    console.print(table(found, f"{name}, input {size(found.costs.input_shape)}", console.width))
+    console.print(grid(found, f"{name}, input {size(found.costs.input_shape)}", console.width).table())
     batch = "one input" if found.batch == 1 else f"a batch of {found.batch}"
     told = f"MACs (multiply-adds) and activations are for one input, memory for {batch} in {found.dtype}."
     for line in (*notes(found), *([ASSUMED] if is_assumed else []), told):

@@ -1,14 +1,19 @@
-"""What is known of a model's costs: counted, estimated, measured; and as JSON values."""
+"""What is known of a model's costs: as JSON values for programs, and as a table for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.cost.costs import Costs, StepCost
-from classy_vision.cost.measure import Measured
+from classy_vision.cost.measure import Measured, Timing
 from classy_vision.cost.memory import Memory
+from classy_vision.text import Grid, human, milliseconds, percent, size
+
+WIDE = 100
+"""Columns of a terminal that show the whole table."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +29,19 @@ class Report:
     """
 
     costs: Costs
-    batch: int = 1
-    dtype: str = "float32"
-    inference: Memory | None = None
-    training: Memory | None = None
-    measured: Measured | None = None
+    batch: int
+    dtype: str
+    inference: Memory
+    training: Memory | None
+    measured: Measured | None
+
+    def time(self, step: StepCost) -> Timing | None:
+        """How long a step took; None where it was not measured."""
+        return self.measured.steps.get((step.name, step.reads)) if self.measured else None
 
 
-def report(
-    costs: Costs,
-    batch: int = 1,
-    dtype: str = "float32",
-    device: str = "cpu",
-    measured: Measured | None = None,
-) -> Report:
-    """The costs, and the memory that batches take.
+def report(costs: Costs, batch: int, dtype: str, device: str, measured: Measured | None = None) -> Report:
+    """Adds the memory that batches take to the costs.
 
     Raises:
         ConfigError: the model does not take such a batch in inference.
@@ -52,80 +55,154 @@ def report(
     return Report(costs, batch, dtype, inference, training, measured)
 
 
+def _get_bytes(memory: Memory | None, index: int) -> int | None:
+    """Returns what a step takes; None where it does not run."""
+    return memory.steps[index] if memory and index < len(memory.steps) else None
+
+
+# -- for programs
+
+
 def plain(given: Report) -> dict[str, Any]:
-    """The costs as JSON values: totals, and ``steps`` with one row each."""
-    costs = given.costs
-    return {
+    """Returns the costs as JSON values: totals, and ``steps`` with one row each."""
+    costs, measured = given.costs, given.measured
+    found = {
         "input_shape": list(costs.input_shape),
-        "params": costs.params,
-        "unread": costs.unread,
-        "macs": costs.macs,
-        "activations": costs.activations,
+        **{name: getattr(costs, name) for name in ("params", "unread", "macs", "activations")},
         "uncounted": list(costs.uncounted),
         "deepest": costs.deepest,
-        "running": _total(costs.running),
+        "running": _sum(costs.running),
         "heads": [
-            {"name": head.name, "reads": head.reads, "without": _total(costs.without([head.name]).running)}
+            {"name": head.name, "reads": head.reads, "without": _sum(costs.without([head.name]).running)}
             for head in costs.heads
         ],
         "memory": {
             "batch": given.batch,
             "dtype": given.dtype,
-            "inference": _memory(given.inference),
-            "training": _memory(given.training),
+            "inference": _drop_steps(given.inference),
+            "training": _drop_steps(given.training),
         },
-        **({"measured": _measured(given.measured)} if given.measured else {}),
-        "steps": [_row(given, index, step) for index, step in enumerate(costs.steps)],
     }
+    if measured:
+        more = {"throughput": measured.throughput, "memory": measured.memory}
+        found["measured"] = {"batch": measured.batch, **_spread(measured.whole), **more}
+    return {**found, "steps": [_row(given, index, step) for index, step in enumerate(costs.steps)]}
 
 
-def _total(costs: Costs) -> dict[str, int]:
+def _sum(costs: Costs) -> dict[str, int]:
     return {"params": costs.params, "macs": costs.macs, "activations": costs.activations}
 
 
-def _memory(memory: Memory | None) -> dict[str, int] | None:
-    if memory is None:
-        return None
-    return {key: value for key, value in asdict(memory).items() if key != "steps"}
+def _drop_steps(memory: Memory | None) -> dict[str, int] | None:
+    return {key: value for key, value in asdict(memory).items() if key != "steps"} if memory else None
 
 
-def _measured(measured: Measured) -> dict[str, Any]:
-    return {
-        "batch": measured.batch,
-        **{f"ms{suffix}": value for suffix, value in _spread(measured.whole)},
-        "throughput": measured.throughput,
-        "memory": measured.memory,
-    }
+def _spread(timing: Timing | None) -> dict[str, float | None]:
+    parts = {"ms": "median", "ms_low": "low", "ms_high": "high"}
+    return {key: getattr(timing, name, None) for key, name in parts.items()}
 
 
-def _spread(timing: Any) -> list[tuple[str, float | None]]:
-    parts = (("", "median"), ("_low", "low"), ("_high", "high"))
-    return [(suffix, getattr(timing, name, None)) for suffix, name in parts]
+_KEYS = (
+    *("name", "kind", "reads", "aliases", "shape", "stride", "params", "macs", "runs", "receptive_field"),
+    *("gated", "activations", "inference_bytes", "training_bytes"),
+)
 
 
 def _row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": step.name,
+    values = {
+        **asdict(step),
         "kind": "head" if step.reads else "step",
-        "reads": step.reads,
-        "aliases": list(step.aliases),
-        "shape": list(step.shape),
-        "stride": step.stride,
-        "params": step.params,
-        "macs": step.macs,
         "runs": index < len(given.costs.running.steps),
-        "receptive_field": step.receptive_field,
-        "gated": step.gated,
-        "activations": step.activations,
-        "inference_bytes": step_bytes(given.inference, index),
-        "training_bytes": step_bytes(given.training, index),
+        "inference_bytes": _get_bytes(given.inference, index),
+        "training_bytes": _get_bytes(given.training, index),
     }
-    if given.measured:
-        timing = given.measured.steps.get((step.name, step.reads))
-        row.update((f"ms{suffix}", value) for suffix, value in _spread(timing))
-    return row
+    return {key: values[key] for key in _KEYS} | (_spread(given.time(step)) if given.measured else {})
 
 
-def step_bytes(memory: Memory | None, index: int) -> int | None:
-    """What a step takes; None where it does not run."""
-    return memory.steps[index] if memory and index < len(memory.steps) else None
+# -- for people
+
+
+def grid(given: Report, title: str, width: int) -> Grid:
+    """Makes a table of one row per step and head, heads after what they read, and the totals.
+
+    Rows that the forward pass leaves out are dim.
+
+    Args:
+        given: what is shown.
+        title: stands above.
+        width: of the terminal; below 100 some columns are left out.
+    """
+    costs, measured = given.costs, given.measured
+    names = ["step", "output", "stride", "field", "params", "MACs", "share", "acts", "infer", "train"]
+    if measured:
+        names[6:8] = "acts", "ms"
+    if width < WIDE:
+        hidden = {"share", "infer", "train", *(("stride", "field") if measured else ())}
+        names = [name for name in names if name not in hidden]
+    totals = {
+        **{"step": "total", "params": human(costs.params), "MACs": human(costs.macs), "share": "100%"},
+        **{"acts": human(costs.activations), "ms": _show_time(measured.whole if measured else None)},
+        "infer": f"{human(given.inference.peak)}B",
+        "train": f"{human(given.training.peak)}B" if given.training else "-",
+    }
+    steps = list(enumerate(costs.steps))
+    dim = {index: "dim" for index, _ in steps[len(costs.running.steps) :]}
+    lines = [_line(given, index, step) for index, step in steps]
+    return Grid(dict(zip(names, names)), lines, ("step",), dim, title=title, totals=totals, folded="step")
+
+
+def _line(given: Report, index: int, step: StepCost) -> dict[str, str]:
+    field = "all" if step.receptive_field is None else f"{step.receptive_field}{'+' if step.gated else ''}"
+    return {
+        "step": f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases)),
+        **{"output": size(step.shape), "stride": str(step.stride or ""), "field": field},
+        **{"params": human(step.params), "MACs": human(step.macs), "acts": human(step.activations)},
+        "share": percent(step.macs / given.costs.macs, 1) if given.costs.macs else "",
+        "ms": _show_time(given.time(step)),
+        **{"infer": _show_bytes(given.inference, index), "train": _show_bytes(given.training, index)},
+    }
+
+
+def _show_bytes(memory: Memory | None, index: int) -> str:
+    used = _get_bytes(memory, index)
+    return "" if used is None else f"{human(max(used, 0))}B"
+
+
+def _show_time(timing: Timing | None) -> str:
+    return "" if timing is None else milliseconds(timing.median)
+
+
+def notes(given: Report) -> Iterator[str]:
+    """What the table does not say by itself, line by line."""
+    costs, measured = given.costs, given.measured
+    if costs.skipped:
+        params, macs = (sum(getattr(step, name) for step in costs.skipped) for name in ("params", "macs"))
+        yield (
+            f"No head reads after {costs.deepest}: the forward pass stops there and saves "
+            f"{human(macs)} MACs ({_percent(macs, costs.macs)}); {human(params)} parameters are unused."
+        )
+    yield from _compare_heads(costs)
+    if costs.uncounted:
+        yield f"Not counted, since it is not known what they do: {', '.join(costs.uncounted)}."
+    if measured:
+        whole = measured.whole
+        yield (
+            f"A batch of {measured.batch} took {_show_time(whole)} ms, half of the rounds between "
+            f"{whole.low:.4g} and {whole.high:.4g}: {measured.throughput:.4g} inputs a second, in "
+            f"{human(measured.memory)}B."
+        )
+
+
+def _compare_heads(costs: Costs) -> Iterator[str]:
+    """What the forward pass costs without each head, where there are several."""
+    for head in costs.heads if len(costs.heads) > 1 else ():
+        rest = costs.without([head.name]).running
+        less = costs.running.macs - rest.macs
+        yield (
+            f"Without {head.name} the forward pass ends at {rest.deepest} and takes {human(rest.macs)} MACs, "
+            f"{human(less)} less ({_percent(less, costs.running.macs)})."
+        )
+
+
+def _percent(part: int, total: int) -> str:
+    return percent(part / total, 0) if total else "0%"
