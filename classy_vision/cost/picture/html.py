@@ -28,7 +28,7 @@ def render_html(what: Picture) -> str:
         script_hash=_hash(script),
         metrics="\n".join(_choice(metric, index) for index, metric in enumerate(what.metrics)),
         labels=_spans({metric.key: escape(metric.label) for metric in what.metrics}),
-        most=_spans({key: f"{a.text}, {a.share}" for key, a in what.largest.items()}),
+        most=_spans({m.key: f"{m.largest.text}, {m.largest.share}" for m in what.metrics}),
         flat="" if any(row.extent for row in what.rows if row.reads is None) else ' class="flat"',
         rows="\n".join(_rows(what)),
         facts=json.dumps(facts).replace("<", "\\u003c"),

@@ -7,30 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import yaml
 
 from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.text import human, size
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A cost that the picture can colour by.
-
-    Attributes:
-        key: names it in code.
-        label: names it for people.
-        of: its value for a step; None where it is not known.
-        text: a value in a few digits.
-        exact: a value in all digits.
-    """
-
-    key: str
-    label: str
-    of: Callable[[StepCost], float | None]
-    text: Callable[[float], str]
-    exact: Callable[[float], str]
+Value = Callable[[StepCost], float | None]
+Writer = Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,42 @@ class Amount:
     exact: str
     share: str
     heat: float
+
+
+class Metric:
+    """A cost that the picture can colour by.
+
+    Args:
+        key: names it in code.
+        label: names it for people.
+        of: returns its value for a step; None where it is not known.
+        steps: all steps and heads of the model.
+        text: writes a value in a few digits.
+        exact: writes a value in all digits.
+
+    Attributes:
+        total: the sum over the model, as text.
+        largest: the most that a step or head costs.
+    """
+
+    def __init__(
+        self, key: str, label: str, of: Value, steps: Sequence[StepCost], text: Writer, exact: Writer
+    ) -> None:
+        self.key, self.label = key, label
+        self._of, self._text, self._exact = of, text, exact
+        values = [of(step) or 0 for step in steps]
+        self._total, self._most = sum(values), max(values, default=0)
+        self.total, self.largest = text(self._total), self._write(self._most)
+
+    def amount(self, steps: Iterable[StepCost]) -> Amount:
+        """Returns what ``steps`` cost together."""
+        known = [value for step in steps if (value := self._of(step)) is not None]
+        return self._write(sum(known)) if known else Amount("", "", "", 0)
+
+    def _write(self, value: float) -> Amount:
+        share = _percent(value / self._total) if self._total else ""
+        heat = min(1, value / self._most) if self._most else 0
+        return Amount(self._text(value), self._exact(value), share, heat)
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,6 @@ class Picture:
         summary: its totals.
         metrics: the first is the one that a still picture is coloured by.
         stages: in the order in which they run.
-        largest: the most that a step or head costs, by the keys of the metrics.
         stop: why the steps that do not run don't; "" where all run.
     """
 
@@ -105,7 +125,6 @@ class Picture:
     summary: str
     metrics: tuple[Metric, ...]
     stages: tuple[Stage, ...]
-    largest: Mapping[str, Amount]
     stop: str
 
     @property
@@ -116,16 +135,10 @@ class Picture:
 
 def describe(costs: Costs, title: str, latency: Mapping[str, float] | None = None) -> Picture:
     """What to draw of ``costs``; ``latency`` in milliseconds, by the name of a step or head."""
-    scales = [_Scale(metric, costs.steps) for metric in _metrics(latency)]
-    rows = dict(_rows(costs, scales))
-    return Picture(
-        title=clean(title),
-        summary=_summary(costs, scales),
-        metrics=tuple(scale.metric for scale in scales),
-        stages=tuple(_stages(costs.steps, rows, scales)),
-        largest={scale.metric.key: scale.largest for scale in scales},
-        stop=_stop(costs),
-    )
+    metrics = tuple(_make_metrics(costs.steps, latency))
+    rows = dict(_make_rows(costs, metrics))
+    stages = tuple(_group(costs.steps, rows, metrics))
+    return Picture(clean(title), _summarize(costs, metrics), metrics, stages, _explain_stop(costs))
 
 
 def clean(text: str) -> str:
@@ -133,50 +146,19 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
-def _metrics(latency: Mapping[str, float] | None) -> tuple[Metric, ...]:
-    def count(number: float) -> str:
-        return f"{number:,.0f}"
-
-    def rounded(number: float) -> str:
-        return human(round(number))
-
-    metrics = [
-        Metric("macs", "MACs", lambda step: step.macs, rounded, count),
-        Metric("params", "parameters", lambda step: step.params, rounded, count),
-        Metric("activations", "activations", lambda step: step.activations, rounded, count),
-    ]
+def _make_metrics(steps: Sequence[StepCost], latency: Mapping[str, float] | None) -> Iterator[Metric]:
+    for key, label in (("macs", "MACs"), ("params", "parameters"), ("activations", "activations")):
+        yield Metric(key, label, attrgetter(key), steps, lambda n: human(round(n)), "{:,.0f}".format)
     if latency is not None:
-        metrics.append(
-            Metric("latency", "latency", lambda step: latency.get(step.name), _milliseconds, _milliseconds)
-        )
-    return tuple(metrics)
+        times = [_milliseconds, _milliseconds]
+        yield Metric("latency", "latency", lambda step: latency.get(step.name), steps, *times)
 
 
 def _milliseconds(number: float) -> str:
     return f"{number:.{max(0, min(3, 2 - math.floor(math.log10(number))))}f} ms" if number > 0 else "0 ms"
 
 
-class _Scale:
-    """Makes amounts of one metric's values."""
-
-    def __init__(self, metric: Metric, steps: Sequence[StepCost]) -> None:
-        values = [metric.of(step) or 0 for step in steps]
-        self.metric = metric
-        self.total = sum(values)
-        self.most = max(values, default=0)
-        self.largest = self._of(self.most)
-
-    def amount(self, steps: Iterable[StepCost]) -> Amount:
-        known = [value for step in steps if (value := self.metric.of(step)) is not None]
-        return self._of(sum(known)) if known else Amount("", "", "", 0)
-
-    def _of(self, value: float) -> Amount:
-        share = _percent(value / self.total) if self.total else ""
-        heat = min(1, value / self.most) if self.most else 0
-        return Amount(self.metric.text(value), self.metric.exact(value), share, heat)
-
-
-def _rows(costs: Costs, scales: Sequence[_Scale]) -> Iterator[tuple[int, Row]]:
+def _make_rows(costs: Costs, metrics: Sequence[Metric]) -> Iterator[tuple[int, Row]]:
     """The rows by the identity of their steps: a head may have the name of a step."""
     skipped = {id(step) for step in costs.skipped}
     trunk = [step for step in costs.steps if step.reads is None]
@@ -184,7 +166,7 @@ def _rows(costs: Costs, scales: Sequence[_Scale]) -> Iterator[tuple[int, Row]]:
     longest = max(map(_extent, trunk), default=0) or 1
     last: tuple[int, ...] | None = None
     for step in costs.steps:
-        amounts = {scale.metric.key: scale.amount([step]) for scale in scales}
+        amounts = {metric.key: metric.amount([step]) for metric in metrics}
         yield (
             id(step),
             Row(
@@ -197,7 +179,7 @@ def _rows(costs: Costs, scales: Sequence[_Scale]) -> Iterator[tuple[int, Row]]:
                 extent=_extent(step) / longest,
                 runs=id(step) not in skipped,
                 amounts=amounts,
-                facts=tuple(_facts(step, [scale.metric for scale in scales], amounts)),
+                facts=tuple(_list_facts(step, metrics, amounts)),
                 fork=_fork(step.reads or step.name),
             ),
         )
@@ -218,7 +200,7 @@ def _extent(step: StepCost) -> float:
     return math.sqrt(math.prod(step.shape[-2:] if len(step.shape) > 2 else step.shape[:-1] or (0,)))
 
 
-def _facts(
+def _list_facts(
     step: StepCost, metrics: Iterable[Metric], amounts: Mapping[str, Amount]
 ) -> Iterable[tuple[str, str]]:
     facts = [
@@ -226,7 +208,7 @@ def _facts(
         ("also", ", ".join(step.aliases)),
         ("output", size(step.shape)),
         ("stride", str(step.stride or "")),
-        ("receptive field", _pixels(step.receptive_field)),
+        ("receptive field", f"{step.receptive_field} px" if step.receptive_field else ""),
     ]
     for metric in metrics:
         amount = amounts[metric.key]
@@ -234,8 +216,8 @@ def _facts(
     return [(label, clean(value)) for label, value in facts if value]
 
 
-def _stages(steps: Iterable[StepCost], rows: Mapping[int, Row], scales: Iterable[_Scale]) -> Iterable[Stage]:
-    """Steps whose names differ in the last number alone, at one stride, with the heads behind them."""
+def _group(steps: Iterable[StepCost], rows: Mapping[int, Row], metrics: Iterable[Metric]) -> Iterable[Stage]:
+    """Steps whose names differ in the last number alone, at one stride, with the heads after them."""
     trunk: StepCost | None = None
     keyed: list[tuple[tuple[str, int | None, bool], StepCost]] = []
     for step in steps:
@@ -246,7 +228,7 @@ def _stages(steps: Iterable[StepCost], rows: Mapping[int, Row], scales: Iterable
         yield Stage(
             name=clean(name),
             rows=tuple(rows[id(step)] for step in members),
-            amounts={scale.metric.key: scale.amount(members) for scale in scales},
+            amounts={metric.key: metric.amount(members) for metric in metrics},
         )
 
 
@@ -254,18 +236,14 @@ def _percent(share: float) -> str:
     return "0%" if not share else "<0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 
-def _pixels(number: int | None) -> str:
-    return f"{number} px" if number else ""
-
-
 def _prefix(name: str) -> str:
     return re.sub(r"(?:[-_.](?:block|layer))?[-_.]?\d+$", "", name) or name
 
 
-def _summary(costs: Costs, scales: Iterable[_Scale]) -> str:
+def _summarize(costs: Costs, metrics: Iterable[Metric]) -> str:
     heads = sum(step.reads is not None for step in costs.steps)
     parts = [f"input {size(costs.input_shape)}"]
-    parts += [f"{scale.metric.text(scale.total)} {scale.metric.label}" for scale in scales]
+    parts += [f"{metric.total} {metric.label}" for metric in metrics]
     parts.append(f"{heads} head{'' if heads == 1 else 's'}")
     if costs.unread:
         parts.append(f"{human(costs.unread)} parameters that no step reads")
@@ -274,7 +252,7 @@ def _summary(costs: Costs, scales: Iterable[_Scale]) -> str:
     return clean(" · ".join(parts))
 
 
-def _stop(costs: Costs) -> str:
+def _explain_stop(costs: Costs) -> str:
     if not costs.skipped:
         return ""
     macs = sum(step.macs for step in costs.skipped)

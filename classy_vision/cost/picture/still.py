@@ -132,8 +132,7 @@ def _write(axes: Axes, x: float, y: float, text: str, size: float, **look: Any) 
 
 def _draw_header(axes: Axes, what: Picture, columns: Columns) -> None:
     metric, *others = what.metrics
-    largest = what.largest[metric.key]
-    most = f"{largest.text} {metric.label}, {largest.share}"
+    most = f"{metric.largest.text} {metric.label}, {metric.largest.share}"
     legend = columns.end - len(most) * GLYPH * 10.5 - 8 - LEGEND
     _write(axes, MARGIN, 32, _fit(what.title, legend - MARGIN - 2 * GAP, 17), 17, weight="bold", color=INK)
     _write(axes, MARGIN, 54, _fit(what.summary, columns.end - MARGIN, 12), 12)

@@ -161,7 +161,7 @@ def test_the_metric_is_switched(open_page: Open) -> None:
             if rows[name].runs:
                 assert is_near(colour_of(row.locator(".width")), palette.heat(amount.heat))
         assert page.locator("thead .amount").inner_text() == metric.label
-        largest = what.largest[metric.key]
+        largest = metric.largest
         assert " ".join(page.inner_text(".scale").split()) == f"0 {largest.text}, {largest.share}"
 
 
