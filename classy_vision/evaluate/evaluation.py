@@ -6,25 +6,24 @@ import csv
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from classy_vision.config import ConfigError, system_error, unknown
+from classy_vision.config import ConfigError, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
 from classy_vision.evaluate.scores import HeadScores, is_right, score
 from classy_vision.predict.prediction import make_answer
 from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
 from classy_vision.train.tasks import Task
+from classy_vision.weights.files import replacing_folder
 
 METRICS = "metrics.json"
 CLASSES = "metrics.csv"
@@ -114,7 +113,7 @@ def evaluate(
     labelled = find_labelled(predictor.tasks, predictor.data, run=run, data=data, split=split, targets=targets)
     name = "a predictor" if loaded else str(model)
     tell = progress(len(labelled.inputs)) if progress else lambda done: None
-    with _write_beside(place) as folder:
+    with replacing_folder(place) if place else nullcontext() as folder:
         outputs = predictor.outputs(labelled.inputs, batch_size=batch_size, workers=workers)
         found = _run(predictor, labelled, outputs, folder, name, tell)
         if folder is not None:
@@ -242,27 +241,6 @@ def _check_place(place: Path, force: bool) -> None:
         raise ConfigError(f"{str(place)!r} exists and is not an evaluation: choose another --output")
     if not force:
         raise ConfigError(f"{str(place)!r} exists: choose another --output, or replace it by --force")
-
-
-@contextmanager
-def _write_beside(place: Path | None) -> Iterator[Path | None]:
-    """A folder that takes its place when all is well."""
-    if place is None:
-        yield None
-        return
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        folder.chmod(0o755)
-        try:
-            yield folder
-            if place.exists():
-                shutil.rmtree(place)
-            folder.rename(place)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise system_error(error, f"cannot write {str(place)!r}") from None
 
 
 def _write(folder: Path, found: _Found, predictor: Predictor, labelled: Labelled) -> None:

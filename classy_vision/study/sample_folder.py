@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from classy_vision.config import ConfigError, system_error
+from classy_vision.config import ConfigError
 from classy_vision.study.draw import Sample, describe
 from classy_vision.study.region import Region
+from classy_vision.weights.files import replacing_folder
 
 INDEX = "index.json"
 
@@ -52,10 +51,9 @@ def write_samples(
     for stem, one in zip(stems, samples):
         text = yaml.safe_dump(dict(one.config), sort_keys=False, default_flow_style=None)
         files[f"{stem}.yaml"] = f"# {stem}: {', '.join(describe(one.costs))}\n{text}"
-    try:
-        _replace(folder, files)
-    except OSError as error:
-        raise system_error(error, f"cannot write {str(folder)!r}") from None
+    with replacing_folder(folder) as new:
+        for file, text in files.items():
+            (new / file).write_text(text, encoding="utf-8")
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -86,21 +84,3 @@ def read_index(folder: Path) -> Mapping[str, Any] | None:
         return None
     ours = isinstance(index, dict) and {"region", "seed", "models"} <= index.keys()
     return index if ours else None
-
-
-def _replace(folder: Path, files: Mapping[str, str]) -> None:
-    """Puts ``files`` where ``folder`` is or is to be, all of them or none."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        new.mkdir(parents=True)
-        for name, text in files.items():
-            (new / name).write_text(text, encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from classy_vision.config import ConfigError, first_line
+from classy_vision.weights.files import replacing
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -69,15 +69,12 @@ def download_address(address: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            torch.hub.download_url_to_file(address, str(beside), progress=False)
+        with replacing(path) as beside:
+            try:
+                torch.hub.download_url_to_file(address, str(beside), progress=False)
+            except OSError as error:
+                raise _unreachable(address, error) from None
             _check_sum(beside, name)
-            os.replace(beside, path)
-        except OSError as error:
-            raise _unreachable(address, error) from None
-        finally:
-            beside.unlink(missing_ok=True)
     _check_sum(path, name)
     return path
 

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import tarfile
 import warnings
 import zipfile
@@ -236,6 +237,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error that is told is the first one
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder beside ``path`` to fill, and moves it into place when all went well, or nothing of it.
+
+    Raises:
+        OperationError: the disk is full, or fails.
+        ConfigError: it cannot be written there.
+    """
+    place = path.absolute()
+    new, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if place.exists():
+            os.replace(place, old)
+        os.replace(new, place)
+    except OSError as error:
+        raise system_error(error, f"cannot write {str(path)!r}") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not place.exists():
+            os.replace(old, place)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def system_cause(error: BaseException) -> OSError | None:
