@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 from classy_vision.cli.command import HELP, Command, Group
 
-
-class Place(NamedTuple):
-    """Where a subcommand is.
-
-    Attributes:
-        module: the file in this folder.
-        name: the function, or the group of commands, in it.
-        summary: the first sentence of its help, known without importing it.
-    """
-
-    module: str
-    name: str
-    summary: str
-
-
 COMMANDS = {
-    "list": Place(
-        "list", "list_models", "List the presets with their parameters, multiply-adds and activations."
-    ),
-    "show": Place(
-        "show",
-        "show",
-        "Show a model block by block: shapes, parameters, multiply-adds, activations, memory and time.",
-    ),
-    "compare": Place(
-        "compare",
-        "compare",
-        "Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.",
-    ),
-    "sample": Place("sample", "sample", "Draw models from a design space, and write each as a config."),
-    "schema": Place("schema", "schema", "Print the JSON Schema (2020-12) of model and training configs."),
-    "train": Place("train", "train", "Train a model with its heads, and write a run folder."),
-    "predict": Place(
-        "predict",
-        "predict",
-        "Print the most probable labels of images or videos, and their probabilities, for each head.",
-    ),
-    "evaluate": Place("evaluate", "evaluate", "Evaluate a model on images or videos with labels."),
-    "export": Place("export", "export", "Write a model with its heads to a file, and check it by running it."),
-    "weights": Place("weights", "weights", "List, show and convert weights."),
+    "list": "List the presets with their parameters, multiply-adds and activations.",
+    "show": "Show a model block by block: shapes, parameters, multiply-adds, activations, memory and time.",
+    "compare": "Compare models: parameters, multiply-adds, activations, memory, latency and accuracy.",
+    "sample": "Draw models from a design space, and write each as a config.",
+    "schema": "Print the JSON Schema (2020-12) of model and training configs.",
+    "train": "Train a model with its heads, and write a run folder.",
+    "predict": "Print the most probable labels of images or videos, and their probabilities, for each head.",
+    "evaluate": "Evaluate a model on images or videos with labels.",
+    "export": "Write a model with its heads to a file, and check it by running it.",
+    "weights": "List, show and convert weights.",
 }
+"""The commands, each a file with a function of its name, and the first sentence of its help."""
+FUNCTIONS = {"list": "list_models"}
+"""Those that would hide a name of Python's."""
 
 
 class Commands(Group):
@@ -61,8 +35,7 @@ class Commands(Group):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        place = COMMANDS[cmd_name]
-        found = getattr(import_module(f"{__name__}.{place.module}"), place.name)
+        found = getattr(import_module(f"{__name__}.{cmd_name}"), FUNCTIONS.get(cmd_name, cmd_name))
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
             alone.command(cmd_name, cls=Command, context_settings=HELP)(found)
@@ -74,7 +47,7 @@ class Commands(Group):
         return super().resolve_command(ctx, args)
 
     def summaries(self, ctx: Any) -> list[tuple[str, str]]:
-        return [(name, place.summary) for name, place in COMMANDS.items()]
+        return [*COMMANDS.items()]
 
 
 app = typer.Typer(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from classy_vision.cli.command import HELP, Command, Group
 from classy_vision.cli.options import FORMATS, OUTPUT, WORDS, ForceOption, Format, FormatOption, option
@@ -150,7 +151,7 @@ def show(source: Shown, format: ShowFormat = Format.TABLE) -> None:
     if word.path is not None and word.path.suffix in (".onnx", ".pt2"):
         resolve(source, TRAINED - {Kind.EXPORTED}, "classy weights show")
     facts = _describe_name(source) if word.kind is Kind.PUBLISHED else _describe_file(source)
-    row = {key: json.dumps(_simplify(v)) if isinstance(v, Mapping) else v for key, v in facts.items()}
+    row = {key: json.dumps(v) if isinstance(v, Mapping) else v for key, v in facts.items()}
     print(dump(facts, [row], format.value) or _write_facts(facts))
 
 
@@ -215,14 +216,8 @@ _MISSING = {"preset": "none"}
 def _write_yaml(key: str, value: Any) -> list[str]:
     import yaml
 
-    text = yaml.safe_dump(_simplify(value), sort_keys=False, default_flow_style=True, width=72)
+    text = yaml.safe_dump(to_jsonable_python(value), sort_keys=False, default_flow_style=True, width=72)
     return f"{key}: {text.removesuffix('...' + chr(10))}".splitlines()
-
-
-def _simplify(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _simplify(entry) for key, entry in value.items()}
-    return [_simplify(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 # -- convert

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +57,7 @@ class Ledger(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
         """How many operators had run when ``tensor`` was ready."""
         return self._end.get(id(tensor), len(self.operations))
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
         inputs = tensors_in((*args, *options.values()))
         params = sum(self._unread.pop(id(t), 0) for t in inputs)

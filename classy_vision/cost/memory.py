@@ -164,13 +164,7 @@ class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
         self._before = self._peak = self.live
         return taken
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shortcut = TRAINING.get(func.overloadpacket)
         on_meta = shortcut and tensors_in(args)[0].is_meta
         result = shortcut(*args, **(kwargs or {})) if shortcut and on_meta else NotImplemented

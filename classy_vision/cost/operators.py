@@ -31,29 +31,13 @@ def _half(flops: Formula) -> Formula:
     return lambda *args, **kwargs: flops(*args, **kwargs) // 2
 
 
-def _mv(matrix: Tensor, vector: Tensor, *, out_val: Any) -> int:
-    return matrix.numel()
-
-
-def _addmv(x: Tensor, matrix: Tensor, vector: Tensor, *, out_val: Any, **scales: Any) -> int:
-    return matrix.numel()
-
-
-def _dot(a: Tensor, b: Tensor, *, out_val: Any) -> int:
-    return a.numel()
-
-
-def _addbmm(x: Tensor, a: Tensor, b: Tensor, *, out_val: Any, **scales: Any) -> int:
-    return a.numel() * b.shape[-1]
-
-
 MACS: Mapping[Any, Formula] = {
     **{operator: _half(flops) for operator, flops in flop_registry.items()},
-    _aten.mv: _mv,
-    _aten.addmv: _addmv,
-    _aten.dot: _dot,
-    _aten.vdot: _dot,
-    _aten.addbmm: _addbmm,
+    _aten.mv: lambda matrix, *_, **__: matrix.numel(),
+    _aten.addmv: lambda x, matrix, *_, **__: matrix.numel(),
+    _aten.dot: lambda a, *_, **__: a.numel(),
+    _aten.vdot: lambda a, *_, **__: a.numel(),
+    _aten.addbmm: lambda x, a, b, **_: a.numel() * b.shape[-1],
 }
 
 _FREE = {

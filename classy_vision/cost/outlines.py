@@ -41,20 +41,17 @@ def _batch_norm_backward(gradient: Tensor, x: Tensor, gain: Tensor | None, *rest
     return _given(wanted, x, of_gain, of_gain)
 
 
-def _layer_norm_backward(
-    gradient: Tensor, x: Tensor, shape: Any, mean: Any, rstd: Any, gain: Any, shift: Any, wanted: Sequence[bool]
-) -> Any:
-    return _given(wanted, x, gain, shift)
+def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Any, mean: Any, rstd: Any, *affine: Any) -> Any:
+    *like, wanted = affine
+    return _given(wanted, x, *like)
 
 
 def _given(wanted: Sequence[bool], *like: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(outline(x) if want and x is not None else None for want, x in zip(wanted, like))
 
 
-def _elementwise_backward(
-    gradient: Tensor, *_: Any, grad_input: Tensor | None = None, **options: Any
-) -> Tensor:
-    return outline(gradient) if grad_input is None else grad_input
+def _elementwise(x: Tensor, *_: Any, grad_input: Tensor | None = None, **options: Any) -> Tensor:
+    return outline(x) if grad_input is None else grad_input
 
 
 def _scaled(x: Tensor, other: Any, **options: Any) -> Any:
@@ -73,15 +70,12 @@ TRAINING: Mapping[Any, Callable[..., Any]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten.batch_norm_update_stats: _moments,
     _aten.div: _scaled,
-    _aten.gelu_backward: _elementwise_backward,
     _aten.native_batch_norm: _batch_norm,
     _aten.native_batch_norm_backward: _batch_norm_backward,
     _aten.native_layer_norm: _layer_norm,
     _aten.native_layer_norm_backward: _layer_norm_backward,
-    _aten.rsqrt: _elementwise_backward,
-    _aten.sigmoid_backward: _elementwise_backward,
-    _aten.silu_backward: _elementwise_backward,
-    _aten.threshold_backward: _elementwise_backward,
+    **{getattr(_aten, f"{name}_backward"): _elementwise for name in ("gelu", "sigmoid", "silu", "threshold")},
+    _aten.rsqrt: _elementwise,
 }
 
 

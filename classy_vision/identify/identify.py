@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from classy_vision.config import ConfigError, fits_64_bits
@@ -181,7 +182,7 @@ def _list_candidates(inferred: Inferred, trunk: Shapes, family: FamilyShapes) ->
         for entry in presets
         if family.depths(_get_config_class(entry.name).parse(entry.preset)) == wanted
     ]
-    sizes = {key: _simplify(value) for key, value in inferred.sizes.items()}
+    sizes = to_jsonable_python(inferred.sizes)
     found = [
         {**named, **_list_changes(named["name"], row, inferred.options), **variant}
         for named, row in [*rows, ({"name": family.name, **sizes}, sizes)]
@@ -195,16 +196,12 @@ def _list_changes(name: str, sizes: Mapping[str, Any], options: Mapping[str, Any
     """Returns the ``options`` that differ from ``sizes`` and from the defaults."""
     fields = _get_config_class(name).model_fields
     usual = {key: sizes.get(key, field.default) for key, field in fields.items()}
-    return {k: _simplify(v) for k, v in options.items() if k in fields and _simplify(usual[k]) != _simplify(v)}
+    usual, given = to_jsonable_python((usual, options), fallback=str)  # a default that is missing
+    return {key: value for key, value in given.items() if key in fields and usual[key] != value}
 
 
 def _get_config_class(name: str) -> Any:
     return MODELS[name].cls.config_class
-
-
-def _simplify(value: Any) -> Any:
-    value = getattr(value, "value", value)
-    return [_simplify(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _get_trunk(config: Mapping[str, Any]) -> Shapes:
