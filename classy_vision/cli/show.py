@@ -76,7 +76,10 @@ def show(
     check_options(batch_size, dtype, device)
     if not measure and (compiled or channels_last):
         raise ConfigError("--compile and --channels-last say how to --measure")
-    plot = plot and _check_picture(plot, force)
+    if plot is not None:
+        from classy_vision.cost.picture import check_picture
+
+        plot = check_picture(plot, force, "--plot")
     is_assumed = num_classes is None and network.has_open_heads
     config = with_classes(network.config, CLASSES if is_assumed else num_classes)
     with OnMeta():
@@ -93,15 +96,6 @@ def show(
         print(text)
     else:
         _print(found, config["name"], is_assumed and config != network.config)
-
-
-def _check_picture(plot: Path, force: bool) -> Path:
-    from classy_vision.cost.picture import check_picture
-    from classy_vision.weights.files import check_target
-
-    plot = check_picture(plot)
-    check_target(plot, force=force, option="--plot")
-    return plot
 
 
 def _measure(config: dict[str, Any], costs: Costs, run: tuple[int, str, str], **options: bool) -> Measured:

@@ -220,38 +220,39 @@ def _backward(outputs: object) -> None:
     torch.autograd.backward([output.sum() for output in found if output.requires_grad])
 
 
+class _Moment:
+    """A moment of the CPU, as ``torch.cuda.Event`` is one of a GPU."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.seconds = 0.0
+
+    def record(self) -> None:
+        self.seconds = time.perf_counter()
+
+    def elapsed_time(self, end: _Moment) -> float:
+        return 1000 * (end.seconds - self.seconds)
+
+
 class _Clock:
     """Times between moments, in milliseconds, on the CPU or in the stream of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.keys: list[Key | None] = []
-        self._moments: list[float | torch.cuda.Event] = []
+        self.marks: list[tuple[Key | None, Any]] = []
         self.mark(None)
 
     def mark(self, key: Key | None) -> None:
         """What ran since the last mark was ``key``; None is not reported."""
-        self.keys.append(key)
-        if self.device.type != "cuda":
-            self._moments.append(1000 * time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # of torch
-        event.record()
-        self._moments.append(event)
+        make: Any = torch.cuda.Event if self.device.type == "cuda" else _Moment
+        moment = make(enable_timing=True)
+        moment.record()
+        self.marks.append((key, moment))
 
     def times(self) -> list[tuple[Key, float]]:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        pairs = zip(self.keys[1:], self._moments, self._moments[1:])
-        return [(key, _between(before, after)) for key, before, after in pairs if key is not None]
-
-
-def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
-    if isinstance(before, float) and isinstance(after, float):
-        return after - before
-    assert isinstance(before, torch.cuda.Event)
-    assert isinstance(after, torch.cuda.Event)
-    return before.elapsed_time(after)
+        pairs = zip(self.marks, self.marks[1:])
+        return [(key, start.elapsed_time(end)) for (_, start), (key, end) in pairs if key is not None]
 
 
 def _timed(call: Callable[[], None], device: torch.device) -> float:

@@ -59,11 +59,7 @@ class Memory:
 
 
 def check_options(batch: int, dtype: str, device: str) -> None:
-    """Raises where an option is not allowed.
-
-    Raises:
-        ConfigError: the message names it and what is allowed.
-    """
+    """Raises a ConfigError that names an option that is not allowed, and what is."""
     if batch < 1:
         raise ConfigError(f"batch = {batch}: a batch has one sample or more")
     for kind, value, allowed in (("dtype", dtype, DTYPES), ("device", device.split(":")[0], DEVICES)):

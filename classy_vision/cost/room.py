@@ -42,11 +42,7 @@ def _allowed() -> int | None:
 
 
 def check_fits(costs: Costs, batch: int, dtype: str, device: torch.device, training: bool = False) -> None:
-    """Raises where the model would take more memory than is free.
-
-    Raises:
-        ConfigError: it would.
-    """
+    """Raises a ConfigError if the model needs more memory than is free."""
     needed = costs.memory(batch, dtype, training, device.type).peak
     room = free(device)
     if room is not None and needed > room:

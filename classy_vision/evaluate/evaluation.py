@@ -107,46 +107,30 @@ def evaluate(
         _check_place(place, force)
     loaded = isinstance(model, Predictor)
     predictor = model if isinstance(model, Predictor) else Predictor.load(model, device=device, trust=trust)
-    predictor = _with_heads(predictor, heads)
-    _check_targets(targets or (), predictor)
+    predictor = _keep_heads(predictor, heads)
+    _check_heads(targets or (), predictor, "--target")
     run = None if loaded else os.path.expanduser(str(model))
     labelled = find_labelled(predictor.tasks, predictor.data, run=run, data=data, split=split, targets=targets)
     name = "a predictor" if loaded else str(model)
     tell = progress(len(labelled.inputs)) if progress else lambda done: None
     with replacing_folder(place) if place else nullcontext() as folder:
         outputs = predictor.outputs(labelled.inputs, batch_size=batch_size, workers=workers)
-        found = _run(predictor, labelled, outputs, folder, name, tell)
+        found, rows, stacked = _run(predictor, labelled, outputs, folder, name, tell)
         if folder is not None:
-            _write(folder, found, predictor, labelled)
-    return found.evaluation if place is None else replace(found.evaluation, folder=place)
+            _write(folder, found, rows, stacked, predictor, labelled)
+    return replace(found, folder=place)
 
 
-def _check_targets(targets: Iterable[str], predictor: Predictor) -> None:
-    for head in targets:
-        if head not in predictor.tasks:
-            raise unknown("head", head, predictor.tasks, "--target")
-
-
-def _with_heads(predictor: Predictor, heads: Sequence[str] | None) -> Predictor:
-    for head in heads or ():
-        if head not in predictor.tasks:
-            raise unknown("head", head, predictor.tasks)
+def _keep_heads(predictor: Predictor, heads: Sequence[str] | None) -> Predictor:
+    _check_heads(heads or (), predictor)
     tasks = {head: task for head, task in predictor.tasks.items() if not heads or head in heads}
     return replace(predictor, tasks=tasks)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An evaluation with what the pictures are made of.
-
-    Attributes:
-        rows: of the inputs that could be read.
-        outputs: of these, by head.
-    """
-
-    evaluation: Evaluation
-    rows: Sequence[int]
-    outputs: Mapping[str, Tensor]
+def _check_heads(names: Iterable[str], predictor: Predictor, option: str = "") -> None:
+    for name in names:
+        if name not in predictor.tasks:
+            raise unknown("head", name, predictor.tasks, option)
 
 
 def _run(
@@ -156,7 +140,8 @@ def _run(
     folder: Path | None,
     name: str,
     tell: Progress,
-) -> _Found:
+) -> tuple[Evaluation, list[int], dict[str, Tensor]]:
+    """Evaluates what can be read, and returns also its rows, and the outputs for these by head."""
     kept: dict[str, list[Tensor]] = {head: [] for head in predictor.tasks}
     rows: list[int] = []
     errors: dict[str, str] = {}
@@ -182,7 +167,7 @@ def _run(
             raise ConfigError(f"head {head!r}: no {predictor.unit} with a label could be read")
         heads[head] = score(task, stacked[head][valid], targets[valid])
     done = Evaluation(name, labelled.name, labelled.split, heads, len(rows), errors)
-    return _Found(done, rows, stacked)
+    return done, rows, stacked
 
 
 # -- every prediction
@@ -243,24 +228,30 @@ def _check_place(place: Path, force: bool) -> None:
         raise ConfigError(f"{str(place)!r} exists: choose another --output, or replace it by --force")
 
 
-def _write(folder: Path, found: _Found, predictor: Predictor, labelled: Labelled) -> None:
+def _write(
+    folder: Path,
+    evaluation: Evaluation,
+    rows: Sequence[int],
+    outputs: Mapping[str, Tensor],
+    predictor: Predictor,
+    labelled: Labelled,
+) -> None:
     from classy_vision.evaluate.figures import draw_confusion, draw_mistakes, draw_numbers
 
-    evaluation = found.evaluation
     (folder / METRICS).write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n", encoding="utf-8")
     _write_classes(folder / CLASSES, evaluation.heads)
     for head, scores in evaluation.heads.items():
         task, name = predictor.tasks[head], re.sub(r"[^\w.-]", "_", head)
-        targets = labelled.targets[head][found.rows]
+        targets = labelled.targets[head][rows]
         if scores.confusion is not None:
             _write_confusion(folder / f"{name}.confusion.csv", task, scores)
             (folder / f"{name}.confusion.png").write_bytes(draw_confusion(task, scores))
         else:
-            (folder / f"{name}.scatter.png").write_bytes(draw_numbers(task, found.outputs[head], targets))
-        worst = worst_mistakes(task, found.outputs[head], targets)
+            (folder / f"{name}.scatter.png").write_bytes(draw_numbers(task, outputs[head], targets))
+        worst = worst_mistakes(task, outputs[head], targets)
         if worst:
-            inputs = [labelled.inputs[found.rows[i]] for i in worst]
-            picture = draw_mistakes(predictor, task, inputs, found.outputs[head][worst], targets[worst])
+            inputs = [labelled.inputs[rows[i]] for i in worst]
+            picture = draw_mistakes(predictor, task, inputs, outputs[head][worst], targets[worst])
             (folder / f"{name}.mistakes.png").write_bytes(picture)
 
 

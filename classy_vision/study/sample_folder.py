@@ -57,11 +57,7 @@ def write_samples(
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """Raises unless samples can go to ``folder``.
-
-    Raises:
-        ConfigError: something else is there, or samples are and ``force`` is not given.
-    """
+    """Raises a ConfigError if ``folder`` holds anything but samples, or holds samples without ``force``."""
     if not folder.exists():
         return
     index = read_index(folder)

@@ -35,26 +35,10 @@ class Transform(NamedTuple):
     does: str
 
 
-def _swap_first_axes(tensor: Tensor) -> Tensor:
-    return tensor.transpose(0, 1)
-
-
-def _reverse_channels(kernel: Tensor) -> Tensor:
-    return kernel.flip(1)
-
-
-def _join(*parts: Tensor) -> Tensor:
-    return torch.cat(parts)
-
-
-def _thirds(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.chunk(3)
-
-
-SWAP_FIRST_AXES = Transform(_swap_first_axes, _swap_first_axes, "first two axes swapped")
-REVERSE_CHANNELS = Transform(_reverse_channels, _reverse_channels, "channels reversed, BGR to RGB")
+SWAP_FIRST_AXES = Transform(lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1), "first two axes swapped")
+REVERSE_CHANNELS = Transform(lambda x: x.flip(1), lambda x: x.flip(1), "channels reversed, BGR to RGB")
 """For a first convolution that takes BGR."""
-JOIN_QKV = Transform(_join, _thirds, "query, key and value joined")
+JOIN_QKV = Transform(lambda *parts: torch.cat(parts), lambda x: x.chunk(3), "query, key and value joined")
 
 Renaming = tuple[str, str]
 Row = Renaming | tuple[str | tuple[str, ...], str, Transform]

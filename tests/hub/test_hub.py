@@ -62,11 +62,6 @@ def test_old_names_still_work(model: ClassyModel, tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="licence is now license"):
         model.save_pretrained(tmp_path, licence="mit")
     assert front_matter(tmp_path / "README.md")[0]["license"] == "mit"
-    import classy_vision.hub as hub
-
-    for name in ("save_pretrained", "push_to_hub", "from_pretrained"):
-        with pytest.warns(DeprecationWarning, match=f"hub.{name} is now .*ClassyModel.{name}"):
-            assert getattr(hub, name) == getattr(ClassyModel, name)
 
 
 def test_a_card_that_is_there_stays(model: ClassyModel, tmp_path: Path) -> None:

@@ -42,8 +42,12 @@ def draw(costs: Costs, path: Path, *, title: str, latency: Mapping[str, float] |
         beside.write_bytes(content)
 
 
-def check_picture(path: str | Path) -> Path:
+def check_picture(path: str | Path, force: bool = True, option: str = "") -> Path:
     """Checks that a picture can be written to ``path``, and returns it with ``~`` expanded.
+
+    Args:
+        path: of the picture.
+        force, option: as for ``check_target``.
 
     Raises:
         ConfigError: the suffix is unknown, the folder does not exist, ``path`` is not a file, or an SVG or
@@ -53,7 +57,7 @@ def check_picture(path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown("kind of picture", suffix or path.name, SUFFIXES, str(path))
-    check_target(path, force=True)
+    check_target(path, force=force, option=option)
     if suffix != ".html" and find_spec("matplotlib") is None:
         raise ConfigError(
             f"{path}: {suffix[1:].upper()} pictures need matplotlib: pip install 'classy-vision-models[plot]'; "
