@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.peers import timm, torchvision
 from benchmarks.tables import about, header, row
 from benchmarks.timing import Run, clocked, medians, own_process
-from classy_vision.cost.room import peak as allocated
+from classy_vision.cost.free_memory import measure_peak as allocated
 from classy_vision.models import build_model, densenet
 
 MIB = 2**20

@@ -45,7 +45,7 @@ def modes(compiled: bool) -> list[str]:
 
 def measure(name: str, batch: int, rounds: int, compiled: bool) -> list[Measured]:
     """What all take, mode by mode."""
-    from classy_vision.cost.room import peak
+    from classy_vision.cost.free_memory import measure_peak as peak
 
     x = images(name, batch)
     target = torch.randint(400 if name == "slow_r50" else 1000, (batch,))

@@ -186,12 +186,12 @@ class Outputs:
             ConfigError: there is no such column, or a file cannot be written.
         """
         from classy_vision.study.files import TABLES
-        from classy_vision.study.row import column
+        from classy_vision.study.row import check_column
         from classy_vision.weights.files import check_target
 
         for where, name in (("--sort", self.sort), ("--x", self.x), ("--y", self.y)):
             if name:
-                column(name.removeprefix("-") if where == "--sort" else name, where)
+                check_column(name.removeprefix("-") if where == "--sort" else name, where)
         for where, path, suffixes in (
             ("--plot", self.plot, FIGURES),
             ("--edf", self.edf, FIGURES),
@@ -205,19 +205,19 @@ class Outputs:
         """Prints the table and writes the files that are wanted; tells whether all of them were written."""
         from classy_vision.study import choose_axes, front
         from classy_vision.study.files import write_table
-        from classy_vision.study.row import ordered, plain
-        from classy_vision.study.show import captions
+        from classy_vision.study.row import list_values, sort_rows
+        from classy_vision.study.show import write_captions
         from classy_vision.text import dump
 
-        rows = ordered(rows, self.sort) if self.sort else rows
+        rows = sort_rows(rows, self.sort) if self.sort else rows
         axes = choose_axes(rows, self.x, self.y)
         best = front(rows, axes)
-        entries = plain(rows, best)
+        entries = list_values(rows, best)
         text = dump(entries, entries, self.format)
         if text is not None:
             print(text)
         else:
-            self._print(rows, best, axes, captions(rows, batch, dtype))
+            self._print(rows, best, axes, write_captions(rows, batch, dtype))
         if self.output:
             write_table(self.output, rows, best)
         return self._draw(rows, axes)
@@ -225,12 +225,12 @@ class Outputs:
     def _print(self, rows: Sequence[Row], best: Sequence[Row], axes: Axes, notes: Sequence[str]) -> None:
         from rich.console import Console
 
-        from classy_vision.study.show import DISPENSABLE, FAILED, FRONT, grid
+        from classy_vision.study.show import DISPENSABLE, FAILED, FRONT, make_grid
         from classy_vision.text import print_grid
 
         keep = {(self.sort or "").removeprefix("-"), *((axes.x, axes.y) if best else ())}
         dispensable = [name for name in DISPENSABLE if name not in keep]
-        print_grid(grid(rows, best), dispensable, "--output FILE has all columns.")
+        print_grid(make_grid(rows, best), dispensable, "--output FILE has all columns.")
         console = Console(highlight=False)
         for row in filter(lambda row: row.failure, rows):
             console.print(f"{FAILED} {row.name}: {row.failure}", style="red", markup=False)

@@ -69,7 +69,7 @@ def show(
     from classy_vision.cost import OnMeta, count
     from classy_vision.cost.inputs import parse_size, with_classes
     from classy_vision.cost.memory import check_options
-    from classy_vision.cost.report import plain, report
+    from classy_vision.cost.report import list_values, report
     from classy_vision.models import build_model
     from classy_vision.text import dump
 
@@ -90,7 +90,7 @@ def show(
     found = report(costs, *run, measured)
     if plot is not None:
         _draw(found, plot, config["name"])
-    data = {"model": config["name"], **plain(found)}
+    data = {"model": config["name"], **list_values(found)}
     text = dump(data, data["steps"], format.value)
     if text is not None:
         print(text)
@@ -101,8 +101,8 @@ def show(
 def _measure(config: dict[str, Any], costs: Costs, run: tuple[int, str, str], **options: bool) -> Measured:
     """Builds the model and measures it, if there is memory enough."""
     from classy_vision.cost import measure
+    from classy_vision.cost.free_memory import check_fits
     from classy_vision.cost.measure import check_device
-    from classy_vision.cost.room import check_fits
     from classy_vision.models import build_model
 
     batch, dtype, device = run
@@ -121,14 +121,14 @@ def _draw(found: Report, file: Path, name: str) -> None:
 def _print(found: Report, name: str, is_assumed: bool) -> None:
     from rich.console import Console
 
-    from classy_vision.cost.report import grid, notes
+    from classy_vision.cost.report import make_grid, write_notes
     from classy_vision.text import size
 
     console = Console(highlight=False)
-    console.print(grid(found, f"{name}, input {size(found.costs.input_shape)}", console.width).table())
+    console.print(make_grid(found, f"{name}, input {size(found.costs.input_shape)}", console.width).table())
     batch = "one input" if found.batch == 1 else f"a batch of {found.batch}"
-    told = f"MACs (multiply-adds) and activations are for one input, memory for {batch} in {found.dtype}."
-    for line in (*notes(found), *([ASSUMED] if is_assumed else []), told):
+    units = f"MACs (multiply-adds) and activations are for one input, memory for {batch} in {found.dtype}."
+    for line in (*write_notes(found), *([ASSUMED] if is_assumed else []), units):
         console.print(line, style="dim")
 
 

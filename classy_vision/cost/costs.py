@@ -51,7 +51,7 @@ class Costs:
         input_shape: the input without the batch.
         steps: in the order in which they run, heads after the step they read.
         unread: parameters that no step reads.
-        uncounted: operators that the model runs and of which it is not known what they do; they count
+        uncounted: operators of the model whose costs are unknown; they count
             nothing, so that MACs and activations are too low where there are any.
         model: what was counted, for ``memory``.
     """
@@ -106,10 +106,10 @@ class Costs:
         Raises:
             UnknownNameError: no such head.
         """
-        gone, known = set(heads), [step.name for step in self.heads]
-        for name in sorted(gone - {*known}):
+        removed, known = set(heads), [step.name for step in self.heads]
+        for name in sorted(removed - {*known}):
             raise unknown("head", name, known)
-        return replace(self, steps=tuple(s for s in self.steps if not (s.reads and s.name in gone)))
+        return replace(self, steps=tuple(s for s in self.steps if not (s.reads and s.name in removed)))
 
     def memory(
         self, batch: int = 1, dtype: str = "float32", training: bool = False, device: str = "cpu"

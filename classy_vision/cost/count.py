@@ -40,39 +40,39 @@ def count(model: Trunk, input_shape: Sequence[int] | None = None) -> Costs:
             outline = outline_of(model)
             ledger = Ledger(outline.parameters())
             with ledger:
-                x = _samples(outline, shape)
+                x = _make_samples(outline, shape)
                 ledger.fields.set(x, Field())
-                steps = _steps(outline, x, ledger)
+                steps = _count_steps(outline, x, ledger)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{type(model).__name__} cannot take an input of {shape}: {error}") from error
     uncounted = dict.fromkeys(operation.name for operation in ledger.operations if not operation.is_known)
     return Costs(shape, tuple(steps), ledger.unread, tuple(uncounted), model)
 
 
-def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+def _make_samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     # A batch norm in training refuses one value per channel.
     number = 2 if any(module.training for module in model.modules()) else 1
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.empty((number, *shape), device="meta", dtype=dtype)
 
 
-def _steps(model: Trunk, x: Tensor, ledger: Ledger) -> list[StepCost]:
-    """Runs the steps and heads of an outline, and gives what each cost."""
+def _count_steps(model: Trunk, x: Tensor, ledger: Ledger) -> list[StepCost]:
+    """Runs the steps and heads of an outline, and returns the cost of each."""
     model.check_input(x)
     aliases = model.block_aliases()
     steps: list[StepCost] = []
     start = 0
     for name, feature, outputs in list(model.steps(x, END)):  # heads run when they are asked for, below
         end = max(start, ledger.end_of(feature))
-        steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
+        steps.append(_count_step(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
         start, before = end, len(ledger.operations)
         for head, output in outputs:
-            steps.append(_cost(head, x, output, ledger, slice(before, None), reads=name))
+            steps.append(_count_step(head, x, output, ledger, slice(before, None), reads=name))
             before = len(ledger.operations)
     return steps
 
 
-def _cost(
+def _count_step(
     name: str,
     x: Tensor,
     output: Any,

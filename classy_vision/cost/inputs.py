@@ -10,7 +10,7 @@ from classy_vision.config import ConfigError
 
 
 def with_classes(config: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
-    """``config`` with ``classes`` in the heads that do not say theirs, or in the default head.
+    """``config`` with ``classes`` in the heads that do not give their number, or in the default head.
 
     Args:
         config: of a model; it is not changed.

@@ -20,10 +20,10 @@ class Operation:
     Attributes:
         name: such as "aten.convolution".
         macs: its multiply-adds.
-        activations: what it gives, where that counts.
+        activations: the numbers in its output, if they count.
         params: parameters that it was the first to read.
         is_known: whether it is known what it does; otherwise it counts nothing.
-        result: what it gave, on the meta device.
+        result: its output, on the meta device.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Operation:
 
 
 class Ledger(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode untyped
-    """Writes down every operator that runs in its context.
+    """Records every operator that runs in its context.
 
     Args:
         parameters: meta tensors to look out for; each counts for the operator that reads it first.

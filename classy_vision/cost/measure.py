@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.cost.count import count
+from classy_vision.cost.free_memory import check_fits, measure_peak
 from classy_vision.cost.memory import DTYPES, check_options, in_mode
 from classy_vision.cost.receptive_field import tensors_in
-from classy_vision.cost.room import check_fits, peak
 from classy_vision.trunk.trunk import END, Trunk
 
 Key = tuple[str, str | None]
@@ -113,12 +113,12 @@ def measure(
     layout: Any = _memory_format(shape) if channels_last else torch.preserve_format
     where = _check(model, shape, batch, device, dtype, training, warmup, rounds)
     try:
-        if training or compile or channels_last or not _is_there(model, where, DTYPES[dtype]):
+        if training or compile or channels_last or not _is_placed(model, where, DTYPES[dtype]):
             model = copy.deepcopy(model).to(where, DTYPES[dtype])
             model.to(memory_format=layout)  # type: ignore[call-overload]  # torch types 4-D alone
         x = torch.randn(batch, *shape, dtype=DTYPES[dtype], device=where).contiguous(memory_format=layout)
-        with in_mode(model, training) as twin, _compiled(twin, compile) as whole:
-            return _measured(twin, whole, x, training, warmup, rounds)
+        with in_mode(model, training) as twin, _compile(twin, compile) as whole:
+            return _measure(twin, whole, x, training, warmup, rounds)
     except (RuntimeError, MemoryError, ValueError) as error:
         raise ConfigError(
             f"{type(model).__name__} cannot be measured with a batch of {(batch, *shape)} in {dtype} on "
@@ -164,7 +164,7 @@ def check_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _is_there(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+def _is_placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     tensors = (*model.parameters(), *model.buffers())
     return all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors)
 
@@ -177,7 +177,7 @@ def _memory_format(shape: tuple[int, ...]) -> torch.memory_format:
 
 
 @contextmanager
-def _compiled(model: Trunk, wanted: bool) -> Iterator[nn.Module]:
+def _compile(model: Trunk, wanted: bool) -> Iterator[nn.Module]:
     """The model as a whole, compiled if ``wanted``, and its steps and heads compiled in place."""
     if not wanted:
         yield model
@@ -195,7 +195,7 @@ def _compiled(model: Trunk, wanted: bool) -> Iterator[nn.Module]:
         yield whole
 
 
-def _measured(model: Trunk, whole: nn.Module, x: Tensor, training: bool, warmup: int, rounds: int) -> Measured:
+def _measure(model: Trunk, whole: nn.Module, x: Tensor, training: bool, warmup: int, rounds: int) -> Measured:
     def forward() -> None:
         outputs = whole(x)
         if training:
@@ -205,13 +205,13 @@ def _measured(model: Trunk, whole: nn.Module, x: Tensor, training: bool, warmup:
     totals: list[float] = []
     steps: dict[Key, list[float]] = {}
     for i in range(warmup + rounds):
-        total, parts = _timed(forward, x.device), _walk_times(model, x)
+        total, parts = _time(forward, x.device), _time_steps(model, x)
         if i >= warmup:
             totals.append(total)
             for key, value in parts:
                 steps.setdefault(key, []).append(value)
     held = sum(t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers(), x))
-    most = peak(forward, x.device) + (held if x.device.type == "cpu" else 0)
+    most = measure_peak(forward, x.device) + (held if x.device.type == "cpu" else 0)
     return Measured(len(x), Timing.of(totals), {key: Timing.of(values) for key, values in steps.items()}, most)
 
 
@@ -255,14 +255,14 @@ class _Clock:
         return [(key, start.elapsed_time(end)) for (_, start), (key, end) in pairs if key is not None]
 
 
-def _timed(call: Callable[[], None], device: torch.device) -> float:
+def _time(call: Callable[[], None], device: torch.device) -> float:
     clock = _Clock(device)
     call()
     clock.mark(("", None))
     return clock.times()[0][1]
 
 
-def _walk_times(model: Trunk, x: Tensor) -> list[tuple[Key, float]]:
+def _time_steps(model: Trunk, x: Tensor) -> list[tuple[Key, float]]:
     with ExitStack() as stack:
         clock = _Clock(x.device)
         is_hooked = _hook(model, clock, stack)
@@ -283,8 +283,8 @@ def _hook(model: Trunk, clock: _Clock, stack: ExitStack) -> bool:
         return False
     for name, module in hooked.items():
 
-        def marked(*_: object, name: str = name) -> None:
+        def mark(*_: object, name: str = name) -> None:
             clock.mark((name, None))
 
-        stack.callback(module.register_forward_hook(marked, prepend=True).remove)
+        stack.callback(module.register_forward_hook(mark, prepend=True).remove)
     return True

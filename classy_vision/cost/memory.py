@@ -2,10 +2,10 @@
 
 The model's outline runs forward, and in training backward, on the meta device. Every tensor is counted
 from the operator that makes it until nothing refers to it any more, so that what autograd keeps, what
-heads wait for, and what is recomputed or shared are what they are in truth.
+heads wait for, and what is recomputed or shared are counted as they are.
 
 Counted are weights and buffers, the input, activations, and in training the gradients. Not counted are
-the state of an optimizer, what an allocator holds back, the process itself, and the room that kernels work
+the state of an optimizer, what an allocator holds back, the process itself, and what kernels work
 in, but for that of convolutions on the CPU, which was measured.
 """
 
@@ -76,7 +76,7 @@ def estimate(model: Trunk, shape: Sequence[int], batch: int, dtype: str, trainin
             outlines_as(device),
             FusedAttention(device),
             meter,
-            in_mode(model, training, _outlines(DTYPES[dtype], training)) as outline,
+            in_mode(model, training, _outline_as(DTYPES[dtype], training)) as outline,
         ):
             weights = meter.weights = meter.live
             x = torch.empty((batch, *shape), device="meta", dtype=DTYPES[dtype])
@@ -100,7 +100,7 @@ def in_mode(
         yield twin_of(model, change).train(training)
 
 
-def _outlines(dtype: torch.dtype, training: bool) -> Callable[[Tensor], Tensor]:
+def _outline_as(dtype: torch.dtype, training: bool) -> Callable[[Tensor], Tensor]:
     def change(tensor: Tensor) -> Tensor:
         as_type = dtype if tensor.is_floating_point() else tensor.dtype
         outline = torch.empty(tensor.shape, dtype=as_type, device="meta")
@@ -123,14 +123,14 @@ def _run(model: Trunk, x: Tensor, meter: _Meter, training: bool) -> list[int]:
 
 
 def _steps(model: Trunk, x: Tensor, meter: _Meter, training: bool, outputs: list[Tensor]) -> Iterator[int]:
-    """What each step and head takes, as ``Trunk.forward`` runs them."""
+    """Yields what each step and head takes, as ``Trunk.forward`` runs them."""
     meter.start()
     # Nothing here may refer to a feature for longer than the forward pass does.
     for _, feature, found in model.steps(x):  # noqa: B007 - the last one is an output
-        yield meter.taken(training)
+        yield meter.read(training)
         for _, output in found:
             outputs += tensors_in([output])
-            yield meter.taken(training)
+            yield meter.read(training)
     if not model.heads:
         outputs.append(feature)
 
@@ -151,14 +151,14 @@ class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
         self._storages: dict[int, weakref.ref[Any]] = {}
 
     def start(self) -> None:
-        """What is alive now are the weights and the input."""
+        """Starts to count; what is alive now are the weights and the input."""
         self._before = self._peak = self.live
 
-    def taken(self, training: bool) -> int:
-        """Of what ran since the last call: what it left, or in inference the most there was."""
-        taken = self.live - self._before if training else self._peak - self.weights
+    def read(self, training: bool) -> int:
+        """Returns what ran since the last call left alive, or in inference the most that it took."""
+        used = self.live - self._before if training else self._peak - self.weights
         self._before = self._peak = self.live
-        return taken
+        return used
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shortcut = TRAINING.get(func.overloadpacket)
@@ -168,10 +168,10 @@ class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
             result = super().__torch_dispatch__(func, types, args, kwargs)
         for tensor in tensors_in((result,)):
             self._see(tensor)
-        self._note(self._room(func, args, result))
+        self._note(self._estimate_workspace(func, args, result))
         return result
 
-    def _room(self, func: Any, args: tuple[Any, ...], result: Any) -> int:
+    def _estimate_workspace(self, func: Any, args: tuple[Any, ...], result: Any) -> int:
         """What oneDNN works in on the CPU: copies of the input or output of a convolution in a layout of its
         own, and two of the gradient of its input."""
         if self.device != "cpu":
@@ -182,9 +182,9 @@ class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
             return 2 * int(result[0].nbytes)
         return 0
 
-    def _note(self, room: int = 0) -> None:
-        self.peak = max(self.peak, self.live + room)
-        self._peak = max(self._peak, self.live + room)
+    def _note(self, workspace: int = 0) -> None:
+        self.peak = max(self.peak, self.live + workspace)
+        self._peak = max(self._peak, self.live + workspace)
 
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -192,10 +192,10 @@ class _Meter(OnMeta):  # type: ignore[no-untyped-call]  # torch leaves the mode 
         if key in self._storages or not tensor.is_meta:
             return
 
-        def gone(_: object) -> None:
+        def forget(_: object) -> None:
             del self._storages[key]
             self.live -= size
 
-        self._storages[key] = weakref.ref(storage, gone)
+        self._storages[key] = weakref.ref(storage, forget)
         self.live += size
         self._note()

@@ -19,7 +19,7 @@ from classy_vision.trunk.meta import outline
 _aten = torch.ops.aten
 
 
-def _numbers(shape: Sequence[int], like: Tensor) -> Tensor:
+def _make_stats(shape: Sequence[int], like: Tensor) -> Tensor:
     """Statistics: in 32 bits or more."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.empty(shape, dtype=dtype, device="meta")
@@ -27,26 +27,26 @@ def _numbers(shape: Sequence[int], like: Tensor) -> Tensor:
 
 def _batch_norm(x: Tensor, gain: Any, shift: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
     shape = (x.shape[1] if training else 0,)
-    return outline(x), _numbers(shape, x), _numbers(shape, x)
+    return outline(x), _make_stats(shape, x), _make_stats(shape, x)
 
 
 def _layer_norm(x: Tensor, shape: Sequence[int], *_: Any) -> Any:
     kept = (*x.shape[: x.dim() - len(shape)], *(1 for _ in shape))
-    return outline(x), _numbers(kept, x), _numbers(kept, x)
+    return outline(x), _make_stats(kept, x), _make_stats(kept, x)
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, gain: Tensor | None, *rest: Any) -> Any:
     wanted: Sequence[bool] = rest[-1]
     of_gain = torch.empty(x.shape[1], dtype=x.dtype if gain is None else gain.dtype, device="meta")
-    return _given(wanted, x, of_gain, of_gain)
+    return _outline_wanted(wanted, x, of_gain, of_gain)
 
 
 def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Any, mean: Any, rstd: Any, *affine: Any) -> Any:
     *like, wanted = affine
-    return _given(wanted, x, *like)
+    return _outline_wanted(wanted, x, *like)
 
 
-def _given(wanted: Sequence[bool], *like: Tensor | None) -> tuple[Tensor | None, ...]:
+def _outline_wanted(wanted: Sequence[bool], *like: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(outline(x) if want and x is not None else None for want, x in zip(wanted, like))
 
 
@@ -54,22 +54,22 @@ def _elementwise(x: Tensor, *_: Any, grad_input: Tensor | None = None, **options
     return outline(x) if grad_input is None else grad_input
 
 
-def _scaled(x: Tensor, other: Any, **options: Any) -> Any:
+def _scale(x: Tensor, other: Any, **options: Any) -> Any:
     return outline(x) if x.is_floating_point() and not isinstance(other, Tensor) else NotImplemented
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device="meta"), _numbers(q.shape[:3], q)
+    return torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device="meta"), _make_stats(q.shape[:3], q)
 
 
 def _moments(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _numbers((x.shape[1],), x), _numbers((x.shape[1],), x)
+    return _make_stats((x.shape[1],), x), _make_stats((x.shape[1],), x)
 
 
 TRAINING: Mapping[Any, Callable[..., Any]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten.batch_norm_update_stats: _moments,
-    _aten.div: _scaled,
+    _aten.div: _scale,
     _aten.native_batch_norm: _batch_norm,
     _aten.native_batch_norm_backward: _batch_norm_backward,
     _aten.native_layer_norm: _layer_norm,

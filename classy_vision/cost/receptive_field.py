@@ -8,7 +8,7 @@ that a field may be larger than the input.
 
 What mixes all positions sees everything: global pooling, and products of features, such as attention.
 A gate that is the same for all positions, such as that of squeeze-and-excitation, does not change the
-field; that there was one is said beside it.
+field, but is recorded.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Field:
     step: Fraction = Fraction(1)
     gated: bool = False
 
-    def through(self, kernel: int, stride: Fraction = Fraction(1), dilation: int = 1) -> Field:
-        """Behind a window."""
+    def add_window(self, kernel: int, stride: Fraction = Fraction(1), dilation: int = 1) -> Field:
+        """Returns the field after a window."""
         rows = None if self.rows is None else self.rows + int(dilation * (kernel - 1) * self.step)
         return replace(self, rows=rows, step=self.step * stride)
 
@@ -70,24 +70,24 @@ class Fields:
         if not known:
             return
         for result in results:
-            self.set(result, _behind(func, known, args, result))
+            self.set(result, _apply(func, known, args, result))
 
 
-def _behind(func: Any, known: list[tuple[Tensor, Field]], args: Sequence[Any], result: Tensor) -> Field:
+def _apply(func: Any, known: list[tuple[Tensor, Field]], args: Sequence[Any], result: Tensor) -> Field:
     operator, (x, field) = str(func.overloadpacket).removeprefix("aten."), known[0]
     if operator == "convolution":
-        return _convolved(field, *args[1:8])
+        return _convolve(field, *args[1:8])
     if func.overloadpacket in MACS:  # a product with a weight leaves positions alone
         return ALL if len({id(tensor) for tensor, _ in known}) > 1 or "attention" in operator else field
     if operator in _POOLS:
-        return _pooled(field, *args[1:])
+        return _pool(field, *args[1:])
     if operator.startswith(_RESIZES):
-        return field.through(2 if "nearest" not in operator else 1, Fraction(x.shape[-2], result.shape[-2]))
+        return field.add_window(2 if "nearest" not in operator else 1, Fraction(x.shape[-2], result.shape[-2]))
     if operator.startswith("_adaptive") or operator.startswith("adaptive"):
-        return _adapted(field, x, result)
+        return _adapt(field, x, result)
     if torch.Tag.reduction in func.tags or operator in _REDUCTIONS:
         return ALL if _mixes_positions(x, _dims(func, args)) else field
-    return _joined(known, result)
+    return _join(known, result)
 
 
 _POOLS = {
@@ -103,29 +103,27 @@ def _at_height(sizes: Sequence[int] | int) -> int:
     return sizes if isinstance(sizes, int) else sizes[-2] if len(sizes) > 1 else sizes[0]
 
 
-def _convolved(
+def _convolve(
     field: Field, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any
 ) -> Field:
-    if weight.dim() < 4:  # one axis, which is no height
+    if weight.dim() < 4:  # one axis, which is not a height
         return field
     kernel, step, spread = weight.shape[-2], _at_height(stride), _at_height(dilation)
     if transposed:  # of its inputs, a position reads those that stand a stride apart
-        return field.through(-(-(spread * (kernel - 1) + 1) // step), Fraction(1, step))
-    return field.through(kernel, Fraction(step), spread)
+        return field.add_window(-(-(spread * (kernel - 1) + 1) // step), Fraction(1, step))
+    return field.add_window(kernel, Fraction(step), spread)
 
 
-def _pooled(
-    field: Field, kernel: Any, stride: Any = (), padding: Any = (), dilation: Any = 1, *_: Any
-) -> Field:
+def _pool(field: Field, kernel: Any, stride: Any = (), padding: Any = (), dilation: Any = 1, *_: Any) -> Field:
     spread = _at_height(dilation) if isinstance(dilation, (list, tuple)) else 1
-    return field.through(_at_height(kernel), Fraction(_at_height(stride or kernel)), spread)
+    return field.add_window(_at_height(kernel), Fraction(_at_height(stride or kernel)), spread)
 
 
-def _adapted(field: Field, x: Tensor, result: Tensor) -> Field:
+def _adapt(field: Field, x: Tensor, result: Tensor) -> Field:
     if result.shape[-2] == 1 and x.shape[-2] > 1:
         return ALL
     ratio = Fraction(x.shape[-2], result.shape[-2])
-    return field.through(-(-x.shape[-2] // result.shape[-2]), ratio)
+    return field.add_window(-(-x.shape[-2] // result.shape[-2]), ratio)
 
 
 def _dims(func: Any, args: Sequence[Any]) -> Any:
@@ -143,7 +141,7 @@ def _mixes_positions(x: Tensor, dims: Sequence[int] | int | None) -> bool:
     return any(x.shape[axis] > 1 for axis in axes - {0, channels})
 
 
-def _joined(known: list[tuple[Tensor, Field]], result: Tensor) -> Field:
+def _join(known: list[tuple[Tensor, Field]], result: Tensor) -> Field:
     """The largest field; operands that are the same for all positions are gates."""
     local = [(t, f) for t, f in known if f.rows is not None or not _is_spread(t, result)]
     gated = len(local) < len(known) or any(f.gated for _, f in known)

@@ -63,7 +63,7 @@ def _get_bytes(memory: Memory | None, index: int) -> int | None:
 # -- for programs
 
 
-def plain(given: Report) -> dict[str, Any]:
+def list_values(given: Report) -> dict[str, Any]:
     """Returns the costs as JSON values: totals, and ``steps`` with one row each."""
     costs, measured = given.costs, given.measured
     found = {
@@ -85,8 +85,8 @@ def plain(given: Report) -> dict[str, Any]:
     }
     if measured:
         more = {"throughput": measured.throughput, "memory": measured.memory}
-        found["measured"] = {"batch": measured.batch, **_spread(measured.whole), **more}
-    return {**found, "steps": [_row(given, index, step) for index, step in enumerate(costs.steps)]}
+        found["measured"] = {"batch": measured.batch, **_list_spread(measured.whole), **more}
+    return {**found, "steps": [_make_row(given, index, step) for index, step in enumerate(costs.steps)]}
 
 
 def _sum(costs: Costs) -> dict[str, int]:
@@ -97,7 +97,7 @@ def _drop_steps(memory: Memory | None) -> dict[str, int] | None:
     return {key: value for key, value in asdict(memory).items() if key != "steps"} if memory else None
 
 
-def _spread(timing: Timing | None) -> dict[str, float | None]:
+def _list_spread(timing: Timing | None) -> dict[str, float | None]:
     parts = {"ms": "median", "ms_low": "low", "ms_high": "high"}
     return {key: getattr(timing, name, None) for key, name in parts.items()}
 
@@ -108,7 +108,7 @@ _KEYS = (
 )
 
 
-def _row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
+def _make_row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
     values = {
         **asdict(step),
         "kind": "head" if step.reads else "step",
@@ -116,13 +116,13 @@ def _row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
         "inference_bytes": _get_bytes(given.inference, index),
         "training_bytes": _get_bytes(given.training, index),
     }
-    return {key: values[key] for key in _KEYS} | (_spread(given.time(step)) if given.measured else {})
+    return {key: values[key] for key in _KEYS} | (_list_spread(given.time(step)) if given.measured else {})
 
 
 # -- for people
 
 
-def grid(given: Report, title: str, width: int) -> Grid:
+def make_grid(given: Report, title: str, width: int) -> Grid:
     """Makes a table of one row per step and head, heads after what they read, and the totals.
 
     Rows that the forward pass leaves out are dim.
@@ -147,11 +147,11 @@ def grid(given: Report, title: str, width: int) -> Grid:
     }
     steps = list(enumerate(costs.steps))
     dim = {index: "dim" for index, _ in steps[len(costs.running.steps) :]}
-    lines = [_line(given, index, step) for index, step in steps]
+    lines = [_make_line(given, index, step) for index, step in steps]
     return Grid(dict(zip(names, names)), lines, ("step",), dim, title=title, totals=totals, folded="step")
 
 
-def _line(given: Report, index: int, step: StepCost) -> dict[str, str]:
+def _make_line(given: Report, index: int, step: StepCost) -> dict[str, str]:
     field = "all" if step.receptive_field is None else f"{step.receptive_field}{'+' if step.gated else ''}"
     return {
         "step": f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases)),
@@ -172,7 +172,7 @@ def _show_time(timing: Timing | None) -> str:
     return "" if timing is None else milliseconds(timing.median)
 
 
-def notes(given: Report) -> Iterator[str]:
+def write_notes(given: Report) -> Iterator[str]:
     """What the table does not say by itself, line by line."""
     costs, measured = given.costs, given.measured
     if costs.skipped:
@@ -183,7 +183,7 @@ def notes(given: Report) -> Iterator[str]:
         )
     yield from _compare_heads(costs)
     if costs.uncounted:
-        yield f"Not counted, since it is not known what they do: {', '.join(costs.uncounted)}."
+        yield f"Not counted, because their costs are unknown: {', '.join(costs.uncounted)}."
     if measured:
         whole = measured.whole
         yield (

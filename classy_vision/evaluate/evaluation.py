@@ -1,4 +1,4 @@
-"""A model held against labels: metrics, every prediction, confusions and the worst mistakes, in a folder."""
+"""Evaluating a model: metrics, every prediction, confusion matrices and the worst mistakes, in a folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The results of an evaluation.
 
     Attributes:
         model, data, split: what was evaluated, on what.
@@ -90,13 +90,13 @@ def evaluate(
         model: what ``Predictor.load`` takes, or a predictor.
         data: a folder of classes, or a table; by default the run's own.
         output: a folder for the metrics, every prediction, confusion matrices and the worst mistakes. It
-            appears when all is there. None writes nothing.
+            appears once it is complete. None writes nothing.
         split: "train", "validation" or "test": see ``find_labelled``.
         heads: those to evaluate; by default all.
-        targets: columns by head, where they are called otherwise than in training.
+        targets: columns by head, if their names differ from those in training.
         device, batch_size, workers, trust: as for ``Predictor``.
-        force: replace an evaluation that is there.
-        progress: is called with how many there are, and gives a function to call with how many are done.
+        force: replace an existing evaluation.
+        progress: is called with the number of inputs, and returns a function to call with how many are done.
 
     Raises:
         ConfigError: there is no such model, head or data, labels are missing or unknown to the model, or
@@ -145,7 +145,7 @@ def _run(
     kept: dict[str, list[Tensor]] = {head: [] for head in predictor.tasks}
     rows: list[int] = []
     errors: dict[str, str] = {}
-    with _table(folder, predictor.unit) as write:
+    with _open_table(folder, predictor.unit) as write:
         for row, one in enumerate(outputs):
             if one.error:
                 errors[one.input.name] = one.error
@@ -153,7 +153,7 @@ def _run(
                 rows.append(row)
                 for head, output in one.outputs.items():
                     kept[head].append(torch.from_numpy(output))
-            write(_rows(predictor, labelled, row, one))
+            write(_make_rows(predictor, labelled, row, one))
             tell(row + 1)
     if not rows:
         first = ": ".join(next(iter(errors.items())))
@@ -174,7 +174,7 @@ def _run(
 
 
 @contextmanager
-def _table(folder: Path | None, unit: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def _open_table(folder: Path | None, unit: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     if folder is None:
         yield lambda rows: None
         return
@@ -184,8 +184,8 @@ def _table(folder: Path | None, unit: str) -> Iterator[Callable[[list[dict[str, 
         yield writer.writerows
 
 
-def _rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> list[dict[str, Any]]:
-    """A row per head, or one that holds the error."""
+def _make_rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> list[dict[str, Any]]:
+    """Makes a row per head, or one with the error."""
     name = {predictor.unit: one.input.name}
     if one.error:
         return [{**name, "error": one.error}]
@@ -202,14 +202,14 @@ def _judge(task: Task, output: Tensor, target: Tensor) -> dict[str, Any]:
     if answer.kind == "classification":
         found["probability"] = answer.probability
     if task.valid(target[None]).item():
-        found["target"] = _said(task, target)
+        found["target"] = _decode_target(task, target)
         found["loss"] = task.losses(output[None], target[None]).item()
         if task.has_classes:
             found["correct"] = int(is_right(task, output[None], target[None]).item())
     return found
 
 
-def _said(task: Task, target: Tensor) -> str | float:
+def _decode_target(task: Task, target: Tensor) -> str | float:
     if not task.has_classes:
         return target.item()
     codes = [int(target)] if target.ndim == 0 else target.nonzero()[:, 0].tolist()

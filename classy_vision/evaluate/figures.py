@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classy_vision.data.images import ImageError
 from classy_vision.data.samples import read_stills
-from classy_vision.evaluate.scores import HeadScores, said
+from classy_vision.evaluate.scores import HeadScores, decode
 from classy_vision.predict.inputs import Input
 from classy_vision.predict.predictor import Predictor
 from classy_vision.train.figures import to_png
@@ -53,7 +53,7 @@ def draw_confusion(task: Task, scores: HeadScores) -> bytes:
 def draw_numbers(task: Task, outputs: Tensor, targets: Tensor) -> bytes:
     """A PNG: predicted numbers over true ones; on the line they are equal."""
     valid = task.valid(targets)
-    true, found = targets[valid].numpy(), said(task, outputs[valid]).numpy()
+    true, found = targets[valid].numpy(), decode(task, outputs[valid]).numpy()
     figure = Figure(figsize=(5, 5), layout="constrained")
     axis = figure.subplots()
     ends = [float(min(true.min(), found.min())), float(max(true.max(), found.max()))]
@@ -69,7 +69,7 @@ def draw_numbers(task: Task, outputs: Tensor, targets: Tensor) -> bytes:
 def draw_mistakes(
     predictor: Predictor, task: Task, inputs: Sequence[Input], outputs: Tensor, targets: Tensor
 ) -> bytes:
-    """A PNG of images with what was said of them, and the truth; of videos, their middle frame."""
+    """A PNG of images with what was predicted for them, and the truth; of videos, their middle frame."""
     columns = min(6, len(inputs))
     lines = -(-len(inputs) // columns)
     figure = Figure(figsize=(2.1 * columns, 2.5 * lines + 0.3), layout="constrained")

@@ -38,7 +38,7 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Inputs and what is true of them.
+    """Inputs and their labels.
 
     Attributes:
         name: where they are from.
@@ -55,7 +55,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Inputs and their cells by column, before anyone asked which head they are for."""
+    """Inputs and their cells by column, not yet assigned to heads."""
 
     split: str
     inputs: Sequence[Input]
@@ -81,7 +81,7 @@ def find_labelled(
             CSV or Parquet table as for training.
         split: "train", "validation" or "test"; by default "validation", and all of the data where they are
             not split.
-        targets: columns by head, where they are called otherwise than in training.
+        targets: columns by head, if their names differ from those in training.
 
     Raises:
         ConfigError: there are no such data, a head has no labels there, or a label that it does not know.
@@ -119,7 +119,7 @@ def _find_in_run(run: str | Path | None, split: str | None) -> _Rows:
     settings = RunFolder(Path(run)).settings()
     if split == "test":
         return _take_rows(test_records(settings), split)
-    # The same checks and the same split as in training, whatever device that was on and began with.
+    # The same checks and the same split as in training, whatever its device and initial weights.
     schedule = settings.schedule.model_copy(update={"mixed_precision": "no"})
     records = prepare(settings.model_copy(update={"schedule": schedule, "weights": None})).records
     return _take_rows(records, split or "validation")

@@ -29,7 +29,7 @@ class HeadScores:
         count: how many samples had labels.
         metrics: by name; None where a metric is not defined, as R² of equal numbers.
         classes: precision, recall, F1, support and, of several labels at once, average precision, by class.
-        confusion: how often (true, said) of classification, (k, k); of several labels at once per class
+        confusion: how often (true, predicted) of classification, (k, k); of several labels at once per class
             true negatives, false positives, false negatives and true positives, (k, 4).
     """
 
@@ -46,7 +46,7 @@ def score(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     return _SCORES[kind](task, outputs, targets)
 
 
-def said(task: Task, outputs: Tensor) -> Tensor:
+def decode(task: Task, outputs: Tensor) -> Tensor:
     """Codes (n,), labels that are there (n, k), or numbers (n,)."""
     kind = task.config.kind
     if kind == "classification":
@@ -58,14 +58,14 @@ def said(task: Task, outputs: Tensor) -> Tensor:
 
 def is_right(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     """(n,) of bool; of several labels at once, whether all of them are right."""
-    found = said(task, outputs)
+    found = decode(task, outputs)
     return (found == targets) if found.ndim == 1 else (found == targets).all(1)
 
 
 def _score_classes(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    true, found = targets.numpy(), said(task, outputs).numpy()
+    true, found = targets.numpy(), decode(task, outputs).numpy()
     codes = range(task.outputs)
     each = precision_recall_fscore_support(true, found, labels=codes, zero_division=0)
     macro = precision_recall_fscore_support(true, found, average="macro", zero_division=0)
@@ -79,8 +79,8 @@ def _score_classes(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     return HeadScores(
         "classification",
         len(true),
-        _defined(metrics),
-        _by_class(task.classes, each),
+        _replace_undefined(metrics),
+        _list_by_class(task.classes, each),
         confusion_matrix(true, found, labels=codes),
     )
 
@@ -92,12 +92,12 @@ def _score_labels(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
         precision_recall_fscore_support,
     )
 
-    true, found, likely = targets.long().numpy(), said(task, outputs).numpy(), outputs.sigmoid().numpy()
+    true, found, likely = targets.long().numpy(), decode(task, outputs).numpy(), outputs.sigmoid().numpy()
     pair, labels = (true, found), list(range(task.outputs))
     if task.outputs == 1:  # which scikit-learn takes for two classes
         pair, labels = (true[:, 0], found[:, 0]), [1]
     each = precision_recall_fscore_support(*pair, labels=labels, average=None, zero_division=0)
-    classes = _by_class(task.classes, each)
+    classes = _list_by_class(task.classes, each)
     for k, values in enumerate(classes.values()):
         there = true[:, k].any()
         values["average_precision"] = (
@@ -110,30 +110,30 @@ def _score_labels(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
         metrics |= {f"{average}_{n}": float(v) for n, v in zip(("precision", "recall", "f1"), means)}
     metrics["exact_match"] = float((true == found).all(1).mean())
     counts = multilabel_confusion_matrix(*pair, labels=labels).reshape(-1, 4)
-    return HeadScores("multilabel", len(true), _defined(metrics), classes, counts)
+    return HeadScores("multilabel", len(true), _replace_undefined(metrics), classes, counts)
 
 
 def _score_numbers(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-    true, found = targets.double().numpy(), said(task, outputs).double().numpy()
+    true, found = targets.double().numpy(), decode(task, outputs).double().numpy()
     metrics = {
         "mae": float(mean_absolute_error(true, found)),
         "rmse": math.sqrt(mean_squared_error(true, found)),
         "r2": float(r2_score(true, found)) if len(true) > 1 and np.ptp(true) > 0 else math.nan,
         "bias": float((found - true).mean()),
     }
-    return HeadScores("regression", len(true), _defined(metrics))
+    return HeadScores("regression", len(true), _replace_undefined(metrics))
 
 
 _SCORES = {"classification": _score_classes, "multilabel": _score_labels, "regression": _score_numbers}
 
 
-def _by_class(names: Sequence[str], each: Sequence[Any]) -> dict[str, dict[str, float | None]]:
+def _list_by_class(names: Sequence[str], each: Sequence[Any]) -> dict[str, dict[str, float | None]]:
     keys = ("precision", "recall", "f1", "support")
     table = [dict(zip(keys, map(float, values))) for values in zip(*each)]
     return {name: {**values, "support": int(values["support"])} for name, values in zip(names, table)}
 
 
-def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
+def _replace_undefined(metrics: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -45,15 +45,15 @@ class Facts:
 
 
 def write_card(facts: Facts) -> str:
-    """A model card in Markdown, with the front matter that the hub reads."""
+    """Writes a model card in Markdown, with the front matter that the hub reads."""
     license = _escape(facts.license) if facts.license else "Not stated."
     parts = [
-        _front_matter(facts),
+        _write_front_matter(facts),
         f"# {_escape(facts.name.rpartition('/')[2])}\n",
-        _summary(facts),
-        _heads(facts.config),
-        _data(facts),
-        _metrics(facts.metrics),
+        _write_summary(facts),
+        _write_heads(facts.config),
+        _write_data(facts),
+        _write_metrics(facts.metrics),
         f"## License\n\n{license}\n",
         f"## Use\n\n```python\nfrom classy_vision.models import ClassyModel\n\n"
         f"model = ClassyModel.from_pretrained({facts.name!r}).eval()\n```\n",
@@ -61,7 +61,7 @@ def write_card(facts: Facts) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(facts: Facts) -> str:
+def _write_front_matter(facts: Facts) -> str:
     import yaml
 
     task = "video-classification" if len(facts.input_shape) == 4 else "image-classification"
@@ -78,14 +78,14 @@ def _front_matter(facts: Facts) -> str:
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _summary(facts: Facts) -> str:
+def _write_summary(facts: Facts) -> str:
     rows = [("family", facts.config["name"]), ("parameters", f"{human(facts.params)} ({facts.params:,})")]
     if facts.macs is not None:
         rows += [("multiply-adds", f"{human(facts.macs)}, for one input of {size(facts.input_shape)}")]
-    return _table(("model", ""), rows)
+    return _write_table(("model", ""), rows)
 
 
-def _heads(config: Mapping[str, Any]) -> str:
+def _write_heads(config: Mapping[str, Any]) -> str:
     if not config["heads"]:
         return "## Heads\n\nNone: the output is the feature at the end of the trunk.\n"
     tasks = config.get("tasks") or {}
@@ -96,33 +96,33 @@ def _heads(config: Mapping[str, Any]) -> str:
         )
         for head in config["heads"]
     ]
-    return f"## Heads\n\n{_table(('head', 'block', 'kind', 'classes', 'labels'), rows)}"
+    return f"## Heads\n\n{_write_table(('head', 'block', 'kind', 'classes', 'labels'), rows)}"
 
 
 def _cut(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:MAX_LABELS])) + (", …" if len(names) > MAX_LABELS else "")
 
 
-def _data(facts: Facts) -> str:
+def _write_data(facts: Facts) -> str:
     if entry := facts.published:
         values = {**vars(entry.preprocessing), "weights": entry.name, "labels": entry.labels}
     else:
         values = {**(facts.settings.get("data") or {}), "started from": facts.settings.get("weights")}
     rows = [(key, value) for key, value in values.items() if value is not None and key not in PATHS]
-    return f"## Data\n\n{_table(('', ''), rows)}" if rows else ""
+    return f"## Data\n\n{_write_table(('', ''), rows)}" if rows else ""
 
 
-def _metrics(metrics: Mapping[str, Any]) -> str:
+def _write_metrics(metrics: Mapping[str, Any]) -> str:
     rows = [(key, f"{value:.4g}") for key, value in metrics.items() if isinstance(value, (int, float))]
-    return f"## Metrics of the last epoch\n\n{_table(('metric', 'value'), rows)}" if rows else ""
+    return f"## Metrics of the last epoch\n\n{_write_table(('metric', 'value'), rows)}" if rows else ""
 
 
-def _table(heading: Sequence[str], rows: Rows) -> str:
+def _write_table(heading: Sequence[str], rows: Rows) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "".join("| " + " | ".join(_escape(cell) for cell in line) + " |\n" for line in lines)
 
 
 def _escape(value: object) -> str:
-    """Text that stays in its place, whatever it holds."""
+    """Escapes what Markdown would interpret."""
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

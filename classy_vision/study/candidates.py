@@ -33,7 +33,7 @@ class Candidate:
         name: among those that it is compared with.
         group: the folder of its file, or its family.
         config: for ``build_model``.
-        input_size: height and width, where it is said; the model's own otherwise.
+        input_size: height and width, if they are given; by default the model's own.
         accuracies: by head, from 0 to 1, where it is known: of published weights the top-1 on
             ImageNet that their publisher states, of a run what it measured last.
         failure: why there is no config.
@@ -48,7 +48,7 @@ class Candidate:
 
 
 def find_candidates(given: Sequence[str]) -> list[Candidate]:
-    """The models that ``given`` name, each under a name of its own.
+    """Finds the models that ``given`` name, each under a unique name.
 
     A word is what ``classy_vision.resolve`` takes apart from exported files, a pattern of names or paths, or
     a folder of config files. A word or a file that cannot be read becomes a candidate with a failure.
@@ -66,7 +66,7 @@ def find_candidates(given: Sequence[str]) -> list[Candidate]:
             found.append(Candidate(word, "", failure=" ".join(str(error).split())))
     if len(errors) == len(given):
         raise errors[0] if errors else ConfigError("give models to compare: names, patterns, files or folders")
-    return _renamed([one for i, one in enumerate(found) if one not in found[:i]])
+    return _make_unique([one for i, one in enumerate(found) if one not in found[:i]])
 
 
 def _find(word: str) -> Iterator[Candidate]:
@@ -102,7 +102,7 @@ def _make(source: ModelSource) -> Candidate:
     network = find_network(source.path or source.name, "classy compare")
     if source.path is None:
         return Candidate(source.name, "hub", network.config)
-    found = _read_accuracies(source.path) if source.kind is Kind.RUN else {}
+    found = _read_run(source.path) if source.kind is Kind.RUN else {}
     name = source.path.name if source.kind in (Kind.RUN, Kind.SAVED) else source.path.stem
     return Candidate(name, source.path.absolute().parent.name, network.config, network.image_size, found)
 
@@ -143,23 +143,23 @@ def _read_file(path: Path) -> Candidate:
     return Candidate(name, group, network.config, network.image_size)
 
 
-def _read_accuracies(run: Path) -> dict[str, float]:
+def _read_run(run: Path) -> dict[str, float]:
     """Reads what a run measured last, by head."""
     try:
         final = json.loads((run / METRICS).read_text(encoding="utf-8"))["final"]
     except (OSError, ValueError, KeyError):
         return {}
-    return accuracies(final)
+    return read_accuracies(final)
 
 
-def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of an epoch's metrics the accuracy of each head that has one."""
+def read_accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Reads the accuracy of each head that has one from the metrics of an epoch."""
     parts = {tuple(key.split("/")): value for key, value in metrics.items()}
     return {key[1]: value for key, value in parts.items() if len(key) == 3 and key[::2] == ("val", "accuracy")}
 
 
-def _renamed(found: Sequence[Candidate]) -> list[Candidate]:
-    """Names that stand twice get their group before them, and a number where that is no help."""
+def _make_unique(found: Sequence[Candidate]) -> list[Candidate]:
+    """Puts the group before names that occur twice, and adds a number if they still do."""
     times = Counter(one.name for one in found)
     whole = [replace(one, name=f"{one.group}/{one.name}") if times[one.name] > 1 else one for one in found]
     times, seen = Counter(one.name for one in whole), Counter[str]()

@@ -49,15 +49,15 @@ def complexity(params: AnyNetParams, input_size: int, num_classes: int) -> Compl
     """
     total = Complexity()
     kernel, stride, pool = STEMS[params.stem_type]
-    size = _halved(input_size, stride)
+    size = _shrink(input_size, stride)
     total.conv(params.in_channels, params.stem_width, kernel, size)
-    size = _halved(size, 2 if pool else 1)
+    size = _shrink(size, 2 if pool else 1)
     before = params.stem_width
     for width, stride, depth, group_width, multiplier in params.get_expanded_params():
         inner = round(width * multiplier)
         for block in range(depth):
             step = stride if block == 0 else 1
-            after = _halved(size, step)
+            after = _shrink(size, step)
             if step != 1 or before != width:
                 total.conv(before, width, 1, after)
             total.conv(before, inner, 1, size)
@@ -72,6 +72,6 @@ def complexity(params: AnyNetParams, input_size: int, num_classes: int) -> Compl
     return total
 
 
-def _halved(size: int, stride: int) -> int:
+def _shrink(size: int, stride: int) -> int:
     """Positions after an odd kernel that pads by half of itself."""
     return (size - 1) // stride + 1

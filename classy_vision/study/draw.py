@@ -16,7 +16,7 @@ from classy_vision.study.region import WIDTH_STEP, AnyNetRegion, Region
 from classy_vision.text import human
 
 TRIES = 20_000
-"""In a row without a network, before it is an error."""
+"""Draws in a row without a network before it is an error."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Sample:
 
 
 def sample(region: Region, count: int, seed: int = 0, tries: int = TRIES) -> list[Sample]:
-    """Draws different networks of ``region``; of more of them, the first are the same.
+    """Draws different networks of ``region``; a larger ``count`` begins with the same ones.
 
     Args:
         region: see ``parse_region``.
         count: how many.
         seed: of the draws.
-        tries: in a row without a network, before it is an error.
+        tries: draws in a row without a network before it is an error.
 
     Raises:
         ConfigError: there are too few such networks; the message says which bound is not met.
@@ -51,7 +51,7 @@ def sample(region: Region, count: int, seed: int = 0, tries: int = TRIES) -> lis
             config = draw(region, random)
             one = _accept(config, region, misses)
             if one and repr(config) in seen:
-                misses.add("repeated", "every network that was met is drawn already")
+                misses.add("repeated", "every network that was found had been drawn before")
             elif one:
                 break
         else:
@@ -66,7 +66,7 @@ def sample(region: Region, count: int, seed: int = 0, tries: int = TRIES) -> lis
 
 
 def log_uniform(random: Random, bounds: tuple[float, float], step: float = 1) -> float:
-    """A multiple of ``step`` within ``bounds``, the logarithm uniform; both bounds can come."""
+    """Draws a multiple of ``step`` within ``bounds``, with a uniform logarithm, bounds included."""
     low, high = math.ceil(bounds[0] / step - 1e-9), math.floor(bounds[1] / step + 1e-9)
     low = max(1, low)
     # Random.random alone gives the same numbers in every version of Python.
@@ -75,12 +75,12 @@ def log_uniform(random: Random, bounds: tuple[float, float], step: float = 1) ->
 
 
 def uniform(random: Random, bounds: tuple[float, float]) -> float:
-    """A whole number within ``bounds``."""
+    """Draws a whole number within ``bounds``."""
     return int(bounds[0]) + int(random.random() * (bounds[1] - bounds[0] + 1))
 
 
 def power_of_two(random: Random, bounds: tuple[float, float]) -> float:
-    """A power of two within ``bounds``, each as likely."""
+    """Draws a power of two within ``bounds``, all equally likely."""
     low, high = math.ceil(math.log2(bounds[0])), math.floor(math.log2(bounds[1]))
     return 2 ** int(uniform(random, (low, high)))
 
@@ -104,7 +104,7 @@ REGNET: dict[str, Draw] = {
 
 
 def draw(region: Region, random: Random) -> dict[str, Any]:
-    """A config from the region's ranges, whatever the network costs."""
+    """Draws a config from the region's ranges, whatever the network costs."""
     common = {
         "name": region.family,
         "in_channels": region.in_channels,
@@ -152,7 +152,7 @@ def fit(width: int, bottleneck: int, group_width: int) -> tuple[int, int]:
 
 @dataclass
 class Misses:
-    """Why draws were refused: by reason, how often, and what would have to be otherwise."""
+    """Why draws were refused: by reason, how often, and what would have to change."""
 
     counts: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -185,7 +185,7 @@ def _percent(share: float) -> str:
 
 
 def _accept(config: Mapping[str, Any], region: Region, misses: Misses) -> Sample | None:
-    """``config`` with its costs, where it is within all bounds."""
+    """Returns ``config`` with its costs if it is within all bounds."""
     options = {key: value for key, value in config.items() if key != "name"}
     try:
         network: Any = MODELS[config["name"]].cls.config_class.parse(options)
@@ -205,7 +205,7 @@ def _accept(config: Mapping[str, Any], region: Region, misses: Misses) -> Sample
 
 
 def _outside(params: AnyNetParams, region: Region) -> tuple[str, str] | None:
-    """What rounding has moved out of the region."""
+    """Returns the bound that rounding has left, and a message."""
     if len(params.depths) != region.stages:
         return "stages", f"stages = {region.stages}: the widths make another number of them"
     if not isinstance(region, AnyNetRegion):

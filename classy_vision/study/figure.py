@@ -1,4 +1,4 @@
-"""What the figures of a study share: colours, files, and labels that keep apart."""
+"""What the figures of a study share: colours, files, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 
 def choose_colours(groups: Sequence[str]) -> dict[str, str]:
-    """A colour for each group, in the order in which they come."""
+    """Chooses a colour for each group, in their order."""
     names = list(dict.fromkeys(groups))
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
@@ -50,13 +50,13 @@ def place_labels(
 ) -> list[Annotation]:
     """Writes a text at each of the first points, so that it covers no point and no other text.
 
-    Those that come first choose first; a text for which there is no room is left out.
+    The first texts are placed first; a text that does not fit is left out.
 
     Args:
         axes: with limits and scales as they will be.
         points: all that are drawn.
         texts: of the first points.
-        line: a line through these points is written over only where nothing else is left.
+        line: a line through these points is covered only if there is no other place.
     """
     desk = _Desk(axes, points, line)
     return [note for index, text in enumerate(texts) if (note := desk.place(index, text))]
@@ -79,7 +79,7 @@ class _Desk:
         self.ways: list[Path] = []
 
     def place(self, index: int, text: str) -> Annotation | None:
-        """Writes a text where there is room for it, as near to its point as can be."""
+        """Writes a text as near to its point as it fits."""
         others = [box for box in self.taken if not box.contains(*self.pixels[index])]
         for lines, (offset, sides) in product((self.line, []), _places()):
             note = _write(self.axes, text, self.points[index], offset, sides)
@@ -107,14 +107,14 @@ def _crosses(path: Path, box: Bbox) -> bool:
 
 
 def _write(axes: Axes, text: str, point: Point, offset: Point, sides: tuple[str, str]) -> Annotation:
-    """A text beside a point, with a line to it where it is far away."""
+    """Writes a text beside a point, with a line to it if it is far away."""
     line = _LINE if max(map(abs, offset)) > NEAR else None
     look: dict[str, Any] = {"fontsize": 8, "color": INK, "ha": sides[0], "va": sides[1], "arrowprops": line}
     return axes.annotate(text, point, offset, textcoords="offset points", **look)
 
 
 NEAR, MARKER = 12, 10
-"""In points: from where on a label has a line to its point, and the room of a point."""
+"""In points: the distance from which a label has a line to its point, and the size of a point."""
 TURNS = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 70, 290, 110, 250)
 _LINE = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
 

@@ -1,4 +1,4 @@
-"""A comparison as a file: CSV, Parquet or JSON, and read again."""
+"""Reading and writing a comparison as a CSV, Parquet or JSON file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from classy_vision.config import MAX_SHOWN, ConfigError, first_line, system_error
-from classy_vision.study.row import Row, plain
+from classy_vision.study.row import Row, list_values
 from classy_vision.text import dump
 from classy_vision.weights.files import replacing
 
@@ -24,7 +24,7 @@ def write_table(path: Path, rows: Sequence[Row], front: Sequence[Row]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    entries = plain(rows, front)
+    entries = list_values(rows, front)
     with replacing(path) as beside:
         if path.suffix == ".parquet":
             _write_parquet(beside, entries)
@@ -44,7 +44,7 @@ def _write_parquet(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV or Parquet file that ``write_table`` wrote.
+    """Reads the rows of a CSV or Parquet file that ``write_table`` wrote.
 
     Raises:
         ConfigError: it cannot be read, or is not such a table.
@@ -59,7 +59,7 @@ def read_table(path: Path) -> list[Row]:
         return [_row(entry) for entry in entries]
     except OSError as error:
         raise system_error(error, f"cannot read {str(path)!r}") from None
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
+    except Exception as error:  # readers of damaged files raise anything
         reason = f"it has no column {error}" if isinstance(error, KeyError) else first_line(error)[:MAX_SHOWN]
         raise ConfigError(f"{str(path)!r} is not the table of a comparison: {reason}") from None
 

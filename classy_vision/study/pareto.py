@@ -1,16 +1,16 @@
-"""The Pareto front: models that no other one beats on both axes."""
+"""The Pareto front: models that no other model beats on both axes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from classy_vision.study.row import COLUMNS, SIZES, Row, column, value
+from classy_vision.study.row import COLUMNS, SIZES, Row, check_column, value
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Two columns that are held against each other: on ``x`` what a model costs, on ``y`` what it gives."""
+    """Two columns to compare models by: ``x`` is the cost, and ``y`` the benefit."""
 
     x: str
     y: str
@@ -33,13 +33,13 @@ class Axes:
         return (self.x, self.x_high), (self.y, self.y_high)
 
     def point(self, row: Row) -> tuple[float, float] | None:
-        """Where a row lies; None where a number is missing."""
+        """The position of a row; None if a number is missing."""
         x, y = value(row, self.x), value(row, self.y)
         return None if x is None or y is None else (x, y)
 
 
 def choose_axes(rows: Sequence[Row], x: str | None = None, y: str | None = None) -> Axes:
-    """The axes that ``rows`` have numbers for, where they are not given.
+    """Chooses the axes that are not given by the numbers that ``rows`` have.
 
     Accuracy against latency. Without accuracy, MACs stand for what a model can learn; without latency,
     MACs are the cost of accuracy, and activations, which predict latency better than MACs do
@@ -49,9 +49,9 @@ def choose_axes(rows: Sequence[Row], x: str | None = None, y: str | None = None)
         UnknownNameError: no such column.
     """
     measured, trained = ({value(row, name) for row in rows} - {None} for name in ("latency", "accuracy"))
-    y = column(y, "--y") if y else "accuracy" if trained else "macs"
+    y = check_column(y, "--y") if y else "accuracy" if trained else "macs"
     cost = "latency" if measured else "macs" if y != "macs" else "activations"
-    return Axes(column(x, "--x") if x else cost, y)
+    return Axes(check_column(x, "--x") if x else cost, y)
 
 
 def front(rows: Sequence[Row], axes: Axes) -> list[Row]:

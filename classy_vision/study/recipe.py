@@ -14,9 +14,9 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.cost import Costs
-from classy_vision.cost.room import check_fits
+from classy_vision.cost.free_memory import check_fits
 from classy_vision.run_files import METRICS
-from classy_vision.study.candidates import accuracies
+from classy_vision.study.candidates import read_accuracies
 
 if TYPE_CHECKING:
     from classy_vision.train import TrainConfig
@@ -110,7 +110,7 @@ class Recipe:
                     resume(folder)
                 else:
                     train(settings, folder)
-        return accuracies(json.loads((folder / METRICS).read_text(encoding="utf-8"))["final"])
+        return read_accuracies(json.loads((folder / METRICS).read_text(encoding="utf-8"))["final"])
 
     def _check_same(self, there: TrainConfig, wanted: TrainConfig, folder: Path) -> None:
         from classy_vision.train.config import dump_settings

@@ -1,4 +1,4 @@
-"""Design spaces: which networks there are to draw from.
+"""Design spaces: the networks to draw from.
 
 The spaces are those of Radosavovic et al., "Designing Network Design Spaces", 2020, section 3.
 """
@@ -21,8 +21,8 @@ WIDTH_STEP = 8
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
-def _amount(value: Any) -> Any:
-    """360M is 360,000,000."""
+def _parse_amount(value: Any) -> Any:
+    """Reads "360M" as 360,000,000."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", value.strip(), re.IGNORECASE)
@@ -33,7 +33,7 @@ def _amount(value: Any) -> Any:
 
 Whole = tuple[PositiveInt, PositiveInt]
 Real = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-Amount = Annotated[float, BeforeValidator(_amount), Field(ge=0)]
+Amount = Annotated[float, BeforeValidator(_parse_amount), Field(ge=0)]
 Amounts = tuple[Amount, Amount]
 
 

@@ -73,15 +73,11 @@ COLUMNS: dict[str, Column] = {
     "accuracy": Column("accuracy", "accuracy", percent, high=True),
 }
 SIZES = frozenset(("params", "macs"))
-"""What a model costs and what it can learn by: less is better as a cost, more as the other axis."""
+"""Less is better where they are the cost, more where they stand for what a model can learn."""
 
 
-def column(name: str, where: str) -> str:
-    """``name``, where it is that of a column.
-
-    Raises:
-        UnknownNameError: it is not.
-    """
+def check_column(name: str, where: str) -> str:
+    """Returns ``name``, or raises an UnknownNameError if no column is called so."""
     if name not in COLUMNS:
         raise unknown("column", name, COLUMNS, where)
     return name
@@ -93,9 +89,9 @@ def value(row: Row, name: str) -> float | None:
     return number
 
 
-def ordered(rows: Iterable[Row], name: str) -> list[Row]:
-    """Rows with the best first, or with a minus before the name last; those without a number at the end."""
-    key = column(name.removeprefix("-"), "--sort")
+def sort_rows(rows: Iterable[Row], name: str) -> list[Row]:
+    """Sorts rows best first, or worst first if ``name`` begins with a minus; rows without a number last."""
+    key = check_column(name.removeprefix("-"), "--sort")
     rows = list(rows)
     known = [row for row in rows if value(row, key) is not None]
     rest = [row for row in rows if value(row, key) is None]
@@ -103,8 +99,8 @@ def ordered(rows: Iterable[Row], name: str) -> list[Row]:
     return sorted(known, key=lambda row: value(row, key) or 0, reverse=reverse) + rest
 
 
-def plain(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as JSON values, each with the same keys."""
+def list_values(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
+    """Lists rows as JSON values, each with the same keys."""
     heads = list(dict.fromkeys(head for row in rows for head in list(row.accuracies)[1:]))
     return [
         {

@@ -32,15 +32,15 @@ def write_samples(
     its place and renamed.
 
     Args:
-        folder: where to.
+        folder: to write.
         samples: from ``sample``.
         region: of the samples.
         name: of the region.
         seed: of the draws.
-        force: replace a folder of samples that is there.
+        force: replace an existing folder of samples.
 
     Raises:
-        ConfigError: there is something already, or the folder cannot be written.
+        ConfigError: the folder exists, or it cannot be written.
     """
     folder = Path(folder)
     check_free(folder, force)
@@ -73,7 +73,7 @@ def check_free(folder: Path, force: bool) -> None:
 
 
 def read_index(folder: Path) -> Mapping[str, Any] | None:
-    """The index of a folder of samples; None where it is none."""
+    """Reads the index of a folder of samples; None if it is not one."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ LABELS = 40
 
 
 def draw_scatter(rows: Sequence[Row], axes: Axes) -> Figure:
-    """A figure of the rows that have both numbers, a colour for each group.
+    """Draws the rows that have both numbers, with a colour for each group.
 
     Raises:
         ConfigError: no row has both.

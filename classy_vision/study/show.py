@@ -15,7 +15,7 @@ DISPENSABLE = ("input", "activations", "throughput", "memory", "latency", "macs"
 """The columns that a narrow terminal leaves out, first to last; names, which people copy, stay whole."""
 
 
-def grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
+def make_grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
     """Makes a table of one row per model, those on the Pareto front marked, of the columns with numbers."""
     names = [name for name in COLUMNS if any(value(row, name) is not None for row in rows)]
     heads = list(dict.fromkeys(head for row in rows for head in row.accuracies))[1:]
@@ -29,8 +29,8 @@ def grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
             "mark": FAILED if row.failure else FRONT if row in front else "",
             "model": row.name,
             "input": size(row.input_shape) or NOTHING,
-            **{name: _shown(name, value(row, name)) for name in names},
-            **{f"accuracy/{head}": _shown("accuracy", row.accuracies.get(head)) for head in heads},
+            **{name: _show(name, value(row, name)) for name in names},
+            **{f"accuracy/{head}": _show("accuracy", row.accuracies.get(head)) for head in heads},
         }
         for row in rows
     ]
@@ -38,12 +38,12 @@ def grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
     return Grid(headings, lines, ("mark", "model", "input"), styles)
 
 
-def _shown(name: str, number: float | None) -> str:
+def _show(name: str, number: float | None) -> str:
     return NOTHING if number is None else COLUMNS[name].show(number)
 
 
-def captions(rows: Sequence[Row], batch: int, dtype: str) -> list[str]:
-    """What the numbers are of."""
+def write_captions(rows: Sequence[Row], batch: int, dtype: str) -> list[str]:
+    """Writes what the numbers refer to."""
     measured = any(row.latency is not None for row in rows)
     lines = [
         f"MACs and activations are for one input, memory{' and latency' if measured else ''} for a batch of "

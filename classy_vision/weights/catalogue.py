@@ -74,14 +74,14 @@ class Published:
 
 
 @cache
-def _rows(source: str) -> dict[str, Any]:
+def _read_rows(source: str) -> dict[str, Any]:
     rows: dict[str, Any] = json.loads((DATA / f"{source}.json").read_text())
     return rows
 
 
 def names() -> list[str]:
     """Every published name."""
-    return [f"{source}/{name}" for source in SOURCES for name in _rows(source)]
+    return [f"{source}/{name}" for source in SOURCES for name in _read_rows(source)]
 
 
 def published(name: str) -> Published:
@@ -91,9 +91,9 @@ def published(name: str) -> Published:
         UnknownNameError: there are none; the message has the nearest names.
     """
     source, _, tag = name.partition("/")
-    if source not in SOURCES or tag not in _rows(source):
+    if source not in SOURCES or tag not in _read_rows(source):
         raise unknown("published weights", name, names())
-    return Published.from_row(name, _rows(source)[tag])
+    return Published.from_row(name, _read_rows(source)[tag])
 
 
 def is_published(name: str) -> bool:

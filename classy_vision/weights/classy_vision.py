@@ -61,7 +61,7 @@ def unpack(state: Mapping[str, Any]) -> State:
         heads = state.get("heads") or {}
         if not isinstance(heads, Mapping):
             raise ConfigError(f"the heads of a state are a mapping by block, not a {type(heads).__name__}")
-        return {**state["trunk"], **dict(_leaves("heads", heads))}
+        return {**state["trunk"], **dict(_list_leaves("heads", heads))}
     for prefix in _PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -84,7 +84,7 @@ def flatten(state: Mapping[str, Any]) -> State:
     return flat
 
 
-def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _list_leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The ends of a tree by their path, which a file may have made deep, or part of itself."""
     rest: list[tuple[str, Any, int]] = [(prefix, tree, 0)]
     seen: set[int] = set()

@@ -72,22 +72,22 @@ def find_layout(
     if not found:
         raise StateError(
             f"no key of the file is known in any layout of {model} ({', '.join(candidates)}): "
-            f"{list_names('key', keys)}{_prefix_hint(keys, candidates, places)}"
+            f"{list_names('key', keys)}{_suggest_prefix(keys, candidates, places)}"
         )
     best = found[0]
     expected = [name for place in places if (name := maps[best.layout].to_theirs(place))]
     raise StateError(
         f"the file is nearest to the {best.layout} layout, but {list_names('key', best.unexpected)} of "
-        f"{len(keys)} have no place in this {model}{_nearest(best.unexpected[0], expected)}"
+        f"{len(keys)} have no place in this {model}{_suggest(best.unexpected[0], expected)}"
     )
 
 
-def _nearest(key: str, expected: Iterable[str]) -> str:
+def _suggest(key: str, expected: Iterable[str]) -> str:
     near = get_close_matches(key, list(expected), 1)
     return f"; nearest to {key!r} is {near[0]!r}" if near else ""
 
 
-def _prefix_hint(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str]) -> str:
+def _suggest_prefix(keys: Collection[str], maps: Mapping[str, KeyMap], places: Collection[str]) -> str:
     """The advice of a message about keys that would be known without their first segments."""
     first = next(iter(keys), "")
     for length in range(1, first.count(".")):

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub and from plain addresses, and what is said if they cannot be had."""
+"""Files from the Hugging Face hub and from plain addresses, and the errors if they cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def import_hub() -> Any:
-    """The hub's own library, which handles caches, mirrors, tokens and being offline.
+    """Imports the hub's own library, which handles caches, mirrors, tokens and being offline.
 
     Raises:
         ConfigError: it is not installed.
@@ -30,7 +30,7 @@ def import_hub() -> Any:
 
 
 def download_file(name: str, file: str, **options: Any) -> Path | None:
-    """A file of a repository, in the hub's cache; None if the repository does not have it.
+    """Downloads a file of a repository to the hub's cache; None if the repository does not have it.
 
     Args:
         name: "owner/repository[@revision]".
@@ -52,15 +52,15 @@ def download_file(name: str, file: str, **options: Any) -> Path | None:
     except hub.errors.RevisionNotFoundError:
         raise ConfigError(f"the repository {repository!r} has no revision {options['revision']!r}") from None
     except hub.errors.LocalEntryNotFoundError as error:
-        raise _unreachable(repr(name), error) from None
+        raise _describe_failure(repr(name), error) from None
     except hub.errors.EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _unreachable(repr(name), error) from None
+        raise _describe_failure(repr(name), error) from None
 
 
 def download_address(address: str) -> Path:
-    """A file whose name ends in the first digits of its SHA-256, in torch's cache.
+    """Downloads a file whose name ends in the first digits of its SHA-256 to torch's cache.
 
     Raises:
         ConfigError: it cannot be downloaded, or its checksum is another.
@@ -73,7 +73,7 @@ def download_address(address: str) -> Path:
             try:
                 torch.hub.download_url_to_file(address, str(beside), progress=False)
             except OSError as error:
-                raise _unreachable(address, error) from None
+                raise _describe_failure(address, error) from None
             _check_sum(beside, name)
     _check_sum(path, name)
     return path
@@ -92,5 +92,5 @@ def _check_sum(path: Path, name: str) -> None:
         raise ConfigError(f"{str(path)!r} is damaged: its SHA-256 begins with {found}, not {expected[1]}")
 
 
-def _unreachable(name: str, error: Exception) -> ConfigError:
+def _describe_failure(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"{name} cannot be downloaded and is not in the cache: {first_line(error)}")

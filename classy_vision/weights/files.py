@@ -43,7 +43,7 @@ MAX_REASON = 160
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Reads a ``.safetensors`` or ``.npz`` file, or a torch file of tensors and plain values only.
 
-    Nothing in the file is believed: no code runs, and no memory is taken that the file does not
+    Nothing in the file is trusted: no code runs, and no memory is taken that the file does not
     fill. Tensors of ``.safetensors`` and torch's own files are mapped, not read: pages come in when
     they are used, and what is written to them stays in memory.
 
@@ -64,7 +64,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             f"reading it could run code ({_find_culprit(str(error))}). Convert it where you trust it, with "
             f"safetensors or torch.save of a plain state dict"
         ) from None
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
+    except Exception as error:  # readers of damaged files raise anything
         raise ConfigError(f"{str(path)!r} is damaged or not a file of weights: {_cut_reason(error)}") from None
     return dict(data)
 
@@ -93,7 +93,7 @@ def _check_names(names: Collection[str]) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the file begins as one does: the length of a JSON object, and the object."""
+    """Tells whether the file begins with the length of a JSON object, and the object."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -170,7 +170,7 @@ def _cut_reason(error: Exception) -> str:
 
 
 def _find_culprit(message: str) -> str:
-    """What torch's reader stumbled over; its advice to read unsafely is not passed on."""
+    """Finds what torch's reader refused; its advice to read unsafely is not passed on."""
     found = re.search(r"(?:GLOBAL|[Uu]nsupported class)\s+([A-Za-z_][\w.]*)", message)
     return f"it names {found[1]}" if found else "torch.save did not write it"
 
@@ -214,9 +214,9 @@ def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, opt
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside ``path`` to write to, and moves the file into place when all went well.
+    """Gives a path beside ``path`` to write to, and moves the file into place if nothing failed.
 
-    Whatever fails, nothing is left beside it.
+    If anything fails, nothing is left beside it.
 
     Raises:
         OperationError: the disk is full, or fails.
@@ -235,13 +235,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         raise system_error(cause, f"cannot write {str(path)!r}") from error
     finally:
-        with suppress(OSError):  # the error that is told is the first one
+        with suppress(OSError):  # the first error is the one to report
             beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder beside ``path`` to fill, and moves it into place when all went well, or nothing of it.
+    """Gives a folder beside ``path`` to fill, and moves it into place if nothing failed.
 
     Raises:
         OperationError: the disk is full, or fails.
@@ -265,7 +265,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def system_cause(error: BaseException) -> OSError | None:
-    """What the system said, if that is why a writer failed: the error of torch's writer does not say why."""
+    """Returns the system's error that made a writer fail; the error of torch's writer does not contain it."""
     if isinstance(error, OSError):
         return error
     cause: BaseException | None = error

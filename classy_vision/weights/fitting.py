@@ -1,4 +1,4 @@
-"""Weights made to fit another input."""
+"""Fitting weights to another input."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class KeyMap:
 
     def to_native(self, key: str) -> str | None:
         """Our name for their ``key``; None if no row knows it."""
-        return self._ours(key)[0]
+        return self._find_ours(key)[0]
 
     def to_theirs(self, key: str) -> str | None:
         """Their name for our ``key``, the first of several; None if their layout has no place for it."""
@@ -115,7 +115,7 @@ class KeyMap:
         for key in keys:
             if self.drops(key):
                 continue
-            name, row, part = self._ours(key)
+            name, row, part = self._find_ours(key)
             if name is None or row is None:
                 unexpected.append(key)
                 continue
@@ -152,7 +152,7 @@ class KeyMap:
         parts: dict[str, int] = {}
         found: list[tuple[int, int, int, str, Any]] = []
         for key, value in state.items():
-            order, row, names = self._theirs(key)
+            order, row, names = self._find_theirs(key)
             segments = key.split(".")
             part = parts.setdefault(".".join(segments[: 2 if segments[0] == "blocks" else 1]), len(parts))
             saved = row.transform.save(value) if row.transform else value
@@ -161,7 +161,7 @@ class KeyMap:
         found.sort(key=lambda entry: entry[:3])
         return {name: value for *_, name, value in found}
 
-    def _ours(self, key: str) -> tuple[str | None, _Row | None, int]:
+    def _find_ours(self, key: str) -> tuple[str | None, _Row | None, int]:
         for old, new in self._legacy:
             key = old.rewrite(key, new) or key
         for row in self._rows:
@@ -170,7 +170,7 @@ class KeyMap:
                     return name, row, part
         return None, None, 0
 
-    def _theirs(self, key: str) -> tuple[int, _Row, list[str]]:
+    def _find_theirs(self, key: str) -> tuple[int, _Row, list[str]]:
         for order, row in enumerate(self._rows):
             if names := row.theirs_of(key):
                 return order, row, names

@@ -10,7 +10,7 @@ from classy_vision.weights.key_map import list_names
 
 @dataclass(frozen=True)
 class Report:
-    """What came of every tensor of a file, and of every one of the model.
+    """What happened to every tensor of a file and of the model.
 
     Attributes:
         source: the file.

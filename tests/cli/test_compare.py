@@ -103,7 +103,7 @@ def test_failures_are_rows_and_the_exit_code_says_so(tmp_path: Path) -> None:
 
 
 def test_a_model_that_no_memory_holds_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classy_vision.cost.room.free", lambda device: 2 * 10**9)
+    monkeypatch.setattr("classy_vision.cost.free_memory.find_free", lambda device: 2 * 10**9)
     done = run("regnet_y_10b_seer", "regnet_x_200mf", "--measure", "--image-size", 32)
     assert done.exit_code == 1
     assert "✗ regnet_y_10b_seer: RegNet needs about" in done.stdout

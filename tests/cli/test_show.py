@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from classy_vision.cli import app
 from classy_vision.config import ConfigError
-from classy_vision.cost import room
+from classy_vision.cost import free_memory
 from classy_vision.models import ClassyModel, register_model
 from classy_vision.presets import known_costs
 from classy_vision.text import human
@@ -203,7 +203,7 @@ def test_operators_that_are_not_counted_are_named(monkeypatch: pytest.MonkeyPatc
             self.stem, self.blocks, self.tail = Fourier(), nn.ModuleDict(), nn.Identity()
 
     assert data("fourier")["uncounted"] == ["aten._fft_r2c"]
-    assert "Not counted, since it is not known what they do: aten._fft_r2c." in run("fourier").stdout
+    assert "Not counted, because their costs are unknown: aten._fft_r2c." in run("fourier").stdout
 
 
 MEASURE = ("resnet18", "--measure", "--image-size", "32", "--batch-size", "2")
@@ -264,7 +264,7 @@ def test_options_are_checked_before_any_work(
 
 
 def test_a_model_that_does_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free", lambda device: 1e6)
+    monkeypatch.setattr(free_memory, "find_free", lambda device: 1e6)
     text = message("regnet_y_10b_seer", "--measure")
     assert text.startswith("RegNet needs about 37.")
     assert "and 1.00MB are free on cpu" in text

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from classy_vision.cost import Memory, count
+from classy_vision.cost.free_memory import measure_peak as peak
 from classy_vision.cost.memory import in_mode
 from classy_vision.cost.receptive_field import tensors_in
-from classy_vision.cost.room import peak
 from classy_vision.models import ClassyModel, build_model
 
 BATCH = 4

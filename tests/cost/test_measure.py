@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from classy_vision.config import ConfigError
-from classy_vision.cost import OnMeta, Timing, count, measure, room
+from classy_vision.cost import OnMeta, Timing, count, free_memory, measure
 from classy_vision.models import ClassyModel, build_model
 from tests.cost.test_count import HEADS, TINY
 
@@ -109,7 +109,7 @@ def test_no_gpu(model: ClassyModel) -> None:
 
 
 def test_too_little_memory(model: ClassyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free", lambda device: 1_000_000)
+    monkeypatch.setattr(free_memory, "find_free", lambda device: 1_000_000)
     with pytest.raises(
         ConfigError, match=r"AnyNet needs about .*MB of memory for a batch of 64 in float32, and "
     ):
@@ -117,7 +117,7 @@ def test_too_little_memory(model: ClassyModel, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_allocation_that_fails(model: ClassyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free", lambda device: None)
+    monkeypatch.setattr(free_memory, "find_free", lambda device: None)
     with pytest.raises(ConfigError, match=r"a batch of \(1000000000, .*\) in .* on cpu: ") as error:
         measure(model, batch=10**9)
     assert "\n" not in str(error.value)
@@ -131,7 +131,7 @@ def test_a_model_without_weights() -> None:
 
 
 def test_free_memory() -> None:
-    free = room.free(torch.device("cpu"))
+    free = free_memory.find_free(torch.device("cpu"))
     assert free is None or 1e6 < free < 1e15
 
 

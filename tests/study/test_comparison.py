@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from classy_vision.config import ConfigError
-from classy_vision.cost import count, room
+from classy_vision.cost import count, free_memory
 from classy_vision.models import build_model
 from classy_vision.study import Candidate, Comparison, Recipe
 from classy_vision.train import TrainConfig
@@ -71,7 +71,7 @@ def test_a_model_that_does_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("it was built")
 
     comparison = compared({"name": "resnet18"})
-    monkeypatch.setattr(room, "free", lambda device: 10_000)
+    monkeypatch.setattr(free_memory, "find_free", lambda device: 10_000)
     monkeypatch.setattr("classy_vision.study.comparison.build_model", build)
     comparison.measure(silent)
     assert "needs about" in (comparison.rows[0].failure or "")
@@ -133,7 +133,7 @@ def test_training_needs_a_recipe(tmp_path: Path) -> None:
 
 def test_training_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = compared(SMALL_TRUNK, recipe=recipe())
-    monkeypatch.setattr(room, "free", lambda device: 10_000)
+    monkeypatch.setattr(free_memory, "find_free", lambda device: 10_000)
     comparison.train(tmp_path, silent)
     assert "needs about" in (comparison.rows[0].failure or "")
     assert list(tmp_path.iterdir()) == []

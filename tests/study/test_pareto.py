@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from classy_vision.config import UnknownNameError
 from classy_vision.study import Axes, Row, choose_axes, front
-from classy_vision.study.row import COLUMNS, ordered, plain, value
+from classy_vision.study.row import COLUMNS, list_values, sort_rows, value
 
 NUMBERS = st.one_of(st.none(), st.integers(1, 6).map(float))
 
@@ -71,14 +71,14 @@ def test_axes_that_are_given() -> None:
 
 def test_the_best_come_first_and_those_without_a_number_last() -> None:
     rows = [row("a", 0.5, latency=2.0), row("b"), row("c", 0.9, latency=3.0)]
-    assert [one.name for one in ordered(rows, "accuracy")] == ["c", "a", "b"]
-    assert [one.name for one in ordered(rows, "-accuracy")] == ["a", "c", "b"]
-    assert [one.name for one in ordered(rows, "latency")] == ["a", "c", "b"]
+    assert [one.name for one in sort_rows(rows, "accuracy")] == ["c", "a", "b"]
+    assert [one.name for one in sort_rows(rows, "-accuracy")] == ["a", "c", "b"]
+    assert [one.name for one in sort_rows(rows, "latency")] == ["a", "c", "b"]
 
 
 def test_every_row_has_the_same_keys() -> None:
     rows = [row("a"), Row("b", accuracies={"digit": 0.5, "loop": 0.6})]
-    first, second = plain(rows, rows[1:])
+    first, second = list_values(rows, rows[1:])
     assert list(first) == list(second)
     assert set(COLUMNS) <= set(first)
     assert (second["accuracy"], second["accuracy/loop"], second["front"]) == (0.5, 0.6, True)

@@ -16,7 +16,7 @@ from classy_vision.cost.picture.rows import Amount, Metric, Picture, Row, Stage
 
 def render_html(what: Picture) -> str:
     """The page. All texts of ``what`` are escaped; styles and script are named by their hashes."""
-    style = _read("page.css") + "\n".join(_rules(what))
+    style = _read("page.css") + "\n".join(_list_rules(what))
     script = _read("page.js")
     facts = [{"name": row.name, "facts": row.facts, "fork": row.fork} for row in what.rows]
     return Template(_read("page.html")).substitute(
@@ -26,11 +26,11 @@ def render_html(what: Picture) -> str:
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        metrics="\n".join(_choice(metric, index) for index, metric in enumerate(what.metrics)),
-        labels=_spans({metric.key: escape(metric.label) for metric in what.metrics}),
-        most=_spans({m.key: f"{m.largest.text}, {m.largest.share}" for m in what.metrics}),
+        metrics="\n".join(_make_choice(metric, index) for index, metric in enumerate(what.metrics)),
+        labels=_make_spans({metric.key: escape(metric.label) for metric in what.metrics}),
+        most=_make_spans({m.key: f"{m.largest.text}, {m.largest.share}" for m in what.metrics}),
         flat="" if any(row.extent for row in what.rows if row.reads is None) else ' class="flat"',
-        rows="\n".join(_rows(what)),
+        rows="\n".join(_make_rows(what)),
         facts=json.dumps(facts).replace("<", "\\u003c"),
     )
 
@@ -43,7 +43,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _rules(what: Picture) -> Iterator[str]:
+def _list_rules(what: Picture) -> Iterator[str]:
     """Style rules in place of style attributes, which would need a laxer policy."""
     yield f":root {{ --low: {HEAT[0]}; --middle: {HEAT[1]}; --high: {HEAT[2]} }}"
     low, middle, high = HEAT_ON_DARK
@@ -58,7 +58,7 @@ def _rules(what: Picture) -> Iterator[str]:
         yield f"#row-{index} {{ --width: {row.width:.4f}; --extent: {row.extent:.4f}; {heats} }}"
 
 
-def _choice(metric: Metric, index: int) -> str:
+def _make_choice(metric: Metric, index: int) -> str:
     checked = " checked" if index == 0 else ""
     return (
         f'<input type="radio" name="metric" id="choose-{metric.key}"{checked}>'
@@ -66,11 +66,11 @@ def _choice(metric: Metric, index: int) -> str:
     )
 
 
-def _spans(texts: Mapping[str, str]) -> str:
+def _make_spans(texts: Mapping[str, str]) -> str:
     return "".join(f'<span class="metric {key}">{text}</span>' for key, text in texts.items())
 
 
-def _rows(what: Picture) -> Iterator[str]:
+def _make_rows(what: Picture) -> Iterator[str]:
     last = max((i for i, row in enumerate(what.rows) if row.runs and row.reads is None), default=0)
     index, ran = 0, True
     for stage in what.stages:
@@ -82,13 +82,13 @@ def _rows(what: Picture) -> Iterator[str]:
             classes = ["step" if row.reads is None else "head"]
             classes += ["joins"] * (place == 0 and index > 0 and ran is runs)
             classes += ["ends"] * (row.reads is not None and index > last)
-            yield _row(row, index, " ".join(classes), "" if place else _stage(stage))
+            yield _make_row(row, index, " ".join(classes), "" if place else _make_stage(stage))
             index += 1
         ran = runs
         yield "</tbody>"
 
 
-def _row(row: Row, index: int, classes: str, stage: str) -> str:
+def _make_row(row: Row, index: int, classes: str, stage: str) -> str:
     button = f'<button type="button" title="Copy “{escape(row.fork)}”"><bdi>{escape(row.name)}</bdi></button>'
     alias = f' <span class="alias">= {escape(" = ".join(row.aliases))}</span>' if row.aliases else ""
     name = '<span class="kind">head</span>' if row.reads else button + alias
@@ -97,17 +97,17 @@ def _row(row: Row, index: int, classes: str, stage: str) -> str:
     return (
         f'<tr id="row-{index}" class="{classes}"><th scope="row">{name}</th>'
         f'<td class="shape">{shape}</td><td class="picture">{picture}</td>'
-        f'<td class="amount"><div>{_amounts(row.amounts)}<i class="bar"></i></div></td>{stage}</tr>'
+        f'<td class="amount"><div>{_make_amounts(row.amounts)}<i class="bar"></i></div></td>{stage}</tr>'
     )
 
 
-def _amounts(amounts: Mapping[str, Amount]) -> str:
-    return _spans({key: f"<b>{a.text}</b> <small>{a.share}</small>" for key, a in amounts.items()})
+def _make_amounts(amounts: Mapping[str, Amount]) -> str:
+    return _make_spans({key: f"<b>{a.text}</b> <small>{a.share}</small>" for key, a in amounts.items()})
 
 
-def _stage(stage: Stage) -> str:
+def _make_stage(stage: Stage) -> str:
     rows = len(stage.rows)
     if stage.steps < 2:
         return f'<td class="stage" rowspan="{rows}"></td>'
     name = f"<p><strong>{escape(stage.name)}</strong> × {stage.steps}</p>"
-    return f'<td class="stage many" rowspan="{rows}">{name}{_amounts(stage.amounts)}</td>'
+    return f'<td class="stage many" rowspan="{rows}">{name}{_make_amounts(stage.amounts)}</td>'

@@ -59,7 +59,7 @@ class Metric:
         return self._write(sum(known)) if known else Amount("", "", "", 0)
 
     def _write(self, value: float) -> Amount:
-        share = _percent(value / self._total) if self._total else ""
+        share = _write_share(value / self._total) if self._total else ""
         heat = min(1, value / self._most) if self._most else 0
         return Amount(self._text(value), self._exact(value), share, heat)
 
@@ -150,11 +150,11 @@ def _make_metrics(steps: Sequence[StepCost], latency: Mapping[str, float] | None
     for key, label in (("macs", "MACs"), ("params", "parameters"), ("activations", "activations")):
         yield Metric(key, label, attrgetter(key), steps, lambda n: human(round(n)), "{:,.0f}".format)
     if latency is not None:
-        times = [_milliseconds, _milliseconds]
+        times = [_write_time, _write_time]
         yield Metric("latency", "latency", lambda step: latency.get(step.name), steps, *times)
 
 
-def _milliseconds(number: float) -> str:
+def _write_time(number: float) -> str:
     return f"{number:.{max(0, min(3, 2 - math.floor(math.log10(number))))}f} ms" if number > 0 else "0 ms"
 
 
@@ -162,8 +162,8 @@ def _make_rows(costs: Costs, metrics: Sequence[Metric]) -> Iterator[tuple[int, R
     """The rows by the identity of their steps: a head may have the name of a step."""
     skipped = {id(step) for step in costs.skipped}
     trunk = [step for step in costs.steps if step.reads is None]
-    widest = max(map(_width, trunk), default=0) or 1
-    longest = max(map(_extent, trunk), default=0) or 1
+    widest = max(map(_get_width, trunk), default=0) or 1
+    longest = max(map(_get_extent, trunk), default=0) or 1
     last: tuple[int, ...] | None = None
     for step in costs.steps:
         amounts = {metric.key: metric.amount([step]) for metric in metrics}
@@ -175,27 +175,27 @@ def _make_rows(costs: Costs, metrics: Sequence[Metric]) -> Iterator[tuple[int, R
                 aliases=tuple(map(clean, step.aliases)),
                 shape=size(step.shape),
                 repeats=step.reads is None and step.shape == last,
-                width=_width(step) / widest,
-                extent=_extent(step) / longest,
+                width=_get_width(step) / widest,
+                extent=_get_extent(step) / longest,
                 runs=id(step) not in skipped,
                 amounts=amounts,
                 facts=tuple(_list_facts(step, metrics, amounts)),
-                fork=_fork(step.reads or step.name),
+                fork=_write_fork(step.reads or step.name),
             ),
         )
         last = step.shape if step.reads is None else last
 
 
-def _fork(block: str) -> str:
+def _write_fork(block: str) -> str:
     return yaml.safe_dump({"fork_block": block}, width=math.inf, allow_unicode=True).strip()
 
 
-def _width(step: StepCost) -> int:
+def _get_width(step: StepCost) -> int:
     """Channels: the first axis of a feature map, the last of tokens."""
     return 0 if not step.shape else step.shape[0] if len(step.shape) > 2 else step.shape[-1]
 
 
-def _extent(step: StepCost) -> float:
+def _get_extent(step: StepCost) -> float:
     """The side of a square with as many positions as a feature map or a frame has, or tokens."""
     return math.sqrt(math.prod(step.shape[-2:] if len(step.shape) > 2 else step.shape[:-1] or (0,)))
 
@@ -222,7 +222,7 @@ def _group(steps: Iterable[StepCost], rows: Mapping[int, Row], metrics: Iterable
     keyed: list[tuple[tuple[str, int | None, bool], StepCost]] = []
     for step in steps:
         trunk = step if trunk is None or step.reads is None else trunk
-        keyed.append(((_prefix(trunk.name), trunk.stride, rows[id(trunk)].runs), step))
+        keyed.append(((_strip_number(trunk.name), trunk.stride, rows[id(trunk)].runs), step))
     for (name, _, _), group in groupby(keyed, key=lambda pair: pair[0]):
         members = [step for _, step in group]
         yield Stage(
@@ -232,11 +232,11 @@ def _group(steps: Iterable[StepCost], rows: Mapping[int, Row], metrics: Iterable
         )
 
 
-def _percent(share: float) -> str:
+def _write_share(share: float) -> str:
     return "0%" if not share else "<0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 
-def _prefix(name: str) -> str:
+def _strip_number(name: str) -> str:
     return re.sub(r"(?:[-_.](?:block|layer))?[-_.]?\d+$", "", name) or name
 
 

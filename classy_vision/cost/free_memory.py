@@ -1,4 +1,4 @@
-"""Memory of the machine: what is free, and the most that a call has taken."""
+"""Memory of the machine: what is free, and what a call takes at most."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def free(device: torch.device) -> int | None:
-    """Bytes that can be taken; None where the system does not say."""
+def find_free(device: torch.device) -> int | None:
+    """Returns the free bytes; None if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    known = [bytes_ for bytes_ in (_available(), _allowed()) if bytes_ is not None]
+    known = [bytes_ for bytes_ in (_read_available(), _read_allowance()) if bytes_ is not None]
     return min(known, default=None)
 
 
-def _available() -> int | None:
+def _read_available() -> int | None:
     try:
         lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -32,8 +32,8 @@ def _available() -> int | None:
         return None
 
 
-def _allowed() -> int | None:
-    """Of a container: its limit less what it has taken."""
+def _read_allowance() -> int | None:
+    """Reads the limit of a container, less what it uses."""
     try:
         limit, taken = ((_CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
         return int(limit) - int(taken)
@@ -44,19 +44,19 @@ def _allowed() -> int | None:
 def check_fits(costs: Costs, batch: int, dtype: str, device: torch.device, training: bool = False) -> None:
     """Raises a ConfigError if the model needs more memory than is free."""
     needed = costs.memory(batch, dtype, training, device.type).peak
-    room = free(device)
-    if room is not None and needed > room:
+    available = find_free(device)
+    if available is not None and needed > available:
         name = "the model" if costs.model is None else type(costs.model).__name__
         raise ConfigError(
             f"{name} needs about {human(needed)}B of memory for a batch of {batch} in {dtype}, and "
-            f"{human(max(room, 0))}B are free on {device}: take a smaller batch, input or type"
+            f"{human(max(available, 0))}B are free on {device}: take a smaller batch, input or type"
         )
 
 
-def peak(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that ``call`` has taken at a time from torch's allocator.
+def measure_peak(call: Callable[[], object], device: torch.device) -> int:
+    """Returns the most bytes that ``call`` takes at a time from torch's allocator.
 
-    On a GPU with what had been taken before; on the CPU without it.
+    On a GPU, what was allocated before counts; on the CPU it does not.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
