@@ -69,6 +69,7 @@ def show(
     from classy_vision.cost import OnMeta, count
     from classy_vision.cost.inputs import parse_size, with_classes
     from classy_vision.cost.memory import check_options
+    from classy_vision.cost.picture import check_picture
     from classy_vision.cost.report import list_values, report
     from classy_vision.models import build_model
     from classy_vision.text import dump
@@ -76,10 +77,7 @@ def show(
     check_options(batch_size, dtype, device)
     if not measure and (compiled or channels_last):
         raise ConfigError("--compile and --channels-last say how to --measure")
-    if plot is not None:
-        from classy_vision.cost.picture import check_picture
-
-        plot = check_picture(plot, force, "--plot")
+    plot = plot and check_picture(plot, force, "--plot")
     is_assumed = num_classes is None and network.has_open_heads
     config = with_classes(network.config, CLASSES if is_assumed else num_classes)
     with OnMeta():
@@ -91,8 +89,7 @@ def show(
     if plot is not None:
         _draw(found, plot, config["name"])
     data = {"model": config["name"], **list_values(found)}
-    text = dump(data, data["steps"], format.value)
-    if text is not None:
+    if (text := dump(data, data["steps"], format.value)) is not None:
         print(text)
     else:
         _print(found, config["name"], is_assumed and config != network.config)

@@ -197,7 +197,7 @@ def test_a_third_is_the_most_that_fitting_moves_a_width() -> None:
         ({"params": ["90G", "100G"]}, r"params = \[90.0G, 100G\]: all are below, the nearest has [\d.]+[KM] "),
         ({"activations": [0, 1]}, "activations = .* all are above"),
         ({"family": "regnet", "stages": 9, "depth": [1, 8]}, "stages = 9: the widths make another number"),
-        ({"width": [8, 8], "depth": [1, 1], "group_width": [1, 1], "bottleneck": [1, 1]}, "had been drawn before"),
+        ({"width": [8, 8], "depth": [1, 1], "group_width": [1, 1], "bottleneck": [1, 1]}, "had been drawn"),
         ({"width": [40, 40], "group_width": [16, 16], "bottleneck": [1, 1]}, "width = .* lie outside"),
     ],
 )
