@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -18,6 +18,9 @@ from pydantic_core import to_jsonable_python
 from classy_vision.cli.command import HELP, Command, Group
 from classy_vision.cli.options import FORMATS, OUTPUT, WORDS, ForceOption, Format, FormatOption, option
 from classy_vision.config import ConfigError, system_error, unknown
+
+if TYPE_CHECKING:
+    from classy_vision.models import ClassyModel
 
 weights = typer.Typer(
     name="weights",
@@ -264,7 +267,7 @@ def convert(source: In, target: Out, to: To, model: Model = None, force: ForceOp
         print(f"left out, {reason}: {', '.join(left)}")
 
 
-def _write(original: Any, copy: Any, target: Path, layout: str) -> None:
+def _write(original: ClassyModel, copy: ClassyModel, target: Path, layout: str) -> None:
     """Writes the weights of ``original``, and reads them into ``copy`` before the file is in its place."""
     from classy_vision.models import load_weights
     from classy_vision.trunk.saving import save_weights
