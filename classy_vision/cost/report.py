@@ -103,8 +103,8 @@ def _list_spread(timing: Timing | None) -> dict[str, float | None]:
 
 
 _KEYS = (
-    *("name", "kind", "reads", "aliases", "shape", "stride", "params", "macs", "runs", "receptive_field"),
-    *("gated", "activations", "inference_bytes", "training_bytes"),
+    *("name", "kind", "reads", "also_reads", "aliases", "shape", "stride", "params", "macs", "runs"),
+    *("receptive_field", "gated", "activations", "inference_bytes", "training_bytes"),
 )
 
 
@@ -120,6 +120,11 @@ def _make_row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
 
 
 # -- for people
+
+
+def _name_row(step: StepCost) -> str:
+    also = f" (and {', '.join(step.also_reads)})" if step.also_reads else ""
+    return f"  └ {step.name}{also}" if step.reads else " = ".join((step.name, *step.aliases))
 
 
 def make_grid(given: Report, title: str, width: int) -> Grid:
@@ -154,7 +159,7 @@ def make_grid(given: Report, title: str, width: int) -> Grid:
 def _make_line(given: Report, index: int, step: StepCost) -> dict[str, str]:
     field = "all" if step.receptive_field is None else f"{step.receptive_field}{'+' if step.gated else ''}"
     return {
-        "step": f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases)),
+        "step": _name_row(step),
         **{"output": size(step.shape), "stride": str(step.stride or ""), "field": field},
         **{"params": human(step.params), "MACs": human(step.macs), "acts": human(step.activations)},
         "share": percent(step.macs / given.costs.macs, 1) if given.costs.macs else "",

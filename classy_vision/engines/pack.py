@@ -36,7 +36,7 @@ from classy_vision.engines.packed import (
     Then,
     Workspace,
 )
-from classy_vision.heads.classy_head import pool
+from classy_vision.heads.pooling import pool
 from classy_vision.layers.activation import SiLU
 from classy_vision.models.vision_transformer.positions import resized
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.engines.fold import Clamp
-from classy_vision.heads.classy_head import pool
+from classy_vision.heads.pooling import pool
 from classy_vision.layers.conv_norm_act import SameConv2d
 from classy_vision.models.vision_transformer.positions import PositionResize, resized
 

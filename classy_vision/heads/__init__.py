@@ -1,6 +1,8 @@
 """Prediction heads: they turn the feature of a block into a prediction."""
 
+from classy_vision.heads.attention_pool_head import AttentionPoolHead
 from classy_vision.heads.classy_head import HEADS, ClassyHead, build_head, register_head
+from classy_vision.heads.concat_head import ConcatHead
 from classy_vision.heads.fully_connected_head import FullyConnectedHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.heads.identity_head import IdentityHead
@@ -8,7 +10,9 @@ from classy_vision.heads.vision_transformer_head import VisionTransformerHead
 
 __all__ = [
     "HEADS",
+    "AttentionPoolHead",
     "ClassyHead",
+    "ConcatHead",
     "FullyConnectedHead",
     "FullyConvolutionalLinearHead",
     "IdentityHead",

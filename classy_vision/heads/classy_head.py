@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -21,11 +21,40 @@ Unknown = Literal["warn", "error"] | None
 _RESERVED = frozenset(dir(nn.ModuleDict()))  # names that a module cannot give to a child
 
 
-class ClassyHead(nn.Module):
-    """Turns the feature of one block into a prediction.
+class TokenLayout(NamedTuple):
+    """How tokens (n, s, c) stand.
 
-    A head never sees the model: its input is the tensor of the block it is attached to. A
-    subclass with a typed constructor can be built from configs without further code.
+    Attributes:
+        prefix: how many come before the patches: class token, distillation token, registers.
+        has_class_token: whether the first of them is a class token.
+    """
+
+    prefix: int = 0
+    has_class_token: bool = False
+
+
+class Source(NamedTuple):
+    """A block that a head reads.
+
+    Attributes:
+        block: its name.
+        channels: of its feature, where they are known.
+        stride: input pixels per position of its map; told to heads with ``needs_strides``.
+        tokens: how they stand; None where the feature has none.
+    """
+
+    block: str
+    channels: int | None = None
+    stride: int | None = None
+    tokens: TokenLayout | None = None
+
+
+class ClassyHead(nn.Module):
+    """Turns the feature of a block, or of several, into a prediction.
+
+    A head never sees the model: its inputs are the tensors of the blocks that it reads, in their order. A
+    subclass with a typed constructor can be built from configs without further code. One that reads
+    several blocks sets ``max_blocks``; its ``build`` and ``forward`` take an argument for each of them.
 
     Args:
         unique_id: the head's name in the model and in its outputs; the class name by default.
@@ -39,6 +68,16 @@ class ClassyHead(nn.Module):
     """The options it was made with, as JSON values; see ``to_config``."""
     in_plane: int | None = None
     """Channels of the feature it reads, if its layers depend on them."""
+    in_planes: tuple[int, ...] | None = None
+    """The same, of a head that can read several blocks."""
+    max_blocks: ClassVar[int | None] = 1
+    """How many blocks it can read; None for any number."""
+    reads_maps: ClassVar[bool] = False
+    """Whether it reads maps (n, c, h, w) alone; from a vision transformer it gets those of the patches."""
+    needs_strides: ClassVar[bool] = False
+    """Whether its layers depend on the strides of its blocks."""
+    trunk_norm: bool = False
+    """Whether it reads inner layers of a vision transformer through the trunk's last norm."""
     task: Mapping[str, Any] | None = None
     """What its outputs mean: ``kind`` ("classification", "multilabel", "regression") and ``classes``."""
     classifier: ClassVar[str | None] = None
@@ -82,13 +121,24 @@ class ClassyHead(nn.Module):
             raise ConfigError(f"no config can name a {cls.__name__}: its class needs register_head(name)")
         parameters = inspect.signature(cls.__init__).parameters
         defaults = {} if _has_own_from_config(cls) else {k: _to_json(p.default) for k, p in parameters.items()}
-        if cls.build is not ClassyHead.build and defaults.get("in_plane", 0) is None:
-            defaults["in_plane"] = self.config.get("in_plane")
+        for key in ("in_plane", "in_planes"):
+            if cls.build is not ClassyHead.build and defaults.get(key, 0) is None:
+                defaults[key] = self.config.get(key)
         options = {key: value for key, value in self.config.items() if value != defaults.get(key, _Unnamed(""))}
         for key, value in options.items():
             if isinstance(value, _Unnamed):
                 raise ConfigError(f"head {self.unique_id!r}: no config can give {key} = a {value.kind}")
         return {"name": names[0], **options, "unique_id": self.unique_id}
+
+    def connect(self, sources: Sequence[Source]) -> None:
+        """Tells the head what it reads, each time when it is attached; builds its layers the first time.
+
+        Raises:
+            ConfigError: it cannot read that.
+        """
+        channels = [source.channels for source in sources if source.channels is not None]
+        if needs_in_plane(self) and len(channels) == len(sources):
+            self.build(*channels)
 
     def build(self, in_plane: int) -> None:
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
@@ -223,12 +273,12 @@ def check_choice(what: str, value: str | None, allowed: Iterable[str | None]) ->
         raise configs.unknown(what, value, [str(choice) for choice in allowed])
 
 
-def check_heads(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str, int]) -> None:
+def check_heads(heads: Mapping[str, Sequence[ClassyHead]], sources: Mapping[str, Sequence[Source]]) -> None:
     """Raises if heads cannot be attached to their blocks.
 
     Args:
-        heads: by block.
-        channels: of each block, if they are known.
+        heads: by place.
+        sources: what they read there.
 
     Raises:
         ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
@@ -236,28 +286,37 @@ def check_heads(heads: Mapping[str, Sequence[ClassyHead]], channels: Mapping[str
     blocks: dict[str, str] = {}
     for block, entries in heads.items():
         for head in entries:
-            if not isinstance(head, ClassyHead):
-                raise ConfigError(f"block {block!r}: {type(head).__name__} is not a ClassyHead")
             if head.unique_id in blocks:
                 raise ConfigError(
                     f"two heads have the id {head.unique_id!r}, on {blocks[head.unique_id]!r} and "
                     f"{block!r}; ids name the outputs, so each must be different"
                 )
-            if head.in_plane not in (None, channels.get(block, head.in_plane)):
-                raise ConfigError(
-                    f"head {head.unique_id!r} expects in_plane={head.in_plane}, but block {block!r} "
-                    f"has {channels[block]} channels; leave in_plane out to take the block's"
-                )
+            _check_sources(head, sources[block])
             blocks[head.unique_id] = block
 
 
+def _check_sources(head: ClassyHead, sources: Sequence[Source]) -> None:
+    if head.max_blocks is not None and len(sources) > head.max_blocks:
+        raise ConfigError(
+            f"head {head.unique_id!r} reads {head.max_blocks} block{'s' * (head.max_blocks > 1)}, not "
+            f"{len(sources)}: "
+            f"{', '.join(source.block for source in sources)}"
+        )
+    expected = head.in_planes or (head.in_plane,) * len(sources)
+    if len(expected) != len(sources):
+        raise ConfigError(
+            f"head {head.unique_id!r} expects in_planes={list(expected)} of {len(expected)} blocks, but reads "
+            f"{len(sources)}"
+        )
+    for channels, source in zip(expected, sources, strict=True):
+        if channels is not None and source.channels not in (None, channels):
+            key = "in_plane" if head.in_planes is None else "in_planes"
+            raise ConfigError(
+                f"head {head.unique_id!r} expects {key}={channels}, but block {source.block!r} "
+                f"has {source.channels} channels; leave {key} out to take the block's"
+            )
+
+
 def needs_in_plane(head: ClassyHead) -> bool:
-    """Whether ``head`` has layers to build for the channels of its block."""
-    return head.in_plane is None and type(head).build is not ClassyHead.build
-
-
-def pool(x: Tensor) -> Tensor:
-    """The mean over positions: (n, c, h, w), (n, c, t, h, w) or tokens (n, s, c) to (n, c)."""
-    if x.dim() == 2:
-        return x
-    return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)
+    """Whether ``head`` has layers to build for the channels of its blocks."""
+    return head.in_plane is None and head.in_planes is None and type(head).build is not ClassyHead.build

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch.fx
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from classy_vision.config import ConfigError, PositiveInt, Probability
-from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
+from classy_vision.heads.classy_head import check_choice, register_head
+from classy_vision.heads.pooled_head import PooledHead
+from classy_vision.heads.pooling import POOLINGS, Pooling
 from classy_vision.layers.activation import ActivationType, new_activation
 
 NORMALIZE_L2 = "l2"
 Activation = Annotated[ActivationType, Field(strict=False)] | SkipJsonSchema[nn.Module] | None
-torch.fx.wrap("pool")
 
 
 @register_head("fully_connected")
-class FullyConnectedHead(ClassyHead):
-    """Optional 1x1 convolution, norm and activation; mean over positions; optional L2; linear.
+class FullyConnectedHead(PooledHead):
+    """Optional 1x1 convolution, norm and activation; pooling; optional L2; linear.
 
     Shape: (n, c, h, w), (n, c, t, h, w), tokens (n, s, c) or (n, c) to (n, num_classes). The
     1x1 convolution takes (n, c, h, w) only.
@@ -34,6 +34,9 @@ class FullyConnectedHead(ClassyHead):
         activation: after that convolution: "relu" or "silu", or a module.
         zero_init_bias: start from a bias of zero.
         normalize_inputs: "l2" scales the pooled features to length 1.
+        pooling: "mean" over positions, or over patches; "token", "token_and_mean", "max", "gem" or
+            "attention": see ``classy_vision.heads.pooling.Pool``.
+        trunk_norm: read inner layers of a vision transformer through the trunk's last norm.
         dropout_rate: part of the pooled features that training drops.
 
     Raises:
@@ -52,6 +55,8 @@ class FullyConnectedHead(ClassyHead):
         zero_init_bias: bool = False,
         normalize_inputs: Literal["l2"] | None = None,
         dropout_rate: Probability = 0.0,
+        pooling: Pooling = "mean",
+        trunk_norm: bool = True,
     ) -> None:
         super().__init__(unique_id, num_classes)
         if zero_init_bias and num_classes is None:
@@ -60,6 +65,9 @@ class FullyConnectedHead(ClassyHead):
         self.zero_init_bias = zero_init_bias
         check_choice("normalize_inputs", normalize_inputs, (None, NORMALIZE_L2))
         self.normalize_inputs = normalize_inputs
+        check_choice("pooling", pooling, POOLINGS)
+        self.poolings = (pooling,)
+        self.trunk_norm = trunk_norm
         self.dropout = nn.Dropout(dropout_rate)
         if conv_planes is not None:
             act = activation or ActivationType.RELU
@@ -72,15 +80,16 @@ class FullyConnectedHead(ClassyHead):
         if self.conv_planes is not None:
             self.conv = nn.Conv2d(in_plane, self.conv_planes, 1, bias=False)
             self.bn = nn.BatchNorm2d(self.conv_planes)
+        width = self.make_pools([self.conv_planes or in_plane])
         if self.num_classes is not None:
-            self.fc = nn.Linear(self.conv_planes or in_plane, self.num_classes)
+            self.fc = nn.Linear(width, self.num_classes)
             if self.zero_init_bias:
                 nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv_planes is not None:
             x = self.activation(self.bn(self.conv(x)))
-        x = pool(x)
+        (x,) = self.pooled(x)
         if self.normalize_inputs == NORMALIZE_L2:
             x = normalize(x, dim=1)
         return x if self.num_classes is None else self.fc(self.dropout(x))

@@ -10,16 +10,17 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from classy_vision.config import PositiveInt
-from classy_vision.heads.classy_head import ClassyHead, check_choice, pool, register_head
+from classy_vision.config import ConfigError, PositiveInt
+from classy_vision.heads.classy_head import check_choice, register_head
+from classy_vision.heads.pooled_head import PooledHead
+from classy_vision.heads.pooling import POOLINGS, Pooling
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 
 torch.fx.wrap("take_first_tokens")
-torch.fx.wrap("pool")
 
 
 @register_head("vision_transformer_head")
-class VisionTransformerHead(ClassyHead):
+class VisionTransformerHead(PooledHead):
     """Optional L2; optional hidden layer with tanh; a linear layer that starts at zero.
 
     Shape: (n, c) to (n, num_classes); tokens (n, s, c) and maps (n, c, ...) are averaged first,
@@ -35,6 +36,12 @@ class VisionTransformerHead(ClassyHead):
             gives the mean of their outputs, in training too: 2 for the class and the distillation
             token of Touvron et al., "Training data-efficient image transformers & distillation
             through attention", 2021.
+        pooling: how tokens and maps become vectors without ``num_tokens``: "mean" over patches or positions,
+            "token", "token_and_mean", "max", "gem" or "attention".
+        trunk_norm: read inner layers of a vision transformer through the trunk's last norm.
+
+    Raises:
+        ConfigError: ``pooling`` beside ``num_tokens``.
     """
 
     classifier = "layers.head"
@@ -48,20 +55,28 @@ class VisionTransformerHead(ClassyHead):
         hidden_dim: PositiveInt | None = None,
         normalize_inputs: Literal["l2"] | None = None,
         num_tokens: PositiveInt | None = None,
+        pooling: Pooling = "mean",
+        trunk_norm: bool = True,
     ) -> None:
         super().__init__(unique_id, num_classes)
         self.hidden_dim = hidden_dim
         check_choice("normalize_inputs", normalize_inputs, (None, "l2"))
         self.normalize_inputs = normalize_inputs
         self.num_tokens = num_tokens
+        check_choice("pooling", pooling, POOLINGS)
+        if num_tokens is not None and pooling != "mean":
+            raise ConfigError(f"pooling = {pooling!r} beside num_tokens means nothing: leave one of them out")
+        self.poolings = (pooling,)
+        self.trunk_norm = trunk_norm
         if in_plane is not None:
             self.build(in_plane)
 
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
-        self.layers = self._classifier(in_plane)
+        width = self.make_pools([in_plane])
+        self.layers = self._classifier(width)
         for k in range(1, self.num_tokens or 1):
-            self.add_module(f"layers_{k}", self._classifier(in_plane))
+            self.add_module(f"layers_{k}", self._classifier(width))
 
     def output_layers(self) -> list[nn.Linear]:
         others = [self.get_submodule(f"layers_{k}.head") for k in range(1, self.num_tokens or 1)]
@@ -69,7 +84,8 @@ class VisionTransformerHead(ClassyHead):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.num_tokens is None:
-            return self.layers(self._normalize(pool(x)))
+            (x,) = self.pooled(x)
+            return self.layers(self._normalize(x))
         x = self._normalize(take_first_tokens(x, self.num_tokens))
         outputs = [self.layers(x[:, 0])]
         outputs += [self.get_submodule(f"layers_{k}")(x[:, k]) for k in range(1, self.num_tokens)]

@@ -14,7 +14,7 @@ from torch import nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, drop_unknown, read_config
-from classy_vision.heads.classy_head import ClassyHead, Unknown, build_head, clean_head
+from classy_vision.heads.classy_head import ClassyHead, TokenLayout, Unknown, build_head, clean_head
 from classy_vision.hub.card import write_card
 from classy_vision.hub.download import find_folder
 from classy_vision.hub.folder import CONFIG, write_folder
@@ -28,6 +28,7 @@ from classy_vision.trunk.hooks import check_paths
 from classy_vision.trunk.loading import find_source, load_weights
 from classy_vision.trunk.map_layout import MapLayout, MapLayouts
 from classy_vision.trunk.meta import OnMeta
+from classy_vision.trunk.names import join_blocks, split_place
 from classy_vision.trunk.own_forward import ByHooks
 from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
@@ -129,8 +130,8 @@ class ClassyModel(Trunk):
             raise ConfigError(f"{cls.__name__} has a from_config of its own: build it with build_model")
         else:
             options = dict(self._built_from)
-        attached = ((block, head) for block, heads in self.get_heads().items() for head in heads)
-        heads = [{**head.to_config(), "fork_block": block} for block, head in attached]
+        attached = ((place, head) for place, heads in self.get_heads().items() for head in heads)
+        heads = [{**head.to_config(), "fork_block": _to_fork_block(place)} for place, head in attached]
         config = {"name": names[0], **options, "heads": heads, **use_of(self).as_config()}
         try:
             return dict(json.loads(json.dumps(config)))
@@ -146,6 +147,7 @@ class ClassyModel(Trunk):
         input_shape: Sequence[int] | None = None,
         model_depth: int | None = None,
         layout: MapLayout | Mapping[str, MapLayout] | None = None,
+        prefix_tokens: int | None = None,
     ) -> ClassyModel:
         """Any module as a trunk: its submodules named in ``blocks`` are the blocks.
 
@@ -160,11 +162,14 @@ class ClassyModel(Trunk):
             layout: of maps and clips, "nchw" for channels first or "nhwc" for last, for all blocks or
                 by block. By default it is found by a run without data; a module for which that fails
                 is read as it is.
+            prefix_tokens: how many tokens stand before the patches, the class token first: pooling and
+                heads that read maps leave them out. By default the module's own ``num_prefix_tokens``, as
+                timm's have it, or none.
 
         Raises:
             ConfigError: a path that the module does not have, or no such layout.
         """
-        return ModelAdapter(model, blocks, input_shape, layout)
+        return ModelAdapter(model, blocks, input_shape, layout, prefix_tokens)
 
     @staticmethod
     def from_checkpoint(checkpoint: Mapping[str, Any] | str | Path) -> ClassyModel:
@@ -306,7 +311,7 @@ MODEL_KEYS = ("name", "heads", "num_classes", "weights", "preprocessing", "tasks
 MODELS: Registry[ClassyModel] = Registry("model", ClassyModel, unknown_model)
 register_model = MODELS.register
 _Attachment = tuple[str, ClassyHead]
-"""A head, after the name of its block."""
+"""A head, after its place."""
 
 
 def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **overrides: Any) -> ClassyModel:
@@ -367,7 +372,12 @@ def _has_own_from_config(cls: type[ClassyModel]) -> bool:
 
 
 def _build_heads(configs: Iterable[Mapping[str, Any]]) -> list[_Attachment]:
-    return [(config["fork_block"], build_head(config, "error")) for config in configs]
+    return [(join_blocks(config["fork_block"]), build_head(config, "error")) for config in configs]
+
+
+def _to_fork_block(place: str) -> str | list[str]:
+    blocks = split_place(place)
+    return blocks[0] if len(blocks) == 1 else list(blocks)
 
 
 def _attach(model: ClassyModel, attachments: Iterable[_Attachment]) -> None:
@@ -420,6 +430,7 @@ class ModelAdapter(ClassyModel):
         blocks: Sequence[str] | Mapping[str, str] = (),
         input_shape: Sequence[int] | None = None,
         layout: MapLayout | Mapping[str, MapLayout] | None = None,
+        prefix_tokens: int | None = None,
     ) -> None:
         shape = tuple(input_shape or (3, 224, 224))
         super().__init__(in_channels=shape[0])
@@ -428,6 +439,8 @@ class ModelAdapter(ClassyModel):
         paths = check_paths(model, blocks)
         self._input_shape = shape
         self.model = model
+        known = getattr(model, "num_prefix_tokens", 0) if prefix_tokens is None else prefix_tokens
+        self._tokens = TokenLayout(known, bool(known))
         steps = [*paths, END]
         names = {**{step: step for step in steps}, **{path: name for name, path in paths.items()}}
         self._own_route = ByHooks("model", paths, MapLayouts(layout, names, shape))
@@ -436,6 +449,9 @@ class ModelAdapter(ClassyModel):
     def forward(self, x: Any) -> Any:
         """What the module gives, or the outputs of the heads."""
         return self.model(x)
+
+    def token_layout(self, step: str) -> TokenLayout | None:
+        return self._tokens
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -47,8 +47,14 @@ def _check_mappings(heads: Any) -> None:
             raise ConfigError(f"heads is a list of mappings, not of {type(head).__name__}: {head!r}")
         if "fork_block" not in head:
             raise ConfigError(f"head config {dict(head)!r}: key 'fork_block' is required")
-        if not isinstance(head["fork_block"], str):
-            raise ConfigError(f"fork_block = {head['fork_block']!r}: the name of one block is needed")
+        check_fork_block(head["fork_block"])
+
+
+def check_fork_block(value: Any) -> None:
+    """Raises where a head's ``fork_block`` is neither the name of a block nor a list of such names."""
+    blocks = [value] if isinstance(value, str) else value
+    if not isinstance(blocks, (list, tuple)) or not blocks or not all(isinstance(b, str) for b in blocks):
+        raise ConfigError(f"fork_block = {value!r}: the name of a block is needed, or a list of names")
 
 
 def read_given(config: Any, overrides: Mapping[str, Any], models: Registry[Any]) -> dict[str, Any]:

@@ -41,7 +41,10 @@ PUBLISHED = "Published weights, which stand for their network; classy weights li
 HEAD_KEYS: Mapping[str, Schema] = {
     "name": {"description": "The kind of head."},
     "unique_id": {"description": "The head's name in the outputs.", "type": ["string", "integer"]},
-    "fork_block": {"description": "The block that it reads; classy show lists them.", "type": "string"},
+    "fork_block": {
+        "description": "The block that it reads, or several in a list; classy show lists them.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    },
 }
 
 

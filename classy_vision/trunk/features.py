@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,30 @@ class FeatureInfo:
 
 class OverwrittenError(ConfigError):
     """A block changes its input in place, so that a head cannot read it."""
+
+
+def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int]) -> Tensor:
+    """Tokens of square patches as a map, without those before the patches.
+
+    Shape: (n, prefix + h * w, c) to (n, c, h, w).
+
+    Args:
+        x: tokens, row by row.
+        prefix: how many stand before the patches.
+        image: height and width of the image.
+
+    Raises:
+        ValueError: the tokens are not a grid of such patches, as after some were dropped.
+    """
+    number = x.shape[1] - prefix
+    patch = round((image[0] * image[1] / max(1, number)) ** 0.5)
+    height, width = image[0] // max(1, patch), image[1] // max(1, patch)
+    if height * width != number:
+        raise ValueError(
+            f"{number} tokens are no grid of patches of an image of {image[0]}x{image[1]}: a head that reads "
+            f"maps needs all of them, and to know how many others stand before them ({prefix} here)"
+        )
+    return x[:, prefix:].transpose(1, 2).reshape(x.shape[0], -1, height, width)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,17 @@ from typing import NamedTuple
 
 END = "trunk_output"
 """The name of the end of every trunk."""
+_AND = "+"
+
+
+def join_blocks(blocks: str | Iterable[str]) -> str:
+    """The place of a head in state dicts: its block, or several in their order: "block2+block3"."""
+    return blocks if isinstance(blocks, str) else _AND.join(blocks)
+
+
+def split_place(place: str) -> tuple[str, ...]:
+    """The blocks that the heads at ``place`` read; the inverse of ``join_blocks``."""
+    return tuple(place.split(_AND))
 
 
 class Names(NamedTuple):

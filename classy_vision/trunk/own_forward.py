@@ -15,7 +15,7 @@ from classy_vision.heads.classy_head import check_name, is_name
 from classy_vision.trunk.heads_on_blocks import join_outputs, plan_heads, run_heads
 from classy_vision.trunk.hooks import Owner, add_hook, is_running, run_hooked
 from classy_vision.trunk.map_layout import MapLayouts
-from classy_vision.trunk.names import END, group_names
+from classy_vision.trunk.names import END, group_names, split_place
 from classy_vision.trunk.route import Features, Route
 
 _adding = threading.Lock()
@@ -47,7 +47,8 @@ class ByHooks(Route):
         return ()
 
     def steps(self, trunk: Any) -> Sequence[str]:
-        blocks = self.paths or [self.find(trunk, block) for block in trunk.heads if block != END]
+        read = (self.find(trunk, block) for place in trunk.heads for block in split_place(place))
+        blocks = self.paths or [step for step in dict.fromkeys(read) if step != END]
         return [*blocks, END]
 
     def aliases(self, trunk: Any) -> Mapping[str, str]:
@@ -171,7 +172,8 @@ def with_heads(own: Callable[..., Any]) -> Callable[..., Any]:
             return own(self, *args, **kwargs)
         plan = plan_heads(self, heads)
         features = route.read_call(self, functools.partial(own, self, *args, **kwargs), plan.readers)
-        found = {head: output for *_, outputs in run_heads(features, heads, plan) for head, output in outputs}
+        with_outputs = run_heads(self, args[0] if args else None, features, heads, plan)
+        found = {head: output for *_, outputs in with_outputs for head, output in outputs}
         return join_outputs(heads, found)
 
     return forward

@@ -48,6 +48,8 @@ def decide(trunk: Any, traced: Trace | None) -> None:
     state: Training = trunk._training_state
     parameters = trunk_parameters(trunk)
     unused = set() if state.all else find_unused(trunk, trunk.head_steps(), parameters, traced)
+    through = tuple(f"{name}." for name in trunk.modules_for_heads())
+    unused = {name for name in unused if not name.startswith(through)}
     wanted = {name for name, p in parameters.items() if p.requires_grad or name in state.held}
     held = frozenset(wanted & (state.frozen | unused))
     trunk._training_state = replace(state, held=held)

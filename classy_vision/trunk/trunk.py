@@ -10,8 +10,8 @@ from torch.nn.modules.module import _IncompatibleKeys
 from typing_extensions import Self
 
 from classy_vision.config import Config, ConfigError, PositiveInt, Probability
-from classy_vision.heads.classy_head import ClassyHead
-from classy_vision.trunk.features import FeatureInfo, Trace, trace
+from classy_vision.heads.classy_head import ClassyHead, TokenLayout
+from classy_vision.trunk.features import FeatureInfo, Trace, tokens_to_map, trace
 from classy_vision.trunk.heads_on_blocks import (
     NO_HEADS,
     Plan,
@@ -22,7 +22,7 @@ from classy_vision.trunk.heads_on_blocks import (
     plan_heads,
     run_heads,
 )
-from classy_vision.trunk.names import END, group_names
+from classy_vision.trunk.names import END, group_names, split_place
 from classy_vision.trunk.own_forward import ByHooks, is_own_name, with_heads
 from classy_vision.trunk.route import Route
 from classy_vision.trunk.sequence import SEQUENCE, is_sequence, tell_step
@@ -136,6 +136,27 @@ class Trunk(nn.Module):
         Norms, biases and other vectors, such as LayerScale's, need no mention: no optimizer of
         ``classy_vision.train`` decays them.
         """
+        return set()
+
+    def token_layout(self, step: str) -> TokenLayout | None:
+        """How the tokens of a step stand; None where its feature is a map, a clip or a vector."""
+        return None
+
+    def head_input(self, head: ClassyHead, step: str, feature: Tensor, x: Tensor) -> Tensor:
+        """What a head reads of a step: the feature, or the map of its patches where the head needs maps.
+
+        Args:
+            head: reads the step.
+            step: the stem, a block, or the end.
+            feature: of the step.
+            x: the trunk's input.
+        """
+        if not head.reads_maps or feature.dim() != 3:
+            return feature
+        return tokens_to_map(feature, (self.token_layout(step) or TokenLayout()).prefix, x.shape[-2:])
+
+    def modules_for_heads(self) -> set[str]:
+        """Names of modules that heads read features through, though no feature that they read needs them."""
         return set()
 
     # Construction
@@ -266,7 +287,7 @@ class Trunk(nn.Module):
 
     def _run_with(self, heads: nn.ModuleDict, x: Tensor, until: str | None = None) -> WithHeads:
         plan = plan_heads(self, heads)
-        return run_heads(self._route().run(self, x, until or plan.until), heads, plan)
+        return run_heads(self, x, self._route().run(self, x, until or plan.until), heads, plan)
 
     def _route(self) -> Route:
         """How the trunk is run: its parts one after the other, or its author's forward."""
@@ -322,7 +343,9 @@ class Trunk(nn.Module):
 
     # Heads
 
-    def set_heads(self, heads: Mapping[str, Iterable[ClassyHead]]) -> None:
+    def set_heads(
+        self, heads: Mapping[str | tuple[str, ...], Iterable[ClassyHead]] | Mapping[str, Iterable[ClassyHead]]
+    ) -> None:
         """Replaces all heads, or raises and changes nothing.
 
         Heads take the model's device, type and mode; those without ``in_plane`` get it from
@@ -330,16 +353,18 @@ class Trunk(nn.Module):
         does, unless ``train_all`` was called: make optimizers afterwards.
 
         Args:
-            heads: {block: heads}.
+            heads: {block: heads}, or {(block, block, ...): heads} for heads that read several, whose
+                features they get in that order.
 
         Raises:
             UnknownNameError: no such block.
-            ConfigError: two heads of one id, or a head whose ``in_plane`` is not the block's.
+            ConfigError: two heads of one id, a head whose ``in_plane`` is not the block's, or one that cannot
+                read what its blocks give.
         """
         attach_heads(self, heads)
 
     def get_heads(self) -> dict[str, list[ClassyHead]]:
-        """The heads by block."""
+        """The heads by block; those that read several by their names, joined: "block2+block3"."""
         return {block: list(heads.values()) for block, heads in self.heads.items()}  # type: ignore[operator]  # modules of a ModuleDict
 
     def clear_heads(self) -> None:
@@ -348,7 +373,7 @@ class Trunk(nn.Module):
 
     def head_steps(self) -> set[str]:
         """The steps that heads read."""
-        return {self._step(block) for block in self.heads}
+        return {self._step(block) for place in self.heads for block in split_place(place)}
 
     # What trains
 

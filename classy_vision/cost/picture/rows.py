@@ -70,7 +70,8 @@ class Row:
 
     Attributes:
         name: of the step or head.
-        reads: the step that a head reads; None for a step.
+        reads: the step that a head reads, of several the last; None for a step.
+        also_reads: the earlier steps that it reads.
         aliases: its further names.
         shape: of its output, as text.
         repeats: the shape is that of the step before.
@@ -84,6 +85,7 @@ class Row:
 
     name: str
     reads: str | None
+    also_reads: tuple[str, ...]
     aliases: tuple[str, ...]
     shape: str
     repeats: bool
@@ -172,6 +174,7 @@ def _make_rows(costs: Costs, metrics: Sequence[Metric]) -> Iterator[tuple[int, R
             Row(
                 name=clean(step.name),
                 reads=None if step.reads is None else clean(step.reads),
+                also_reads=tuple(map(clean, step.also_reads)),
                 aliases=tuple(map(clean, step.aliases)),
                 shape=size(step.shape),
                 repeats=step.reads is None and step.shape == last,
@@ -180,14 +183,19 @@ def _make_rows(costs: Costs, metrics: Sequence[Metric]) -> Iterator[tuple[int, R
                 runs=id(step) not in skipped,
                 amounts=amounts,
                 facts=tuple(_list_facts(step, metrics, amounts)),
-                fork=_write_fork(step.reads or step.name),
+                fork=_write_fork([*step.also_reads, step.reads or step.name]),
             ),
         )
         last = step.shape if step.reads is None else last
 
 
-def _write_fork(block: str) -> str:
-    return yaml.safe_dump({"fork_block": block}, width=math.inf, allow_unicode=True).strip()
+def _write_fork(blocks: list[str]) -> str:
+    one = len(blocks) == 1
+    value, flow = (blocks[0], False) if one else (blocks, None)
+    text: str = yaml.safe_dump(
+        {"fork_block": value}, width=math.inf, allow_unicode=True, default_flow_style=flow
+    )
+    return text.strip()
 
 
 def _get_width(step: StepCost) -> int:
@@ -204,7 +212,7 @@ def _list_facts(
     step: StepCost, metrics: Iterable[Metric], amounts: Mapping[str, Amount]
 ) -> Iterable[tuple[str, str]]:
     facts = [
-        ("reads", step.reads or ""),
+        ("reads", ", ".join((*step.also_reads, step.reads or ""))),
         ("also", ", ".join(step.aliases)),
         ("output", size(step.shape)),
         ("stride", str(step.stride or "")),

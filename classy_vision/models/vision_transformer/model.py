@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, NonNegativeInt, PositiveInt, Probability
+from classy_vision.heads.classy_head import ClassyHead, TokenLayout
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.vision_transformer.conv_stem import ConvStemLayer, conv_stem, patch_conv
@@ -28,6 +29,7 @@ from classy_vision.models.vision_transformer.keys import LAYOUTS
 from classy_vision.models.vision_transformer.positions import PositionResize
 from classy_vision.models.vision_transformer.shapes import SHAPES
 from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
+from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, ModelConfig
 
 # -- config
@@ -206,6 +208,29 @@ class VisionTransformer(ClassyModel):
         size = self.stem.size_of(x)
         for name, feature in steps:
             yield name, feature if name == END else patch_map(feature, self.stem.prefix, size)
+
+    def token_layout(self, step: str) -> TokenLayout | None:
+        if step == END or self.config.feature_format == "map":
+            return None
+        return TokenLayout(self.stem.prefix, self.config.has_class_token)
+
+    def head_input(self, head: ClassyHead, step: str, feature: Tensor, x: Tensor) -> Tensor:
+        """As in every trunk; of inner layers what the last norm makes of them, where the head wants that, as
+        in DINOv2."""
+        if head.trunk_norm and self._is_inner(step):
+            norm = self.blocks["ln"]
+            is_map = self.config.feature_format == "map"
+            feature = norm(feature.movedim(1, -1)).movedim(-1, 1) if is_map else norm(feature)
+        return super().head_input(head, step, feature, x)
+
+    def modules_for_heads(self) -> set[str]:
+        read = ((place, head) for place, heads in self.get_heads().items() for head in heads if head.trunk_norm)
+        blocks = (block for place, _ in read for block in split_place(place))
+        return {"blocks.ln"} if any(self._is_inner(self._step(block)) for block in blocks) else set()
+
+    def _is_inner(self, step: str) -> bool:
+        """Whether it is a layer of an encoder that a norm follows."""
+        return "ln" in self.blocks and step not in ("stem", "ln", END)
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         return fit_tokens(native, self.stem, fitting)
