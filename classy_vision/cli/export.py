@@ -31,6 +31,7 @@ class ExportFormat(str, Enum):
 
     EXPORTED_PROGRAM = "exported-program"
     ONNX = "onnx"
+    OPENVINO = "openvino"
     AOTI = "aoti"
     SAFETENSORS = "safetensors"
 
@@ -45,7 +46,10 @@ def export(
         ),
     ],
     format: Annotated[ExportFormat, typer.Option(help="What to write.")],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The file: .pt2, .onnx or .safetensors.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The file: .pt2, .onnx, .xml (and .bin beside it) or .safetensors."),
+    ],
     weights: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help="Of a model that is no run: published ones, or a file."),
@@ -65,10 +69,13 @@ def export(
     ] = ExportDtype.FLOAT32,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Quantise a run by its training data; for onnx and aoti."),
+        typer.Option("--int8", help="Quantise a run by its training data; for onnx, openvino and aoti."),
     ] = False,
     max_loss: Annotated[
-        float | None, typer.Option(help="With --int8, points that a head may lose.", show_default="1")
+        float | None,
+        typer.Option(
+            "--max-loss", "--max-drop", help="With --int8, points that a head may lose.", show_default="1"
+        ),
     ] = None,
     tolerance: Annotated[
         float | None,

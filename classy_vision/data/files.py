@@ -17,7 +17,7 @@ VIDEOS = (
     *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
-EXPORTS = (".onnx", ".pt2", ".safetensors")
+EXPORTS = (".onnx", ".pt2", ".safetensors", ".xml")
 """Of models that were exported."""
 
 

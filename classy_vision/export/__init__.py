@@ -7,9 +7,8 @@ from classy_vision.lazy import lazy
 if TYPE_CHECKING:
     from classy_vision.export.exported_model import ExportedModel, load_exported
     from classy_vision.export.exporting import Exported, export
-    from classy_vision.export.formats import FORMATS
+    from classy_vision.export.formats import FORMATS, Int8
     from classy_vision.export.metadata import Head, Metadata
-    from classy_vision.export.verify import Int8
 
 __all__ = [
     "FORMATS",
@@ -30,7 +29,7 @@ __getattr__ = lazy(
         "ExportedModel": "exported_model",
         "FORMATS": "formats",
         "Head": "metadata",
-        "Int8": "verify",
+        "Int8": "formats",
         "Metadata": "metadata",
         "export": "exporting",
         "load_exported": "exported_model",

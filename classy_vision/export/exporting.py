@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
-from classy_vision.engines.optimized import TOLERANCES, converted, optimize
 from classy_vision.export.arguments import (
     check_arguments,
     check_model,
@@ -27,14 +27,15 @@ from classy_vision.export.arguments import (
     reason_of,
 )
 from classy_vision.export.exported_model import ExportedModel, load_exported
-from classy_vision.export.formats import FORMATS, Format, Request
+from classy_vision.export.formats import FORMATS, Format, Int8, Request, Scores
 from classy_vision.export.metadata import Head, Metadata
-from classy_vision.export.verify import Int8, Scores, compare, measure
+from classy_vision.export.verify import compare, measure
 from classy_vision.hub.describe import describe
-from classy_vision.models.classy_model import ClassyModel
 from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
+TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far an output may be off by default, relative to its largest value."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,12 @@ def export(
 ) -> Exported:
     """Writes ``model`` to a file, reads it back, and compares what both say.
 
-    The file takes its place when all is well; else nothing is left. Exported programs and AOTInductor
-    packages hold what ``optimize(pack=False)`` makes of a ``ClassyModel``, but for int8; one that it
-    refuses for the example is written as it is, and so are other modules.
+    The file takes its place when all is well; else nothing is left.
 
     Args:
         model: on the CPU; it is exported as in evaluation.
         path: of the file; ``FORMATS`` has the ending of each format.
-        format: "exported-program", "onnx", "aoti" or "safetensors".
+        format: "exported-program", "onnx", "openvino", "aoti" or "safetensors".
         example: an input (n, c, h, w) or (n, c, t, h, w); by default random and of the model's
             usual size.
         max_batch: the largest batch.
@@ -109,7 +108,7 @@ def export(
         raise ConfigError("int8: calibration is empty; give inputs of the training data")
     check_model(model)
     entry, kind = FORMATS[format], getattr(torch, precision)
-    bound = TOLERANCES[kind] if tolerance is None else tolerance
+    bound = TOLERANCES[precision] if tolerance is None else tolerance
     with in_mode(model, training=False) as model:
         example = read_example(model, example, max_batch)
         names = names_of(model, example, heads or {})
@@ -124,13 +123,14 @@ def export(
             model=_config(model),
         )
         check_preprocessing(metadata)
-        request = Request(model, example, metadata, int8.calibration if int8 else None)
+        request = Request(model, example, metadata, int8)
         with _beside(path) as beside:
-            _save(entry, request, beside, kind, bound)
+            _save(entry, request, beside, kind)
             artefact = load_exported(beside, trust=True)
             done = compare(artefact, request, bound) if int8 is None else measure(artefact, request, int8)
             with _writing(path):
-                os.replace(beside, path)
+                for part in sorted(beside.parent.iterdir(), key=lambda part: part == beside):
+                    os.replace(part, path.with_suffix(part.suffix))
     return Exported(ExportedModel(path, artefact.metadata, artefact._loaded), entry.needs_trust, *done)
 
 
@@ -153,19 +153,20 @@ class _Cast(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Any:
-        return converted(self.model(x.to(self.dtype)), x.dtype)
+        return tree_map(lambda output: _to(output, x.dtype), self.model(x.to(self.dtype)))
 
 
-def _written(request: Request, entry: Format, dtype: torch.dtype, tolerance: float) -> nn.Module:
-    """What the file is made of; see ``export``."""
+def _to(output: Any, dtype: torch.dtype) -> Any:
+    return output.to(dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
+
+
+def _convert(request: Request, entry: Format, dtype: torch.dtype) -> nn.Module:
+    """Returns the model in the type that the file has."""
     model = request.model
-    if not entry.folds:  # of weights alone: what runs them chooses the type of its arithmetic
-        return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-    if isinstance(model, ClassyModel):
-        with suppress(ConfigError):
-            return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
     if dtype == torch.float32:
         return model
+    if not entry.needs_trust:  # of weights alone: what runs them chooses the type of its arithmetic
+        return copy.deepcopy(model).to(dtype)
     cast = _Cast(model, dtype)
     try:
         cast(request.example)
@@ -193,11 +194,9 @@ def _writing(path: Path) -> Iterator[None]:
         raise system_error(error, f"cannot write {str(path)!r}") from None
 
 
-def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def _save(entry: Format, request: Request, path: Path, dtype: torch.dtype) -> None:
     try:
-        if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
-            request = replace(request, model=_written(request, entry, dtype, tolerance))
-        entry.save(request, path)
+        entry.save(replace(request, model=_convert(request, entry, dtype)), path)
     except ConfigError:
         raise
     except Exception as error:  # exporters raise whatever they stumble over, such as a full disk

@@ -7,17 +7,37 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.engines.engine import Compiled
 from classy_vision.export.metadata import Metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Run = Callable[["Tensor"], Mapping[str, "Tensor"]]
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How a model is quantised.
+
+    Attributes:
+        calibration: inputs of the training data, from which ranges are taken.
+        measure: returns a score in points by head, for a function that returns tensors by head.
+        max_loss: the points that a head may lose.
+    """
+
+    calibration: Sequence[Tensor]
+    measure: Callable[[Run], Scores]
+    max_loss: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,13 +48,13 @@ class Request:
         model: on the CPU, in evaluation mode; takes and gives float32.
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
-        calibration: inputs from which ranges for int8 are taken; None for others.
+        int8: how it is quantised; None where it is not.
     """
 
     model: nn.Module
     example: Tensor
     metadata: Metadata
-    calibration: Sequence[Tensor] | None = None
+    int8: Int8 | None = None
 
 
 class Loaded(NamedTuple):
@@ -42,13 +62,28 @@ class Loaded(NamedTuple):
 
     Attributes:
         metadata: what it says of itself.
-        run: from an input to outputs in the order of the heads.
-        takes: arrays of numpy, or tensors of torch.
+        compiled: gives the outputs in the order of the heads.
     """
 
     metadata: Metadata
-    run: Callable[[Any], Sequence[Any]]
-    takes: Literal["numpy", "torch"]
+    compiled: Compiled
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function from a tensor to tensors, as a compiled program."""
+
+    run: Callable[[Any], list[Any]]
+    takes: Literal["torch"] = "torch"
+
+    def __call__(self, images: Any) -> list[Any]:
+        return self.run(images)
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
+        return map(self.run, batches)
+
+    def save(self, folder: Path, stem: str) -> None:
+        raise NotImplementedError("an exported model: copy its file")
 
 
 @dataclass(frozen=True)
@@ -60,15 +95,14 @@ class Format:
         module: has ``save(request, path)`` and ``load(path, trust)``.
         precisions: of the weights that it can hold.
         needs_trust: whether reading a file can run what is in it: ``load`` refuses it without ``trust``.
-        folds: whether norms are folded before it is written. ONNX Runtime folds what it can by itself, and
-            is slower with the bounds that are left of DenseNet's.
+        beside: the endings of files that are written beside it.
     """
 
     suffix: str
     module: str
     precisions: tuple[str, ...]
     needs_trust: bool = False
-    folds: bool = False
+    beside: tuple[str, ...] = ()
 
     def save(self, request: Request, path: Path) -> None:
         """Writes the file."""
@@ -81,10 +115,11 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", "exported_program", ("float32", "bfloat16"), True, folds=True),
+    "exported-program": Format(".pt2", "exported_program", ("float32", "bfloat16"), True),
     # ONNX Runtime has no convolutions and products in bfloat16 on CPUs.
     "onnx": Format(".onnx", "onnx_file", ("float32", "int8")),
-    "aoti": Format(".pt2", "aoti_package", ("float32", "bfloat16", "int8"), True, folds=True),
+    "openvino": Format(".xml", "openvino_file", ("float32", "int8"), beside=(".bin",)),
+    "aoti": Format(".pt2", "aoti_package", ("float32", "bfloat16", "int8"), True),
     "safetensors": Format(".safetensors", "safetensors_file", ("float32", "bfloat16")),
 }
 """What ``export`` writes, by name."""
@@ -132,6 +167,16 @@ UNREADABLE = (
     zlib.error,
 )
 """What ``zipfile`` and ``json`` raise for damaged files."""
+
+
+def check_packages(what: str, extra: str, *names: str) -> None:
+    """Raises where a package is missing.
+
+    Raises:
+        ConfigError: names the extra that installs it.
+    """
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ConfigError(f"{what} need {missing[0]}: pip install 'classy-vision-models[{extra}]'")
 
 
 def check_trust(path: Path, trust: bool, danger: str) -> None:

@@ -11,25 +11,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.export.exported_model import ExportedModel
-from classy_vision.export.formats import Request
-
-Scores = Mapping[str, float]
-Run = Callable[[Tensor], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Int8:
-    """How a model is quantised.
-
-    Attributes:
-        calibration: inputs of the training data, from which ranges are taken.
-        measure: a score in points by head, of something that gives tensors by head.
-        max_loss: points that a head may lose.
-    """
-
-    calibration: Sequence[Tensor]
-    measure: Callable[[Run], Scores]
-    max_loss: float = 1.0
+from classy_vision.export.formats import Int8, Request, Run, Scores
 
 
 @dataclass(frozen=True)

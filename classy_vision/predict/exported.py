@@ -13,7 +13,8 @@ from torch import Tensor
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel, load_exported
-from classy_vision.export.verify import Batched, Int8, Run
+from classy_vision.export.formats import Int8, Run
+from classy_vision.export.verify import Batched
 from classy_vision.predict.array_predictor import checked, input_of
 from classy_vision.predict.predictor import Predictor
 from classy_vision.train.batches import Samples, make_loader
