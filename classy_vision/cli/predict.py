@@ -129,7 +129,7 @@ def _read_arguments(
 def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
     """Of anything that was trained; torch is imported where it is needed."""
     check_model(run)
-    if run.endswith(".onnx") and device in (None, "cpu") and (found := _onnx(run)):
+    if run.endswith((".onnx", ".xml")) and device in (None, "cpu") and (found := _onnx(run)):
         return found
     predictor: Predictor = training_package("predict").Predictor.load(run, device=device, trust=trust)
     return predictor
@@ -153,7 +153,7 @@ def check_model(name: str) -> None:
 
 
 def _onnx(path: str) -> ArrayPredictor | None:
-    """Of an ONNX file of images; videos are read with torch."""
+    """Of a file for ONNX Runtime or OpenVINO and images; videos are read with torch."""
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 

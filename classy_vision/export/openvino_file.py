@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from classy_vision.config import ConfigError, first_line
+from classy_vision.config import ConfigError
 from classy_vision.data.processors import processors
 from classy_vision.engines import openvino
 from classy_vision.export.formats import Loaded, Request, check_packages
@@ -60,7 +59,7 @@ def load(path: Path, trust: bool) -> Loaded:
     except ConfigError:
         raise
     except Exception as error:  # of many kinds, which only the library's binary names
-        reason = first_line(error)[:300]
+        reason = str(error).strip().splitlines()[-1][:300]  # where it was thrown comes first
         raise ConfigError(f"{str(path)!r} is damaged or not a file of OpenVINO: {reason}") from None
     metadata = parse_metadata(said, str(path))
     if sha256(path.with_suffix(".bin").read_bytes()).hexdigest() != digest:

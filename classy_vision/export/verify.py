@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,15 +24,35 @@ class Batched:
         run: from an input to tensors by head.
         max_batch: what it takes.
         input_shape: (c, h, w) or (c, t, h, w).
+        run_all: as ``run``, for each of many inputs in their order; one after the other by default.
     """
 
     run: Callable[[Tensor], Mapping[str, Tensor]]
     max_batch: int
     input_shape: tuple[int, ...] = ()
+    run_all: Callable[[Iterable[Tensor]], Iterator[Mapping[str, Tensor]]] | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         parts = [self.run(part) for part in torch.split(images, self.max_batch)]
-        return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
+        return _join(parts)
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yields the tensors by head for each of many inputs, in their order."""
+        counts: deque[int] = deque()
+
+        def split() -> Iterator[Tensor]:
+            for images in batches:
+                parts = torch.split(images, self.max_batch)
+                counts.append(len(parts))
+                yield from parts
+
+        outputs = iter(self.run_all(split()) if self.run_all else map(self.run, split()))
+        for first in outputs:
+            yield _join([first, *islice(outputs, counts.popleft() - 1)])
+
+
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
 def random_input(shape: Sequence[int]) -> Tensor:

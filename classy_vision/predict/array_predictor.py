@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
@@ -15,7 +13,7 @@ from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.metadata import MAX_VALUES, Head
 from classy_vision.predict.answers import answer_of
 from classy_vision.predict.prediction import Prediction
-from classy_vision.predict.streaming import Array, stream
+from classy_vision.predict.streaming import BATCH, Array, stream
 
 
 def input_of(artefact: ExportedModel) -> DataConfig:
@@ -90,7 +88,8 @@ class ArrayPredictor:
             ConfigError: something is no input, or a folder holds no images.
         """
         channels = len(self.data.mean or ())
-        outputs = stream(source, self.data, channels, self._run, batch_size=batch_size, workers=workers)
+        size = min(batch_size or BATCH, self.artefact.metadata.max_batch)
+        outputs = stream(source, self.data, channels, self._run_all, batch_size=size, workers=workers)
         for one in outputs:
             answers = {}
             for name, output in one.outputs.items():
@@ -99,20 +98,18 @@ class ArrayPredictor:
                 answers[name] = answer_of(head.kind, head.classes, output, top)
             yield Prediction(one.input.name, answers, one.error)
 
-    def _run(self, views: Array) -> dict[str, Array]:
-        """The outputs (n, k) for images (n, 1, c, h, w), of which the file takes so many at once."""
-        images, most = views[:, 0], self.artefact.metadata.max_batch
-        parts = [checked(self.artefact, images[i : i + most]) for i in range(0, len(images), most)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.tasks}
+    def _run_all(self, batches: Iterator[Array]) -> Iterator[dict[str, Array]]:
+        """The outputs (n, k) for each of many batches of images (n, 1, c, h, w)."""
+        outputs = self.artefact.stream(views[:, 0] for views in batches)
+        return (check_outputs(self.artefact, found) for found in outputs)
 
 
-def checked(artefact: ExportedModel, images: Any) -> dict[str, Any]:
-    """What an artefact gives.
+def check_outputs(artefact: ExportedModel, outputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the outputs of an exported model.
 
     Raises:
-        ConfigError: it is not what its metadata say.
+        ConfigError: they are not what its metadata say.
     """
-    outputs: dict[str, Any] = artefact(images)
     for name, output in outputs.items():
         artefact.metadata.heads[name].check_output(name, tuple(output.shape))
     return outputs

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from classy_vision.data.config import DataConfig
 from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.formats import Int8, Run
 from classy_vision.export.verify import Batched
-from classy_vision.predict.array_predictor import checked, input_of
+from classy_vision.predict.array_predictor import check_outputs, input_of
 from classy_vision.predict.predictor import Predictor
 from classy_vision.train.batches import Samples, make_loader
 from classy_vision.train.config import TaskConfig
@@ -41,7 +40,14 @@ def load_predictor(path: str | Path, *, trust: bool = False) -> Predictor:
     metadata, data = artefact.metadata, input_of(artefact)
     tasks = {name: _task(artefact, name) for name in artefact.heads}
     shape = data.input_shape(len(data.mean or ()), training=False)
-    network = Batched(partial(checked, artefact), metadata.max_batch, shape)
+
+    def run_all(batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        return (check_outputs(artefact, found) for found in artefact.stream(batches))
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        return check_outputs(artefact, artefact(images))
+
+    network = Batched(run, metadata.max_batch, shape, run_all)
     return Predictor(network, data, tasks, torch.device("cpu"))
 
 

@@ -21,11 +21,18 @@ def run_views(model: Callable[[Tensor], Any], views: Tensor, tasks: Mapping[str,
     Returns:
         (n, k) by head.
     """
-    outputs = by_head(model(views.flatten(0, 1)), tasks)
-    if views.shape[1] == 1:
-        return outputs
-    n, v = views.shape[:2]
-    return {head: task.average(outputs[head].reshape(n, v, -1)) for head, task in tasks.items()}
+    return average_views(model(views.flatten(0, 1)), views.shape[1], tasks)
+
+
+def average_views(outputs: Any, views: int, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """Returns outputs (n, k) by head from those of a model for n samples of ``views`` views each."""
+    named = by_head(outputs, tasks)
+    if views == 1:
+        return named
+    return {
+        head: task.average(named[head].reshape(len(named[head]) // views, views, -1))
+        for head, task in tasks.items()
+    }
 
 
 def by_head(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
