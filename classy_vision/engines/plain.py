@@ -61,8 +61,11 @@ class Torch:
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         x = images.to(self._device, self._dtype, memory_format=self._layout)
-        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
-            return [output.to(torch.float32) for output in self._run(x)]
+        with torch.inference_mode():
+            if not torch.is_autocast_enabled(self._device.type):
+                return [output.to(torch.float32) for output in self._run(x)]
+            with torch.autocast(self._device.type, enabled=False):  # the dtype is chosen
+                return [output.to(torch.float32) for output in self._run(x)]
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         return map(self, batches)
