@@ -88,7 +88,7 @@ def evaluate(
     mistakes. A file that cannot be read is left out of the metrics, and makes the exit code 1.
     """
     check_model(model)
-    package = training_package("evaluation")
+    package = training_package("evaluate", "evaluation")
     place = output or Path("evaluations", os.path.basename(os.path.normpath(model)) or "model")
     try:
         with _progress() as progress:

@@ -121,7 +121,7 @@ def _read_arguments(
         return _load(run, device, trust), images
     if not run:
         raise ConfigError("give files of images or videos behind --weights")
-    package = training_package("predict")
+    package = training_package("predict", "predictor")
     config = None if model is None else network(weights, model)
     return package.Predictor.of_weights(weights, config, device=device), [run, *(images or ())]
 
@@ -131,7 +131,9 @@ def _load(run: str, device: str | None, trust: bool) -> AnyPredictor:
     check_model(run)
     if run.endswith((".onnx", ".xml")) and device in (None, "cpu") and (found := _onnx(run)):
         return found
-    predictor: Predictor = training_package("predict").Predictor.load(run, device=device, trust=trust)
+    predictor: Predictor = training_package("predict", "predictor").Predictor.load(
+        run, device=device, trust=trust
+    )
     return predictor
 
 

@@ -69,18 +69,19 @@ def _settings(config: Path, overrides: Sequence[str]) -> Any:
     return load_settings(config, overrides)
 
 
-def training_package(module: str = "run") -> Any:
-    """``classy_vision.train``, whose packages are an extra and slow to import.
+def training_package(name: str = "train", module: str = "run") -> Any:
+    """A package of this library whose packages are an extra and slow to import.
 
     Args:
+        name: the package's.
         module: the file in it that is used.
 
     Raises:
         ConfigError: they are not installed.
     """
     try:
-        importlib.import_module(f"classy_vision.train.{module}")
-        return importlib.import_module("classy_vision.train")
+        importlib.import_module(f"classy_vision.{name}.{module}")
+        return importlib.import_module(f"classy_vision.{name}")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"this command needs {error.name}: pip install 'classy-vision-models[train]'"

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classy_vision.layers import dense_storage
-from classy_vision.models import ClassyModel, build_model, densenet
+from classy_vision.models import ClassyModel, build_model
+from classy_vision.models.densenet import model as densenet
+from classy_vision.models.densenet import storage as dense_storage
 from tests.models.small import wrong_answers
 
 HEADS = {"early": "block0-1", "stage": "block_1", "late": "trunk_output"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classy_vision.layers import norm_relu_conv as tested
+from classy_vision.models.densenet import norm_relu_conv as tested
 from classy_vision.models.densenet.norm_relu_conv import norm_relu_conv
 from tests.models.densenet.test_storage import LAYOUTS
 

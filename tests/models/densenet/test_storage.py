@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from classy_vision.layers import dense_storage
+from classy_vision.models.densenet import storage as dense_storage
 from classy_vision.models.densenet.storage import append, as_batch, as_image, is_shared, moments
 
 

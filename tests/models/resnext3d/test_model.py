@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from classy_vision.config import ConfigError
 from classy_vision.cost import OnMeta, count
 from classy_vision.models import build_model
-from classy_vision.models.resnext3d.inflate import inflated
+from classy_vision.models.resnext3d.fit import inflate
 
 CONFIG: dict[str, Any] = {
     "name": "resnext3d",
@@ -145,9 +145,9 @@ def test_the_options_of_published_layouts() -> None:
 
 def test_inflation() -> None:
     image, own = torch.randn(4, 3, 1, 3, 3), torch.empty(4, 3, 5, 3, 3)
-    torch.testing.assert_close(inflated(image, own).sum(2, keepdim=True), image)
-    assert inflated(image, torch.empty(4, 3, 1, 3, 3)) is image
-    assert inflated(image, torch.empty(4, 2, 5, 3, 3)) is image
+    torch.testing.assert_close(inflate(image, own).sum(2, keepdim=True), image)
+    assert inflate(image, torch.empty(4, 3, 1, 3, 3)) is image
+    assert inflate(image, torch.empty(4, 2, 5, 3, 3)) is image
 
 
 @pytest.mark.parametrize(
