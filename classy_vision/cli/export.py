@@ -233,12 +233,15 @@ def _calibration(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
+    from classy_vision.export.formats import FORMATS
+    from classy_vision.export.verify import time_answers
+
     artefact = done.artefact
     metadata = artefact.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
-    print(
-        f"{artefact.path}: {metadata.format}, {metadata.precision}, {artefact.path.stat().st_size / 1e6:.2f} MB"
-    )
+    endings = (artefact.path.suffix, *FORMATS[metadata.format].beside)
+    size = sum(artefact.path.with_suffix(ending).stat().st_size for ending in endings)
+    print(f"{artefact.path}: {metadata.format}, {metadata.precision}, {size / 1e6:.2f} MB")
     print(f"  takes   (n, {sizes}), n from 1 to {metadata.max_batch}")
     for name, head in metadata.heads.items():
         classes = f", {len(head.classes)} classes" if head.classes else ""
@@ -246,6 +249,9 @@ def _print(done: Exported, found: Found) -> None:
     if done.difference is not None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
+    milliseconds, start = time_answers(artefact)
+    first = "" if start is None else f"; the first answer comes {start:.1f} s after a process starts"
+    print(f"  takes   {milliseconds:.2f} ms for one input{first}")
     if done.needs_trust:
         print("  Reading it takes --trust, or load_exported(..., trust=True).")
     for name, before in done.before.items():

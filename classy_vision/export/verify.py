@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
+import statistics
+import subprocess
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.formats import Int8, Request, Run, Scores
+
+CALLS = 5
+"""By which a file is timed."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,30 @@ def _difference(given: Tensor, wanted: Tensor) -> float:
         return math.inf
     scale = wanted.double().abs().max().item() or 1.0
     return (given.double() - wanted.double()).abs().max().item() / scale
+
+
+def time_answers(exported: ExportedModel) -> tuple[float, float | None]:
+    """Returns the milliseconds of one input, and the seconds to the first answer after a process starts.
+
+    The second is None where a process cannot be started.
+    """
+    shape = tuple(size or 224 for size in (1, *exported.metadata.input_shape[1:]))
+    images, times = np.zeros(shape, np.float32), []
+    for _ in range(CALLS + 1):
+        start = time.perf_counter()
+        exported(images)
+        times.append(time.perf_counter() - start)
+    code = (
+        "import sys, numpy; from classy_vision.export import load_exported; "
+        f"load_exported(sys.argv[1], trust=True)(numpy.zeros({shape}, 'float32'))"
+    )
+    start = time.perf_counter()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(exported.path.absolute())]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+        return 1000 * statistics.median(times[1:]), time.perf_counter() - start
+    return 1000 * statistics.median(times[1:]), None
 
 
 def measure(
