@@ -3,9 +3,9 @@
     python -m benchmarks.int8 [--seconds 8] [--runs FOLDER]
 
 Trains the digits run and a small run of videos, which it makes itself: patterns of four kinds that
-move. Each is exported in both formats, in float32 and int8, and timed beside our own model, optimized, in
+move. Each is exported in all formats, in float32 and int8, and timed beside our own model, optimized, in
 every type that the processor has; they take turns. A ratio is of the quickest of all that is not int8 to the
-quicker of both that are. The last table says where an int8 file spends its time, as
+quickest of those that are. The last table says where an int8 file spends its time, as
 ONNX Runtime's profiler and oneDNN tell it; what is quantised in an AOTInductor package is part of the
 rest there, since it is compiled into one loop with sums, pooling and activations.
 """
@@ -35,7 +35,9 @@ from benchmarks.tables import about, header, row
 from benchmarks.timing import clocked, medians
 from classy_vision.config import read_config
 
-FORMATS = {"onnx": ".onnx", "aoti": ".pt2"}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "aoti": ".pt2"}
+PROFILED = ("onnx", "aoti")
+"""Those that tell where they spend their time."""
 KINDS = {
     "products in integers": ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
     "products in float32": ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
@@ -262,7 +264,7 @@ def print_tables(folder: Path, seconds: float) -> None:
             other = min(ms for name, ms in took.items() if not name.startswith("int8"))
             case = f"{name}, batch {batch}"
             speeds.append([case, *(f"{took[key]:.3f}" for key in names), f"{other / int8:.2f}"])
-            for format in FORMATS:
+            for format in PROFILED:
                 path, once = files[f"int8 {format}"], batch * took[f"int8 {format}"]
                 calls = max(3, min(100, int(seconds * 1e3 / (8 * once))))
                 share = shares(path, x, calls, calls * once)

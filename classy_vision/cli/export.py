@@ -35,6 +35,7 @@ class ExportFormat(str, Enum):
 
     EXPORTED_PROGRAM = "exported-program"
     ONNX = "onnx"
+    OPENVINO = "openvino"
     AOTI = "aoti"
     SAFETENSORS = "safetensors"
 
@@ -43,11 +44,20 @@ CHECKS, QUANTIZING = "Checks", "Quantization"
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {WORDS}.")]
 FormatOption = Annotated[
     ExportFormat,
-    typer.Option("--format", metavar="exported-program|onnx|aoti|safetensors", help="The format of the file."),
+    typer.Option(
+        "--format",
+        metavar="exported-program|onnx|openvino|aoti|safetensors",
+        help="The format of the file.",
+    ),
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="FILE", help="The file to write: .pt2, .onnx or .safetensors."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write: .pt2, .onnx, .xml (and .bin next to it) or .safetensors.",
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -73,20 +83,23 @@ Dtype = Annotated[
     ExportDtype,
     typer.Option(
         metavar="float32|bfloat16",
-        help="Type of the weights and, apart from safetensors, of the arithmetic; onnx takes float32 alone.",
+        help="Type of the weights and, apart from safetensors, of the arithmetic; "
+        "onnx and openvino take float32 alone.",
     ),
 ]
 Quantize = Annotated[
     bool,
     typer.Option(
         "--int8",
-        help="Quantize a run by its training data, for onnx and aoti.",
+        help="Quantize a run by its training data, for onnx, openvino and aoti.",
         rich_help_panel=QUANTIZING,
     ),
 ]
 MaxLoss = Annotated[
     float | None,
     typer.Option(
+        "--max-loss",
+        "--max-drop",
         metavar="POINTS",
         help="Let each head lose at most this many points with --int8.",
         show_default="1",
@@ -279,12 +292,15 @@ def _calibrate(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
+    from classy_vision.export.compare import time_answers
+    from classy_vision.export.formats import FORMATS
+
     exported = done.model
     metadata = exported.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
-    print(
-        f"{exported.path}: {metadata.format}, {metadata.precision}, {exported.path.stat().st_size / 1e6:.2f} MB"
-    )
+    suffixes = (exported.path.suffix, *FORMATS[metadata.format].beside)
+    size = sum(exported.path.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    print(f"{exported.path}: {metadata.format}, {metadata.precision}, {size / 1e6:.2f} MB")
     print(f"  takes   (n, {sizes}), n from 1 to {metadata.max_batch}")
     for name, head in metadata.heads.items():
         classes = f", {len(head.classes)} classes" if head.classes else ""
@@ -292,6 +308,9 @@ def _print(done: Exported, found: Found) -> None:
     if done.difference is not None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
+    milliseconds, start = time_answers(exported)
+    first = "" if start is None else f"; the first answer comes {start:.1f} s after a process starts"
+    print(f"  takes   {milliseconds:.2f} ms for one input{first}")
     if done.needs_trust:
         print("  Reading it takes --trust, or load_exported(..., trust=True).")
     for name, before in done.before.items():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.engines.optimized import Optimized, check_tolerance
+from classy_vision.engines.optimized import Optimized
+from classy_vision.engines.program import check_tolerance
 from classy_vision.export.compare import draw_input
 from classy_vision.export.formats import FORMATS
 from classy_vision.export.metadata import Head, Metadata
@@ -39,7 +40,8 @@ def check_arguments(
         raise ConfigError(
             f"{str(path)!r}: the name of a file in the format {format} ends in {FORMATS[format].suffix}"
         )
-    check_target(path, force=force)
+    for suffix in (path.suffix, *FORMATS[format].beside):
+        check_target(path.with_suffix(suffix), force=force)
     if not isinstance(max_batch, int) or max_batch < 2:
         raise ConfigError(f"max_batch = {max_batch}: give 2 or more; smaller batches are always accepted")
     check_tolerance(tolerance)
@@ -65,10 +67,10 @@ def check_model(model: nn.Module) -> None:
         TypeError: it is not a module.
         ConfigError: it is optimized, on a GPU, or not in float32.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"export takes a module of torch, not {type(model).__name__}: build_model makes one")
     if isinstance(model, Optimized):
         raise ConfigError("the model is optimized: export the model that it was made of")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export takes a module of torch, not {type(model).__name__}: build_model makes one")
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type != "cpu":
             raise ConfigError(

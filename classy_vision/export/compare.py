@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.export.exported_model import ExportedModel
-from classy_vision.export.formats import Request
+from classy_vision.export.formats import Int8, Request, Run, Scores
 
-Scores = Mapping[str, float]
+CALLS = 5
+"""The number of calls by which a file is timed."""
 Found = tuple[float | None, list[tuple[int, ...]], Scores, Scores]
 """The largest difference, shapes of inputs, and scores before and after."""
-Run = Callable[[Tensor], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Int8:
-    """How to quantize a model.
-
-    Attributes:
-        calibration: inputs from the training data, from which ranges are taken.
-        measure: maps a callable that returns tensors by head to scores in points by head.
-        max_loss: the points that a head may lose.
-    """
-
-    calibration: Sequence[Tensor]
-    measure: Callable[[Run], Scores]
-    max_loss: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,15 +36,35 @@ class Batched:
         run: maps an input to tensors by head.
         max_batch: the largest batch that it takes.
         input_shape: (c, h, w) or (c, t, h, w).
+        run_all: as ``run``, for each of many inputs in their order; one after the other by default.
     """
 
     run: Run
     max_batch: int
     input_shape: tuple[int, ...] = ()
+    run_all: Callable[[Iterable[Tensor]], Iterator[Mapping[str, Tensor]]] | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         parts = [self.run(part) for part in torch.split(images, self.max_batch)]
-        return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
+        return _join(parts)
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yields the tensors by head for each of many inputs, in their order."""
+        counts: deque[int] = deque()
+
+        def split() -> Iterator[Tensor]:
+            for images in batches:
+                parts = torch.split(images, self.max_batch)
+                counts.append(len(parts))
+                yield from parts
+
+        outputs = iter(self.run_all(split()) if self.run_all else map(self.run, split()))
+        for first in outputs:
+            yield _join([first, *islice(outputs, counts.popleft() - 1)])
+
+
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
 def draw_input(shape: Sequence[int]) -> Tensor:
@@ -127,6 +141,30 @@ def _measure_difference(given: Tensor, wanted: Tensor) -> float:
         return math.inf
     scale = wanted.double().abs().max().item() or 1.0
     return (given.double() - wanted.double()).abs().max().item() / scale
+
+
+def time_answers(exported: ExportedModel) -> tuple[float, float | None]:
+    """Returns the milliseconds for one input, and the seconds to the first answer of a new process.
+
+    The second is None if a process cannot be started.
+    """
+    shape = tuple(size or 224 for size in (1, *exported.metadata.input_shape[1:]))
+    images, times = np.zeros(shape, np.float32), []
+    for _ in range(CALLS + 1):
+        start = time.perf_counter()
+        exported(images)
+        times.append(time.perf_counter() - start)
+    code = (
+        "import sys, numpy; from classy_vision.export import load_exported; "
+        f"load_exported(sys.argv[1], trust=True)(numpy.zeros({shape}, 'float32'))"
+    )
+    start = time.perf_counter()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(exported.path.absolute())]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+        return 1000 * statistics.median(times[1:]), time.perf_counter() - start
+    return 1000 * statistics.median(times[1:]), None
 
 
 def compare_scores(exported: ExportedModel, request: Request, int8: Int8) -> Found:

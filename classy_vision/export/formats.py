@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.engines.engine import Compiled
 from classy_vision.export.metadata import Metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Run = Callable[["Tensor"], Mapping[str, "Tensor"]]
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How to quantize a model.
+
+    Attributes:
+        calibration: inputs from the training data, from which ranges are taken.
+        measure: maps a callable that returns tensors by head to scores in points by head.
+        max_loss: the points that a head may lose.
+    """
+
+    calibration: Sequence[Tensor]
+    measure: Callable[[Run], Scores]
+    max_loss: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,13 @@ class Request:
         model: on the CPU, in evaluation mode; takes and gives float32.
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
-        calibration: inputs from which the ranges for int8 are taken; None for other precisions.
+        int8: how to quantize the model; None for other precisions.
     """
 
     model: nn.Module
     example: Tensor
     metadata: Metadata
-    calibration: Sequence[Tensor] | None = None
+    int8: Int8 | None = None
 
 
 class Loaded(NamedTuple):
@@ -38,13 +58,30 @@ class Loaded(NamedTuple):
 
     Attributes:
         metadata: its description, from the file.
-        run: maps an input to the outputs in the order of the heads.
-        takes: whether ``run`` takes arrays of numpy or tensors of torch.
+        compiled: returns the outputs in the order of the heads.
     """
 
     metadata: Metadata
-    run: Callable[[Any], Sequence[Any]]
-    takes: Literal["numpy", "torch"]
+    compiled: Compiled
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function from a tensor to tensors, as a compiled program."""
+
+    run: Callable[[Any], list[Any]]
+    takes: Literal["torch"] = "torch"
+
+    def __call__(self, images: Any) -> list[Any]:
+        return self.run(images)
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
+        """Yields the outputs for each of many batches, in their order."""
+        return map(self.run, batches)
+
+    def save(self, folder: Path, stem: str) -> None:
+        """Raises, because the file that it was read from can be copied."""
+        raise NotImplementedError("an exported model: copy its file")
 
 
 @dataclass(frozen=True)
@@ -55,21 +92,21 @@ class Format:
         suffix: the end of the file's name.
         precisions: of the weights that a file can hold.
         needs_trust: whether reading a file can run code from it; it is refused without ``trust``.
-        folds: whether norms are folded before the file is written. ONNX Runtime folds norms itself, and is
-            slower with the clamps that folding leaves in DenseNets.
+        beside: the suffixes of files that are written next to it.
     """
 
     suffix: str
     precisions: tuple[str, ...]
     needs_trust: bool = False
-    folds: bool = False
+    beside: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", ("float32", "bfloat16"), True, folds=True),
+    "exported-program": Format(".pt2", ("float32", "bfloat16"), True),
     # On CPUs, ONNX Runtime has no convolutions or matrix products in bfloat16.
     "onnx": Format(".onnx", ("float32", "int8")),
-    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True, folds=True),
+    "openvino": Format(".xml", ("float32", "int8"), beside=(".bin",)),
+    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True),
     "safetensors": Format(".safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
@@ -112,6 +149,16 @@ UNREADABLE = (
     zlib.error,
 )
 """What ``zipfile`` and ``json`` raise for damaged files."""
+
+
+def check_packages(what: str, extra: str, *names: str) -> None:
+    """Checks that packages are installed.
+
+    Raises:
+        ConfigError: names the extra that installs the missing one.
+    """
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ConfigError(f"{what} need {missing[0]}: pip install 'classy-vision-models[{extra}]'")
 
 
 def check_trust(path: Path, trust: bool, danger: str) -> None:

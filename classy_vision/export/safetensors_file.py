@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.export.formats import Loaded, Request
+from classy_vision.export.formats import Function, Loaded, Request
 from classy_vision.export.metadata import KEY, parse_metadata
 from classy_vision.models.classy_model import build_model
 from classy_vision.untrusted import check_values
@@ -54,4 +54,4 @@ def load(path: Path, trust: bool) -> Loaded:
         outputs = model(images)
         return [outputs[name] for name in names] if isinstance(outputs, dict) else [outputs]
 
-    return Loaded(metadata, run, "torch")
+    return Loaded(metadata, Function(run))

@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
-from classy_vision.engines.optimized import TOLERANCES, convert_outputs, optimize
 from classy_vision.export.aoti_package import save as save_aoti
 from classy_vision.export.arguments import (
     check_arguments,
@@ -28,20 +28,24 @@ from classy_vision.export.arguments import (
     free_sizes,
     make_example,
 )
-from classy_vision.export.compare import Int8, Scores, compare_numbers, compare_scores
+from classy_vision.export.compare import compare_numbers, compare_scores
 from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.exported_program import save as save_program
-from classy_vision.export.formats import FORMATS, Request
+from classy_vision.export.formats import FORMATS, Int8, Request, Scores
 from classy_vision.export.metadata import Head, Metadata
 from classy_vision.export.onnx_file import save as save_onnx
+from classy_vision.export.openvino_file import save as save_openvino
 from classy_vision.export.safetensors_file import save as save_safetensors
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
+TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How much an output may differ by default, relative to its largest value."""
 SAVE: Mapping[str, Callable[[Request, Path], None]] = {
     "exported-program": save_program,
     "onnx": save_onnx,
+    "openvino": save_openvino,
     "aoti": save_aoti,
     "safetensors": save_safetensors,
 }
@@ -95,13 +99,12 @@ def export(
 ) -> Exported:
     """Writes ``model`` to a file, reads the file back, and compares the outputs of both.
 
-    The file takes its place after the comparison has passed; otherwise nothing is left behind. ``.pt2`` files
-    of a ``ClassyModel`` hold the result of ``optimize(pack=False)``, if that can be made, except in int8.
+    The file takes its place after the comparison has passed; otherwise nothing is left behind.
 
     Args:
         model: on the CPU; it is exported in evaluation mode.
         path: ends in the suffix of the format; see ``FORMATS``.
-        format: "exported-program", "onnx", "aoti" or "safetensors".
+        format: "exported-program", "onnx", "openvino", "aoti" or "safetensors".
         example: an input (n, c, h, w) or (n, c, t, h, w); random and of the model's usual size by default.
         max_batch: the largest batch.
         dynamic_size: accept images of any height and width, not only those of the example.
@@ -125,7 +128,7 @@ def export(
     given = (dynamic_size, int8, precision, format, max_batch, preprocessing)
     with in_mode(model, training=False) as model:
         request = _make_request(model, example, heads or {}, *given)
-        return _export(request, path, getattr(torch, precision), int8, tolerance)
+        return _export(request, path, precision, tolerance)
 
 
 def _make_request(
@@ -153,22 +156,23 @@ def _make_request(
         model=_find_config(model),
     )
     check_preprocessing(metadata)
-    return Request(model, example, metadata, int8.calibration if int8 else None)
+    return Request(model, example, metadata, int8)
 
 
-def _export(
-    request: Request, path: Path, dtype: torch.dtype, int8: Int8 | None, tolerance: float | None
-) -> Exported:
+def _export(request: Request, path: Path, dtype: str, tolerance: float | None) -> Exported:
     tolerance = TOLERANCES[dtype] if tolerance is None else tolerance
     with _make_folder(path) as folder:
-        _save(request, folder / path.name, dtype, tolerance)
+        _save(request, folder / path.name, getattr(torch, dtype))
         exported = load_exported(folder / path.name, trust=True)
-        if int8 is None:
+        if request.int8 is None:
             found = compare_numbers(exported, request, tolerance)
         else:
-            found = compare_scores(exported, request, int8)
+            found = compare_scores(exported, request, request.int8)
         with _writing(path):
-            os.replace(folder / path.name, path)
+            for part in sorted(
+                folder.iterdir(), key=lambda part: part.name == path.name
+            ):  # the file itself last
+                os.replace(part, path.with_suffix(part.suffix))
     needs_trust = FORMATS[request.metadata.format].needs_trust
     return Exported(replace(exported, path=path), needs_trust, *found)
 
@@ -193,19 +197,20 @@ class _Cast(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Any:
-        return convert_outputs(self.model(x.to(self.dtype)), x.dtype)
+        return tree_map(lambda output: _convert(output, x.dtype), self.model(x.to(self.dtype)))
 
 
-def _prepare(request: Request, dtype: torch.dtype, tolerance: float) -> nn.Module:
-    """Returns the module to write; see ``export``."""
+def _convert(output: Any, dtype: torch.dtype) -> Any:
+    return output.to(dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
+
+
+def _prepare(request: Request, dtype: torch.dtype) -> nn.Module:
+    """Returns the model in the type that the file holds."""
     model = request.model
-    if not FORMATS[request.metadata.format].folds:  # whatever runs the weights chooses its arithmetic
-        return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-    if isinstance(model, ClassyModel):
-        with suppress(ConfigError):
-            return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
     if dtype == torch.float32:
         return model
+    if not FORMATS[request.metadata.format].needs_trust:  # whatever runs the weights chooses its arithmetic
+        return copy.deepcopy(model).to(dtype)
     cast = _Cast(model, dtype)
     try:
         cast(request.example)
@@ -232,12 +237,10 @@ def _writing(path: Path) -> Iterator[None]:
         raise system_error(error, f"cannot write {str(path)!r}") from None
 
 
-def _save(request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def _save(request: Request, path: Path, dtype: torch.dtype) -> None:
     format = request.metadata.format
     try:
-        if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
-            request = replace(request, model=_prepare(request, dtype, tolerance))
-        SAVE[format](request, path)
+        SAVE[format](replace(request, model=_prepare(request, dtype)), path)
     except ConfigError:
         raise
     except Exception as error:  # exporters raise errors of many kinds, such as that of a full disk

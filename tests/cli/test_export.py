@@ -67,7 +67,7 @@ def test_predicts_as_the_run_does(format: str, run: Path, tmp_path: Path, capsys
     assert load_exported(path, trust=True).labels["loop"] == ("closed", "open")
     wanted = call(capsys, "predict", run, *DIGITS, "--format", "json")
     given = call(capsys, "predict", path, "--trust", *DIGITS, "--format", "json")
-    assert given[0] == wanted[0] == 0
+    assert (given[0], wanted[0]) == (0, 0), (given[1], wanted[1])
     assert predictions(given[1]) == json.loads(wanted[1])
 
 
