@@ -60,13 +60,13 @@ def find_engine(name: str) -> Engine:
     """
     module: Any
     if name == "openvino":
-        from classy_vision.engines import openvino as module
+        import classy_vision.engines.openvino as module
     elif name == "onnxruntime":
-        from classy_vision.engines import onnxruntime as module
+        import classy_vision.engines.onnxruntime as module
     elif name == "torch":
-        from classy_vision.engines import inductor as module
+        import classy_vision.engines.inductor as module
     elif name == "plain":
-        from classy_vision.engines import plain as module
+        import classy_vision.engines.plain as module
     else:
         raise unknown("engine", name, ("auto", *NAMES))
     return cast(Engine, module)

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from classy_vision.engines.engine import NAMES, Compiled, Engine, check_installe
 from classy_vision.engines.optimized import About, Optimized, Part, Running
 from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance
 from classy_vision.engines.report import Attempt, Report
+from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
 
 TIME_BUDGET = 10.0
@@ -38,7 +40,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def optimize(
-    model: ClassyModel,
+    model: ClassyModel | str | Path,
     example: Tensor | None = None,
     *,
     engine: str = "auto",
@@ -55,7 +57,8 @@ def optimize(
     them in turns, and keeps the fastest. ``report`` says what was tried and measured.
 
     Args:
-        model: stays as it is, also in training mode.
+        model: it does not change. Or a word that means a model with weights, such as a run folder or
+            "timm/resnet50.a1_in1k".
         example: a batch of the usual image size and number of images; one random image by default.
         engine: "auto", "openvino", "onnxruntime", "torch" (inductor) or "plain" (torch as it is).
         dtype: of the arithmetic. Inputs and outputs stay float32.
@@ -74,7 +77,12 @@ def optimize(
     """
     if pack is not None or compile is not None:
         engine = _replace_old_arguments(engine, compile)
-    task = _prepare(model, example, dtype, threads, tolerance)
+    if isinstance(model, (str, Path)):
+        model = load_model(model, "optimize")
+    return _choose(_prepare(model, example, dtype, threads, tolerance), engine, time_budget)
+
+
+def _choose(task: _Task, engine: str, time_budget: float) -> Optimized:
     if engine != "auto":
         chosen = find_engine(engine)
         check_installed(chosen)
