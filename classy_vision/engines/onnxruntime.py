@@ -125,7 +125,7 @@ class OnnxRuntime:
 
     def __init__(self, model: bytes, threads: int) -> None:
         if names_files(model):
-            raise ConfigError("it has weights in other files: save it as one file")
+            raise ConfigError("it keeps weights in other files: save it as one file")
         self._model = model
         self._threads = threads
         self.session = open_session(model, threads)
