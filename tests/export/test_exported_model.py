@@ -339,7 +339,7 @@ def test_openvino_files_are_two(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exists: --force"):
         export(build("mlp"), path, format="openvino", example=batch())
     path.unlink()
-    with pytest.raises(ConfigError, match=r"model.bin is there: --force"):
+    with pytest.raises(ConfigError, match=r"model.bin exists: --force"):
         export(build("mlp"), path, format="openvino", example=batch())
     copied(graph, tmp_path).with_suffix(".bin").unlink()
     with pytest.raises(ConfigError, match="has no weights: 'model.bin' is missing beside it"):
