@@ -337,7 +337,7 @@ def test_saved_models(engine: str, tmp_path: Path) -> None:
     path = tmp_path / "fast"
     fast.save(path)
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ConfigError, match="is there"):
+    with pytest.raises(ConfigError, match="exists"):
         fast.save(path)
     fast.save(path, force=True)
     if engine == "plain":
