@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from classy_vision.config import ConfigError, read_config, shown, unknown
-from classy_vision.presets import check_model, families, is_model
+from classy_vision.presets import check_keys, check_model, families, is_model
 from classy_vision.run_files import CLASSY_CHECKPOINT, RUN_CONFIG
 from classy_vision.run_files import WEIGHTS as MODEL_WEIGHTS
 from classy_vision.untrusted import read_foreign_config
@@ -217,7 +217,7 @@ def read_network(source: ModelSource) -> Network:
     """Reads the config of a source that is not a file of weights, a repository or an exported file.
 
     Raises:
-        ConfigError: the file cannot be read, or has no model in it.
+        ConfigError: the file cannot be read, has no model in it, or a key that the model does not take.
     """
     if source.path is None:
         return Network({"name": source.name}, has_open_heads=source.kind is not Kind.PUBLISHED)
@@ -225,10 +225,12 @@ def read_network(source: ModelSource) -> Network:
     path = source.path / inside
     config = read_foreign_config(path) if source.kind is Kind.SAVED else read_config(path)
     if "name" in config:
+        check_keys(config)
         return Network(config)
     model, data = config.get("model"), config.get("data")
     model = {"name": model} if isinstance(model, str) else model
     if not isinstance(model, dict) or "name" not in model:
         raise ConfigError(f"{path}: a model config has the key 'name', a training config the key 'model'")
+    check_keys(model)
     size = data.get("image_size") if isinstance(data, dict) else None
     return Network(model, True, (size, size) if isinstance(size, int) else None)

@@ -29,7 +29,7 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and outputs of shell sessio
 
 # Plain text: types of other libraries, because there is no network to look their pages up, and
 # those of ours that are not public.
-nitpick_ignore_regex = [("py:.*", r"(?!classy_vision\.).*|classy_vision(\.registry|\.\w+\.\w+)\.\w+")]
+nitpick_ignore_regex = [("py:.*", r"(?!classy_vision\.).*|classy_vision(\.registry|(\.\w+){2,3})\.\w+")]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True

@@ -185,7 +185,7 @@ def test_build_model_loads_the_weights_of_a_folder(words: dict[Kind, str]) -> No
         ("gone.onnx", "no such exported file: 'gone.onnx'"),
         ("gone.pth", "no such weights file: 'gone.pth'"),
         (".", "it holds neither config.yaml nor config.json"),
-        ("", "it holds neither config.yaml nor config.json"),
+        ("", "does not name a model"),
         ("a" * 300 + ".yaml", "File name too long"),
         ("nul\0byte", "unknown model"),
     ],

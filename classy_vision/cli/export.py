@@ -14,7 +14,7 @@ import typer
 from classy_vision.cli.options import WORDS, ForceOption, training_packages
 from classy_vision.config import ConfigError
 from classy_vision.identify.networks import MODELS_ONLY
-from classy_vision.resolve import WITHOUT_WEIGHTS, Kind, ModelSource, resolve
+from classy_vision.resolve import WITHOUT_WEIGHTS, Kind, ModelSource, read_network, resolve
 from classy_vision.weights.catalogue import Published, is_published, published
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def export(
         "force": force,
     }
     word = resolve(source, MODELS_ONLY, "classy export")
+    if word.kind is Kind.CONFIG:
+        read_network(word)  # checked before torch is imported, which takes seconds
     with training_packages():
         from classy_vision.export.arguments import check_arguments
     loss = 1.0 if max_loss is None else max_loss

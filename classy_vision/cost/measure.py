@@ -110,8 +110,8 @@ def measure(
         ConfigError: an option is wrong, or the model cannot run: it has no weights, say, or is too large.
     """
     shape = tuple(input_shape or model.input_shape)
-    where = _check(model, shape, batch, device, dtype, training, warmup, rounds)
     layout: Any = _memory_format(shape) if channels_last else torch.preserve_format
+    where = _check(model, shape, batch, device, dtype, training, warmup, rounds)
     try:
         if training or compile or channels_last or not _is_there(model, where, DTYPES[dtype]):
             model = copy.deepcopy(model).to(where, DTYPES[dtype])

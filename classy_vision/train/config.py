@@ -24,6 +24,7 @@ from classy_vision.config import (
     unknown,
 )
 from classy_vision.data.config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.presets import check_keys
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
 THRESHOLD = 0.5
@@ -181,7 +182,9 @@ class TrainConfig(Config):
                 str(head): TaskConfig.parse(_section(f"tasks.{head}", task or {}), f"tasks.{head}")
                 for head, task in _section("tasks", given["tasks"]).items()
             }
-        return super().parse(given, where, also)
+        parsed = super().parse(given, where, also)
+        check_keys(parsed.model)  # before torch is imported, which takes seconds
+        return parsed
 
 
 def _section(name: str, value: Any) -> Mapping[str, Any]:

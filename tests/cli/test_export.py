@@ -171,10 +171,13 @@ REFUSED = {
         "tolerance = 1e-12: nothing was written",
     ),
     "a folder": (["--format", "onnx", "--output", "none/m.onnx"], "there is no folder"),
-    "int8": (["--format", "safetensors", "--output", "m.safetensors", "--int8"], "holds no int8 models"),
+    "int8": (
+        ["--format", "safetensors", "--output", "m.safetensors", "--int8"],
+        "safetensors files cannot hold int8 models",
+    ),
     "bfloat16": (
         ["--format", "onnx", "--output", "m.onnx", "--dtype", "bfloat16"],
-        "onnx holds no bfloat16 models (allowed: exported-program, aoti, safetensors)",
+        "onnx files cannot hold bfloat16 models (allowed: exported-program, aoti, safetensors)",
     ),
     "two types": (
         ["--format", "aoti", "--output", "m.pt2", "--dtype", "bfloat16", "--int8"],
@@ -215,4 +218,4 @@ def test_refused_without_a_run(tmp_path: Path, capsys: Capture) -> None:
     assert code == 2
     assert "did you mean" in said
     code, said = call(capsys, "predict", tmp_path / "none.onnx", DIGITS[0])
-    assert (code, said) == (2, f"error: there is no file {str(tmp_path / 'none.onnx')!r}\n")
+    assert (code, said) == (2, f"error: no such exported file: {str(tmp_path / 'none.onnx')!r}\n")

@@ -39,7 +39,7 @@ def test_a_folder_of_configs_as_a_user_gets_it(bounds: Path) -> None:
     options = ("-n", 3, "--seed", 2, "--output")
     done = classy("sample", bounds, *options, "a", cwd=bounds.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == "3 networks of little, seed 2: a"
+    assert done.stdout.splitlines()[0] == "3 models of little, seed 2: a"
     assert run(bounds, *options, bounds.parent / "b").exit_code == 0
     files = {path.name: path.read_bytes() for path in (bounds.parent / "a").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (bounds.parent / "b").iterdir()}

@@ -16,8 +16,9 @@ import torch
 import typer
 from PIL import Image
 
-from classy_vision import __version__
+from classy_vision import __version__, presets
 from classy_vision.cli import COMMANDS
+from classy_vision.config import UnknownNameError
 from classy_vision.data.config import DataConfig
 from classy_vision.data.preprocessing import Preprocessing
 from classy_vision.export import Head, export
@@ -26,7 +27,9 @@ from classy_vision.models import MODELS, build_model
 from classy_vision.predict import Predictor
 from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 from classy_vision.presets import families
+from tests.cost.golden import keys
 
+HEAD = {"name": "fully_connected", "unique_id": "a", "fork_block": "block3-2", "num_classes": 3}
 CODE = """
 import json, sys
 from classy_vision.cli import main
@@ -92,6 +95,57 @@ def test_names_in_the_data_are_those_that_are_registered() -> None:
             found[entry.family].append(entry.name)
     known = families()
     assert {name: list(known[name]) for name in found} == found
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"name": "resnte50"}, "unknown model 'resnte50'; did you mean 'resnet50'?"),
+        (
+            {"name": "resnet50", "num_blokcs": [1]},
+            "resnet50: unknown key 'num_blokcs'; did you mean 'num_blocks'?",
+        ),
+        ({"name": "resnet50", "pretrained": True}, "weights"),
+        (
+            {"name": "resnet50", "heads": [{**HEAD, "name": "fully_conected"}]},
+            "did you mean 'fully_connected'?",
+        ),
+        ({"name": "resnet50", "heads": [{**HEAD, "num_clases": 3}]}, "did you mean 'num_classes'?"),
+    ],
+    ids=["name", "key", "what others call so", "head", "key of a head"],
+)
+@pytest.mark.parametrize("command", ["show", "export", "train"])
+def test_wrong_configs_need_no_torch(command: str, config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({"model": config, "data": {"source": "digits"}} if command == "train" else config)
+    )
+    options = {"export": ["--format", "onnx", "-o", tmp_path / "m.onnx"], "train": ["-o", tmp_path / "run"]}
+    status, printed, modules = start(command, path, *options.get(command, ()))
+    assert (status, said in printed) == (2, True), printed
+    assert "torch" not in modules
+    with pytest.raises(UnknownNameError) as error:  # as build_model says it
+        build_model(config)
+    assert str(error.value) in printed
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "timm/resnet50.a1_in1k", "any": 1},
+        {"name": "resnet50", "freeze_trunk": True},
+        {"name": "resnet50", "any": 1, "heads": [{**HEAD, "in_plane": 3, "other": 1}]},
+        {"name": 3}, {}, {"name": "resnet50", "heads": "none"}, {"name": "resnet50", "heads": [{"name": 3}, 3]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_left_to_build_model(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "REGISTRIES", {})
+    presets.check_keys(config)
+
+
+def test_keys_in_the_data_are_those_of_the_configs() -> None:
+    assert presets.KEYS.read_text() == keys(), "run: python -m tests.cost.golden"
 
 
 # -- ONNX files

@@ -1,12 +1,15 @@
-"""Writes the costs of presets that the package ships: python -m tests.cost.golden"""
+"""Writes what the package knows of presets without torch, their costs and keys: python -m tests.cost.golden"""
 
 from __future__ import annotations
 
 import json
 
+from classy_vision.config import config_of
 from classy_vision.cost import Costs, OnMeta, count
+from classy_vision.heads import HEADS
 from classy_vision.models import MODELS, build_model
-from classy_vision.presets import FILE
+from classy_vision.models.classy_model import MODEL_KEYS
+from classy_vision.presets import FILE, KEYS
 
 PRESETS = [
     entry.name for entry in MODELS if entry.is_preset and entry.cls.__module__.startswith("classy_vision.")
@@ -49,5 +52,20 @@ def dump(rows: dict[str, dict[str, object]]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def keys() -> str:
+    """The keys of configs by family and by kind of head, as JSON."""
+    models = {name: [*MODELS[name].cls.config_class.known_keys(), *MODEL_KEYS] for name in families()}
+    ours = [entry for entry in HEADS if entry.cls.__module__.startswith("classy_vision.")]
+    heads = {entry.name: config_of(entry.cls.__init__).known_keys() for entry in ours}
+    parts = [
+        f"  {json.dumps(kind)}: {{\n"
+        + ",\n".join(f"    {json.dumps(n)}: {json.dumps(k)}" for n, k in rows.items())
+        + "\n  }"
+        for kind, rows in (("models", models), ("heads", heads))
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 if __name__ == "__main__":
+    KEYS.write_text(keys())
     FILE.write_text(dump({preset: as_data(costs(preset)) for preset in PRESETS}))

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from classy_vision.trunk.pretrained import load_weights
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel
+from classy_vision.trunk.loading import load_weights
 from tests.models.small import build
 from tests.trunk.test_twin import state_of
 

@@ -166,9 +166,8 @@ class VisionTransformer(ClassyModel):
         norm = c.norm() if c.final_norm == "after_pool" else None
         self.add_step(END, TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm), c.hidden_dim)
         last = f"layer_{c.num_layers - 1}"
-        self.aliases = {"layers": last, "encoder": list(self.blocks)[-1]}
-        if "ln" not in self.blocks:
-            self.aliases["ln"] = last
+        norm_name = {} if "ln" in self.blocks else {"ln": last}
+        self.aliases = {"layers": last, **norm_name, "encoder": list(self.blocks)[-1]}
 
     @classmethod
     def default_head(cls, config: ModelConfig) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_pictures_are_the_same_each_time(tmp_path: Path) -> None:
         ("a.htm", r"did you mean '.html'"),
         ("a", r"unknown kind of picture 'a'.*\.svg, \.png, \.html"),
         ("gone/a.svg", r"there is no folder '.*gone'"),
-        ("folder.svg", r"is no file"),
+        ("folder.svg", r"exists and is not a file"),
         ("file/a.svg", r"there is no folder"),
     ],
 )
