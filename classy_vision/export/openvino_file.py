@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -52,20 +53,32 @@ def load(path: Path, trust: bool) -> Loaded:
         ConfigError: OpenVINO is missing, or a file is missing, damaged or another tool's.
     """
     check_packages("OpenVINO's files", "openvino", "openvino")
+    _check_weights(path)
     try:
         model = openvino.read(path)
-        said = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
-        digest = str(model.get_rt_info([WEIGHTS]).value) if said else ""
-    except ConfigError:
-        raise
+        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
     except Exception as error:  # of many kinds, which only the library's binary names
         reason = str(error).strip().splitlines()[-1][:300]  # where it was thrown comes first
         raise ConfigError(f"{str(path)!r} is damaged or not a file of OpenVINO: {reason}") from None
-    metadata = parse_metadata(said, str(path))
-    if sha256(path.with_suffix(".bin").read_bytes()).hexdigest() != digest:
-        raise ConfigError(f"{str(path)!r} is damaged: the weights beside it are not its own")
+    metadata = parse_metadata(text, str(path))
     outputs = [output.get_names() for output in model.outputs]
     fits = len(outputs) == len(metadata.outputs) and all(map(set.__contains__, outputs, metadata.outputs))
     if not fits or [entry.get_names() for entry in model.inputs] != [{INPUT}]:
         raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
     return Loaded(metadata, openvino.OpenVINO(model, "float32", count_processors()))
+
+
+def _check_weights(path: Path) -> None:
+    """Checks that the weights are those of the graph, before OpenVINO parses either.
+
+    Raises:
+        ConfigError: the graph does not name its weights, or they are missing or others.
+    """
+    weights = path.with_suffix(".bin")
+    found = re.search(rb'<%s value="([0-9a-f]{64})"' % WEIGHTS.encode(), path.read_bytes())
+    if not found:
+        raise ConfigError(f"{str(path)!r} has no metadata of classy export: another tool wrote it")
+    if not weights.is_file():
+        raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
+    if sha256(weights.read_bytes()).hexdigest() != found.group(1).decode():
+        raise ConfigError(f"{str(path)!r} is damaged: the weights beside it are not its own")
