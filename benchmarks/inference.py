@@ -1,6 +1,6 @@
 """How fast a model answers: ours, timm's, torchvision's, pytorchvideo's and the original's, in one run.
 
-    python -m benchmarks.inference [MODEL ...] [--batches 1 16] [--rounds 5] [--threads 1] [--no-compile]
+    python -m benchmarks.inference [MODEL ...] [--batches 1 16] [--threads 1 2] [--rounds 5] [--no-compile]
 
 All have the same weights and see the same images; outputs are compared first (1e-3 of the largest
 value in 32 bits, 5e-2 in 16), and they take turns. The contenders:
@@ -10,7 +10,9 @@ value in 32 bits, 5e-2 in 16), and they take turns. The contenders:
 - ours, as it is and by ``optimize``, which chooses an engine by itself;
 - the original, which cannot be compiled, as it is and with channels last. It has columns of its own.
 
-Each model and batch has a process of its own. Ratios are of the same round: their medians.
+Threads are one, and all of the processor; the original has one. Each model, batch and number of threads has a
+process of its own. Ratios are of the same round: their medians. Int8 is in ``benchmarks.int8``, and the first
+answer of a process in ``benchmarks.cold_start``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import statistics
 import sys
 import time
@@ -25,17 +28,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import original
+from benchmarks.by_hand import onnx_of, openvino_of, run_onnx, run_openvino
 from benchmarks.models import DTYPES, LEFT_OUT, MODELS, channels_last, images, models
 from benchmarks.tables import about, geometric_mean, header, row
 from benchmarks.timing import Run, clocked, own_process, ratio, take_turns
 
 BOUNDS = {"fp32": 1e-3, "bf16": 5e-2}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 PLAIN = "as it is"
 ENGINES = ("ONNX Runtime", "OpenVINO")
 Contender = tuple[str, Tensor, Run]
@@ -51,7 +57,7 @@ def contenders(name: str, x: Tensor, compiled: bool, stack: ExitStack) -> Iterat
             yield from _engines(library, model, x)
         if library == "ours":
             yield from _ours(model, x)
-            if original.there(name):
+            if original.there(name) and torch.get_num_threads() == 1:
                 theirs = stack.enter_context(original.Original())
                 theirs.load(name, model, x)
                 yield f"{original.NAME}, {PLAIN}", *theirs.forward("plain")
@@ -80,38 +86,15 @@ def _modes(library: str, model: nn.Module, x: Tensor, compiled: bool) -> Iterato
 
 
 def _engines(library: str, model: nn.Module, x: Tensor) -> Iterator[Contender]:
-    """The engines by hand, as their documentation says: nothing of this library."""
-    import onnxruntime
-
-    threads = torch.get_num_threads()
-    program = torch.export.export(model, (x,))
-    written = torch.onnx.export(program, (), dynamo=True, verbose=False)
-    assert written is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    data = written.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    run = clocked(lambda: session.run(None, feed))
-    yield f"{library}, ONNX Runtime fp32", torch.from_numpy(session.run(None, feed)[0]), run
+    """The engines by hand."""
+    threads, images = torch.get_num_threads(), x.numpy()
+    calls = {"ONNX Runtime fp32": run_onnx(onnx_of(model, x), images, threads)}
     if find_spec("openvino"):
-        import openvino as ov
-
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-        converted = ov.convert_model(program)
-        converted.reshape(list(x.shape))
+        converted = openvino_of(model, x)
         for short in DTYPES:
-            precision = {"fp32": "f32", "bf16": "bf16"}[short]
-            network = ov.Core().compile_model(
-                converted, "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision}
-            )
-            request = network.create_infer_request()
-            call = _bind(request, x.numpy())
-            yield f"{library}, OpenVINO {short}", torch.from_numpy(call()[0].copy()), clocked(call)
-
-
-def _bind(request: Any, x: Any) -> Any:
-    return lambda: request.infer([x], share_inputs=True)
+            calls[f"OpenVINO {short}"] = run_openvino(converted, images, threads, PRECISIONS[short])
+    for what, call in calls.items():
+        yield f"{library}, {what}", torch.from_numpy(call()[0].copy()), clocked(call)
 
 
 def _run(model: Any, x: Tensor) -> tuple[Tensor, Run]:
@@ -198,28 +181,29 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--one", action="store_true", help="measure one case and print it as JSON")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("quartiles take --rounds 2 or more")
     warnings.simplefilter("ignore")
-    torch.set_num_threads(options.threads)
     torch._dynamo.config.recompile_limit = 64  # pytorchvideo's blocks are many of one class
     if options.one:
-        [name], [batch] = options.models, options.batches
+        [name], [batch], [threads] = options.models, options.batches, options.threads
+        torch.set_num_threads(threads)
         print(json.dumps(measure(name, batch, options.rounds, not options.no_compile)))
         return
     results = {}
-    for name in options.models:
+    for name, threads in product(options.models, options.threads):
         most = 4 if name == "slow_r50" else max(options.batches)
         for batch in dict.fromkeys(min(batch, most) for batch in options.batches):
-            print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
+            case = f"{name}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+            print(f"{case} ...", file=sys.stderr, flush=True)
             arguments = ["--one", "--batches", batch, "--rounds", options.rounds * (3 if batch == 1 else 1)]
-            arguments += ["--threads", options.threads, *(["--no-compile"] if options.no_compile else [])]
-            results[f"{name}, batch {batch}"] = own_process("inference", name, *arguments)
-    print(about(options.threads, "milliseconds per sample, medians", *LEFT_OUT, *original.note()))
+            arguments += ["--threads", threads, *(["--no-compile"] if options.no_compile else [])]
+            results[case] = own_process("inference", name, *arguments)
+    print(about(max(options.threads), "milliseconds per sample, medians", *LEFT_OUT, *original.note()))
     print(table(results))
 
 

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
-    from classy_vision.engines.optimized import Optimized
+    from classy_vision.engines.optimized import Optimized, load_optimized
     from classy_vision.engines.report import Attempt, Report
-    from classy_vision.engines.saved import load_optimized
     from classy_vision.engines.search import optimize
 
 __all__ = ["Attempt", "Optimized", "Report", "load_optimized", "optimize"]
@@ -19,7 +18,7 @@ __getattr__ = lazy(
         "Attempt": "report",
         "Optimized": "optimized",
         "Report": "report",
-        "load_optimized": "saved",
+        "load_optimized": "optimized",
         "optimize": "search",
     },
 )

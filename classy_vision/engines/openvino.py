@@ -4,41 +4,106 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from classy_vision.config import ConfigError
+from classy_vision.engines.compiled import Compiled
 
 if TYPE_CHECKING:
     from classy_vision.engines.program import Program
 
-NAME = "openvino"
-EXTRA = "openvino"
-PACKAGES = ("openvino",)
-DEVICES = ("cpu",)
-NEEDS_TRUST = False
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 STATIC_SIZES = 4
 """The batch sizes that get a network of their own, which is up to 15 % faster than one for any size; compiling
 one takes 0.1 to 0.6 seconds."""
 
-Array = Any
-"""Of numpy."""
+
+class OpenVINO(Compiled):
+    """A compiled program.
+
+    Args:
+        model: an ``openvino.Model`` with one input and any batch size.
+        threads: of the processor, for one call.
+        dtype: of the arithmetic; inputs and outputs are float32.
+        cache_dir: a folder where OpenVINO keeps what it has compiled; None for none.
+    """
+
+    name = extra = "openvino"
+    packages = ("openvino",)
+
+    def __init__(
+        self, model: Any, threads: int, dtype: str = "float32", cache_dir: str | Path | None = None
+    ) -> None:
+        self._model = model
+        self._settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
+        if cache_dir is not None:
+            self._settings["CACHE_DIR"] = str(cache_dir)
+        self._networks: dict[tuple[str, tuple[int, ...]], _Network] = {}
+        self._lock = threading.Lock()
+        self.workers = threads
+
+    @classmethod
+    def compile(cls, program: Program) -> OpenVINO:
+        """Converts a program; it is compiled for the sizes of each input that is new."""
+        from classy_vision.engines.openvino_graph import convert
+
+        model = convert(program.exported)
+        reshape(model, (None, *program.example.shape[1:]))
+        return cls(model, program.threads, program.dtype, program.cache_dir)
+
+    @classmethod
+    def load(cls, folder: Path, stem: str, **options: Any) -> OpenVINO:
+        """Reads the files that ``save`` wrote."""
+        return cls(read(folder / f"{stem}.xml"), **options)
+
+    def run(self, images: Any) -> list[Any]:
+        network = self._networks.get(("LATENCY", images.shape)) or self._find("LATENCY", images.shape)
+        return network.run(images)
+
+    def run_one_of_many(self, images: Any) -> list[Any]:
+        """On one of the streams that OpenVINO makes of all threads."""
+        return self._find("THROUGHPUT", images.shape).run(images)
+
+    def save(self, folder: Path, stem: str) -> None:
+        import openvino as ov
+
+        ov.save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
+
+    def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
+        """Returns the network for a shape, or once there are several, the one for any shape."""
+        import openvino as ov
+
+        with self._lock:
+            shapes = [known for kind, known in self._networks if kind == hint and known]
+            if shape not in shapes and len(shapes) >= STATIC_SIZES:
+                shape = ()
+            if (hint, shape) not in self._networks:
+                model = self._model.clone()
+                if shape:
+                    reshape(model, shape)
+                settings = {**self._settings, "PERFORMANCE_HINT": hint}
+                settings |= {"NUM_STREAMS": 1} if hint == "LATENCY" else {}
+                self._networks[hint, shape] = _Network(ov.Core().compile_model(model, "CPU", settings))
+            return self._networks[hint, shape]
 
 
-def compile(program: Program) -> OpenVINO:
-    """Converts and compiles a program."""
-    from classy_vision.engines.openvino_graph import convert
+class _Network:
+    """A network that OpenVINO has compiled, and its idle requests: each runs for one thread at a time."""
 
-    model = convert(program.exported)
-    reshape(model, (None, *program.example.shape[1:]))
-    compiled = OpenVINO(model, program.dtype, program.threads)
-    compiled.prepare(len(program.example))
-    return compiled
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: deque[Any] = deque()
+
+    def run(self, images: Any) -> list[Any]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        outputs = [*request.infer([images], share_inputs=True).values()]
+        self._idle.append(request)
+        return outputs
 
 
 def reshape(model: Any, shape: Sequence[int | None]) -> None:
@@ -46,14 +111,6 @@ def reshape(model: Any, shape: Sequence[int | None]) -> None:
     import openvino as ov
 
     model.reshape({0: ov.PartialShape([-1 if size is None else size for size in shape])})
-
-
-def load(folder: Path, stem: str, threads: int) -> OpenVINO:
-    """Reads the files that ``OpenVINO.save`` wrote."""
-    dtype, batch = (folder / f"{stem}.txt").read_text().split()
-    compiled = OpenVINO(read(folder / f"{stem}.xml"), dtype, threads)
-    compiled.prepare(int(batch))
-    return compiled
 
 
 def read(path: Path) -> Any:
@@ -71,134 +128,3 @@ def read(path: Path) -> Any:
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
     return ov.Core().read_model(path.read_bytes(), weights.read_bytes())
-
-
-class OpenVINO:
-    """A compiled program.
-
-    Args:
-        model: an ``openvino.Model`` with one input and any batch size.
-        dtype: of the arithmetic; inputs and outputs are float32.
-        threads: of the processor, for one call.
-    """
-
-    takes: Literal["numpy"] = "numpy"
-
-    def __init__(self, model: Any, dtype: str, threads: int) -> None:
-        self._model = model
-        self._dtype = dtype
-        self._threads = threads
-        self._networks: dict[tuple[str, tuple[int, ...]], _Network] = {}
-        self._lock = threading.Lock()
-
-    def prepare(self, batch: int) -> None:
-        """Compiles the network for a batch size, where all other sizes are known."""
-        shape = self._model.inputs[0].partial_shape
-        self._network("LATENCY", (batch, *(size.get_length() for size in list(shape)[1:])))
-
-    def __call__(self, images: Array) -> list[Array]:
-        network = self._networks.get(("LATENCY", images.shape)) or self._network("LATENCY", images.shape)
-        return network.finish(network.start(images))
-
-    def stream(self, batches: Iterable[Array]) -> Iterator[list[Array]]:
-        started: deque[tuple[_Network, _Call]] = deque()
-        for images in batches:
-            network = self._network("THROUGHPUT", images.shape)
-            while len(started) >= network.slots:
-                first, call = started.popleft()
-                yield first.finish(call)
-            started.append((network, network.start(images)))
-        while started:
-            first, call = started.popleft()
-            yield first.finish(call)
-
-    def save(self, folder: Path, stem: str) -> None:
-        import openvino as ov
-
-        ov.save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
-        batch = next((shape[0] for hint, shape in self._networks if hint == "LATENCY" and shape), 1)
-        (folder / f"{stem}.txt").write_text(f"{self._dtype} {batch}")
-
-    def _network(self, hint: str, shape: tuple[int, ...]) -> _Network:
-        """The network for a shape, or once there are several, the one for any shape."""
-        with self._lock:
-            shapes = [known for kind, known in self._networks if kind == hint and known]
-            if shape not in shapes and len(shapes) >= STATIC_SIZES:
-                shape = ()
-            if (hint, shape) not in self._networks:
-                self._networks[hint, shape] = self._compile(hint, shape)
-            return self._networks[hint, shape]
-
-    def _compile(self, hint: str, shape: tuple[int, ...]) -> _Network:
-        import openvino as ov
-
-        model = self._model.clone()
-        if shape:
-            reshape(model, shape)
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": hint,
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self._dtype],
-            "INFERENCE_NUM_THREADS": self._threads,
-        }
-        if hint == "LATENCY":
-            settings["NUM_STREAMS"] = 1
-        return _Network(ov.Core().compile_model(model, "CPU", settings))
-
-
-class _Call(NamedTuple):
-    """A call that runs; it keeps its input alive."""
-
-    request: Any
-    outputs: list[Array | None]
-    images: Array
-
-
-class _Network:
-    """A network that OpenVINO has compiled, and its idle requests."""
-
-    def __init__(self, compiled: Any) -> None:
-        import openvino as ov
-
-        self._tensor = ov.Tensor
-        self._compiled = compiled
-        self._idle: deque[Any] = deque()
-        self._outputs = [
-            (tuple(output.shape), output.element_type.to_dtype()) if output.partial_shape.is_static else None
-            for output in compiled.outputs
-        ]
-        self.slots: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-
-    def start(self, images: Array) -> _Call:
-        try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        images = np.ascontiguousarray(images, np.float32)
-        request.set_input_tensor(self._tensor(images, shared_memory=True))
-        outputs: list[Array | None] = []
-        for i, known in enumerate(self._outputs):
-            # OpenVINO writes to the memory that the caller gets: nothing is copied. It is told anew in each
-            # call, since it would go on writing to the memory of the last one.
-            array = np.empty(*known) if known else None
-            if array is not None:
-                request.set_output_tensor(i, self._tensor(array, shared_memory=True))
-            outputs.append(array)
-        request.start_async()
-        return _Call(request, outputs, images)
-
-    def finish(self, call: _Call) -> list[Array]:
-        call.request.wait()
-        found = [
-            call.request.get_output_tensor(i).data.copy() if array is None else array
-            for i, array in enumerate(call.outputs)
-        ]
-        self._idle.append(call.request)
-        return found
-
-
-def emulates(dtype: str) -> bool:
-    """Whether the processor has no arithmetic in ``dtype``."""
-    import openvino as ov
-
-    wanted = CAPABILITIES.get(dtype)
-    return wanted is not None and wanted not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

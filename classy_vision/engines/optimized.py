@@ -1,4 +1,4 @@
-"""A model on an engine: called as the model is, with the same outputs."""
+"""A model on an engine: called as the model is, with the same outputs; and files of such models."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from classy_vision.config import Config, ConfigError
+from classy_vision.config import Config, ConfigError, first_line
+from classy_vision.data.files import count_processors
+from classy_vision.engines.compiled import Compiled
+from classy_vision.engines.engine import check_installed, find_engine
 
 if TYPE_CHECKING:
-    from classy_vision.engines.engine import Compiled
     from classy_vision.engines.report import Report
-
 
 ABOUT = "classy_vision.json"
 """The part of an archive that says what is in it."""
+MAX_ABOUT = 1 << 20
+ENDINGS = ("xml", "bin", "onnx", "pt2")
 
 
 class Part(Config):
@@ -123,7 +124,7 @@ class Optimized:
             ConfigError: the model does not take an input of that shape.
         """
         running = self._find(None, images)
-        return _give(running.name(_run(running.compiled, images)))
+        return _unwrap(running.name(running.compiled(images)))
 
     def features(self, images: Any, blocks: Sequence[str]) -> dict[str, Any]:
         """Returns the features of ``blocks`` by name; nothing after the deepest of them runs.
@@ -137,37 +138,23 @@ class Optimized:
         if isinstance(blocks, str):
             raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
         running = self._find(tuple(sorted(set(blocks))), images)
-        found = running.name(_run(running.compiled, images))
+        found = running.name(running.compiled(images))
         return {block: found[block] for block in blocks}
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yields the outputs for each of many batches, in their order.
 
-        Several batches are in work at a time: more samples per second than by one call after the other, and a
-        longer wait for each.
+        Several batches are processed at a time: more samples per second than by one call after the other, and
+        a longer wait for each.
 
         Args:
             batches: tensors or arrays of one size; they are taken as they are needed.
         """
         iterator = iter(batches)
-        first = next(iterator, None)
-        if first is None:
-            return
-        running = self._find(None, first)
-        convert, back = _converters(running.compiled, first)
-
-        def check() -> Iterator[Any]:
-            yield convert(first)
-            for images in iterator:
-                if tuple(images.shape[1:]) != running.part.input_shape or not len(images):
-                    raise ConfigError(
-                        f"a batch of shape {tuple(images.shape)} after those of {tuple(first.shape)}: "
-                        f"stream takes images of one size"
-                    )
-                yield convert(images)
-
-        for outputs in running.compiled.stream(check()):
-            yield _give(running.name([back(output) for output in outputs]))
+        for first in iterator:
+            running = self._find(None, first)
+            for outputs in running.compiled.stream(_check_sizes(first, iterator)):
+                yield _unwrap(running.name(outputs))
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the model to a file that ``load_optimized`` reads.
@@ -176,13 +163,15 @@ class Optimized:
 
         Args:
             path: of the file; its name may have any ending.
-            force: replace a file that is there.
+            force: replace an existing file.
 
         Raises:
-            ConfigError: the file cannot be written.
+            ConfigError: the file cannot be written, or the model was read from a file.
         """
         from classy_vision.weights.files import check_target, replacing
 
+        if self._build is None:
+            raise ConfigError("the model was read from a file: copy that file")
         with self._lock:
             running = tuple(self._running.values())
         about = self._about.model_copy(update={"parts": tuple(one.part for one in running)})
@@ -197,57 +186,97 @@ class Optimized:
                     archive.write(file, file.name)
 
     def _find(self, blocks: tuple[str, ...] | None, images: Any) -> Running:
-        """The program for ``blocks`` and the size of ``images``, compiled now if it is new."""
-        whole = tuple(getattr(images, "shape", ()))
-        if 0 not in whole and (found := self._running.get((blocks, whole[1:]))):
+        """Returns the program for ``blocks`` and the size of ``images``, compiled now if it is new."""
+        shape = tuple(getattr(images, "shape", ()))
+        key = blocks, shape[1:]
+        if 0 not in shape and (found := self._running.get(key)):
             return found
         wanted = self.input_shape
-        if len(whole) != len(wanted) + 1 or whole[1] != wanted[0] or 0 in whole:
+        if len(shape) != len(wanted) + 1 or shape[1] != wanted[0] or 0 in shape:
             sizes = ", ".join(map(str, wanted))
-            raise ConfigError(f"an input of shape {whole}: this model takes (n, {sizes})")
+            raise ConfigError(f"an input of shape {shape}: this model takes (n, {sizes})")
+        if self._build is None:
+            held = "; ".join(_describe(*known) for known in self._running)
+            raise ConfigError(
+                f"the file does not hold {_describe(*key)}; it holds {held}. Call the optimized model "
+                f"with them before you save it"
+            )
         with self._lock:
-            key = blocks, whole[1:]
             if key not in self._running:
-                if self._build is None:
-                    raise ConfigError(self._say_what_is_saved(*key))
                 self._running[key] = self._build(*key)
             return self._running[key]
 
-    def _say_what_is_saved(self, blocks: tuple[str, ...] | None, shape: tuple[int, ...]) -> str:
-        def say(names: tuple[str, ...] | None, size: tuple[int, ...]) -> str:
-            what = "the outputs" if names is None else f"features of {', '.join(names)}"
-            return f"{what} for inputs {'x'.join(map(str, size))}"
 
-        held = "; ".join(say(*key) for key in self._running)
-        return (
-            f"the file does not hold {say(blocks, shape)}; it holds {held}. Call the optimized model with them "
-            f"before you save it"
-        )
+def load_optimized(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    cache_dir: str | Path | None = None,
+    trust: bool = False,
+) -> Optimized:
+    """Reads a file that ``Optimized.save`` wrote.
+
+    Args:
+        path: of the file.
+        threads: of the processor, for one call; by default all that this process may use.
+        cache_dir: as for ``optimize``.
+        trust: read a file of the engines "torch" and "plain", which can run any code.
+
+    Raises:
+        ConfigError: there is no such file, it is damaged, its engine is not installed, or it takes ``trust``.
+    """
+    path = Path(os.path.expanduser(path))
+    if not path.is_file():
+        raise ConfigError(f"there is no file {str(path)!r}")
+    try:
+        with zipfile.ZipFile(path) as archive, TemporaryDirectory() as folder:
+            about = _read_about(archive)
+            engine = find_engine(about.engine)
+            check_installed(engine)
+            if engine.needs_trust and not trust:
+                raise ConfigError(
+                    f"it is for the engine {about.engine!r}, and reading it can run code that is in it: "
+                    f"pass trust=True if you know where it comes from"
+                )
+            options = {"threads": threads or count_processors(), "dtype": about.dtype, "cache_dir": cache_dir}
+            held = set(archive.namelist())
+            running = []
+            for i, part in enumerate(about.parts):
+                for name in held & {f"program{i}.{ending}" for ending in ENDINGS}:  # no others
+                    (Path(folder) / name).write_bytes(archive.read(name))
+                running.append(Running(part, engine.load(Path(folder), f"program{i}", **options)))
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
+    except Exception as error:  # of zipfile, and of what the engines stumble over
+        reason = first_line(error)[:300]
+        raise ConfigError(f"{str(path)!r} is damaged, or not an optimized model: {reason}") from None
+    return Optimized(about, running)
 
 
-def _give(named: Mapping[str, Any]) -> Any:
+def _read_about(archive: zipfile.ZipFile) -> About:
+    if archive.getinfo(ABOUT).file_size > MAX_ABOUT:
+        raise ConfigError(f"{ABOUT} is too large")
+    about = About.model_validate_json(archive.read(ABOUT))
+    if not about.parts or any(len(part.names) != len(part.places) for part in about.parts):
+        raise ConfigError("it is damaged: it does not say what it gives")
+    return about
+
+
+def _check_sizes(first: Any, others: Iterable[Any]) -> Iterator[Any]:
+    yield first
+    for images in others:
+        if images.shape[1:] != first.shape[1:] or not len(images):
+            raise ConfigError(
+                f"a batch of shape {tuple(images.shape)} after those of {tuple(first.shape)}: "
+                f"stream takes images of one size"
+            )
+        yield images
+
+
+def _describe(blocks: tuple[str, ...] | None, shape: tuple[int, ...]) -> str:
+    what = "the outputs" if blocks is None else f"features of {', '.join(blocks)}"
+    return f"{what} for inputs {'x'.join(map(str, shape))}"
+
+
+def _unwrap(named: Mapping[str, Any]) -> Any:
     return named[""] if tuple(named) == ("",) else named
-
-
-def _run(compiled: Compiled, images: Any) -> list[Any]:
-    if isinstance(images, np.ndarray) and compiled.takes == "numpy":
-        return compiled(images)
-    convert, back = _converters(compiled, images)
-    return [back(output) for output in compiled(convert(images))]
-
-
-def _converters(compiled: Compiled, images: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Functions to what the engine takes, and back to what the caller gave."""
-    is_array = isinstance(images, np.ndarray)
-    if is_array and compiled.takes == "numpy":
-        return lambda array: array, lambda array: array
-    import torch  # not where arrays go to an engine that takes them
-
-    if compiled.takes == "numpy":
-        return lambda tensor: tensor.float().numpy(force=True), torch.from_numpy
-    if is_array:
-        return (
-            lambda array: torch.from_numpy(np.require(array, np.float32, ["C", "W"])),
-            lambda output: output.numpy(force=True),
-        )
-    return lambda tensor: tensor, lambda output: output

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +48,27 @@ class Reading(nn.Module):
         return tuple(t.clone() if t is x else t for t in {id(t): t for t in self.read(x).values()}.values())
 
 
+class Cast(nn.Module):
+    """A copy of a module that computes in another dtype; inputs and outputs stay what they are."""
+
+    def __init__(self, module: nn.Module, dtype: str) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).to(getattr(torch, dtype))
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.train(module.training)
+
+    def forward(self, x: Tensor) -> Any:
+        outputs = self.module(x.to(self.dtype))
+        if isinstance(outputs, Tensor):
+            return self._back(outputs)
+        if isinstance(outputs, Mapping):
+            return {name: self._back(output) for name, output in outputs.items()}
+        return tuple(map(self._back, outputs))
+
+    def _back(self, output: Tensor) -> Tensor:
+        return output.float() if output.dtype == self.dtype else output
+
+
 @dataclass(frozen=True)
 class Program:
     """A part of a model, ready to be compiled.
@@ -55,12 +78,14 @@ class Program:
         example: an input batch.
         dtype: of the arithmetic: "float32", "bfloat16" or "float16".
         threads: of the processor, for one call.
+        cache_dir: a folder for what OpenVINO compiles.
     """
 
     module: Reading
     example: Tensor
     dtype: str
     threads: int
+    cache_dir: str | Path | None = None
 
     @cached_property
     def exported(self) -> torch.export.ExportedProgram:
@@ -120,6 +145,21 @@ def trace(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own parts
         return torch.export.export(module, (example,), dynamic_shapes=(sizes,))
+
+
+def flatten(outputs: Any) -> list[Tensor]:
+    """Returns the tensors of a model's outputs."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [*(outputs.values() if isinstance(outputs, Mapping) else outputs)]
+
+
+def measure_difference(given: Tensor, wanted: Tensor) -> float:
+    """Returns the largest difference, relative to the largest value."""
+    if given.shape != wanted.shape or not given.isfinite().all():
+        return math.inf
+    scale = wanted.double().abs().max().item() or 1.0
+    return (given.to(wanted.device).double() - wanted.double()).abs().max().item() / scale
 
 
 def check_tolerance(tolerance: float | None) -> None:

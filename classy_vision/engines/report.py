@@ -27,7 +27,8 @@ class Attempt:
         if self.milliseconds is None:
             return f"{self.engine:<12}{self.note}"
         numbers = f"{self.milliseconds:>10.2f} ms  built in {self.build_seconds:.1f} s"
-        return f"{self.engine:<12}{numbers}  differs by {self.difference:.1e}"
+        note = f"  {self.note}" if self.note else ""
+        return f"{self.engine:<12}{numbers}  differs by {self.difference:.1e}{note}"
 
 
 @dataclass(frozen=True)

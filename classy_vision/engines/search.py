@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
-from classy_vision.engines.engine import NAMES, Compiled, Engine, check_installed, find_engine, find_missing
+from classy_vision.engines.compiled import Compiled
+from classy_vision.engines.engine import NAMES, check_installed, find_engine, find_missing
 from classy_vision.engines.optimized import About, Optimized, Part, Running
-from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance
+from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance, measure_difference
 from classy_vision.engines.report import Attempt, Report
 from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
@@ -35,6 +36,8 @@ HOPELESS = 1.3
 """An engine that is slower than the fastest by this factor is timed no further."""
 OPERATORS = re.compile(r"No conversion rule found for operations?:[^\n]*|No ONNX function found[^\n]*")
 """How engines say which operator they lack, further down in their errors."""
+ARITHMETIC = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
+"""The instructions of x86 for a dtype."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -48,6 +51,7 @@ def optimize(
     threads: int | None = None,
     tolerance: float | None = None,
     time_budget: float = TIME_BUDGET,
+    cache_dir: str | Path | None = None,
     pack: bool | None = None,
     compile: bool | None = None,
 ) -> Optimized:
@@ -68,6 +72,7 @@ def optimize(
             float32, 1e-2 in float16 and 5e-2 in bfloat16.
         time_budget: the seconds after which "auto" starts no other engine. "torch" compiles for a minute or
             more, so that it takes a larger budget than the default of 10.
+        cache_dir: a folder where OpenVINO keeps what it has compiled, for the next process.
         pack, compile: deprecated. ``compile=True`` is ``engine="torch"``.
 
     Raises:
@@ -77,27 +82,11 @@ def optimize(
     """
     if pack is not None or compile is not None:
         engine = _replace_old_arguments(engine, compile)
+    if engine != "auto":
+        check_installed(find_engine(engine))
     if isinstance(model, (str, Path)):
         model = load_model(model, "optimize")
-    return _choose(_prepare(model, example, dtype, threads, tolerance), engine, time_budget)
-
-
-def _choose(task: _Task, engine: str, time_budget: float) -> Optimized:
-    if engine != "auto":
-        chosen = find_engine(engine)
-        check_installed(chosen)
-        if reason := _find_reason_against(chosen, task):
-            raise ConfigError(f"the engine {engine!r} {reason}")
-    names = NAMES if engine == "auto" else (engine,)
-    tried = _try_all(names, task, time_budget if engine == "auto" else float("inf"))
-    if not any(one.running for one in tried):
-        notes = (one.attempt for one in tried)
-        raise ConfigError("; ".join(f"the engine {attempt.engine!r} {attempt.note}" for attempt in notes))
-    tried = _time(tried, task.program.example)
-    attempts = tuple(one.attempt for one in tried)
-    able = [one for one in tried if one.running is not None]
-    best = min(able, key=lambda one: one.attempt.milliseconds or 0.0)
-    return _finish(task, best, attempts)
+    return _choose(*_prepare(model, example, dtype, threads, tolerance, cache_dir), engine, time_budget)
 
 
 def _replace_old_arguments(engine: str, compile: bool | None) -> str:
@@ -110,57 +99,73 @@ def _replace_old_arguments(engine: str, compile: bool | None) -> str:
     return "torch" if compile else engine
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is asked for, checked.
+def _choose(program: Program, tolerance: float, engine: str, time_budget: float) -> Optimized:
+    if engine == "auto":
+        tried = _try_all(program, tolerance, time_budget)
+    else:
+        tried = [_Candidate(find_engine(engine), _find_reason_against(engine, program))]
+        if not tried[0].note:
+            tried[0].build(program, tolerance)
+    if not any(one.running for one in tried):
+        raise ConfigError("; ".join(f"the engine {one.engine.name!r} {one.note}" for one in tried))
+    _time([one for one in tried if one.running], program.example)
+    return _finish(tried, program, tolerance)
+
+
+@dataclass
+class _Candidate:
+    """An engine, and what came of it.
 
     Attributes:
-        program: gives the model's outputs for a part of the example.
-        shape: of the whole example.
+        note: why it was not tried, or what went wrong, or what is to be said of it.
+        running: what was built.
+        seconds: for building it.
+        difference: from the model.
+        times: of calls.
     """
 
-    model: ClassyModel
-    program: Program
-    shape: tuple[int, ...]
-    tolerance: float
-
-    def build(self, engine: Engine, program: Program) -> tuple[Running, float]:
-        """Compiles a program and compares it with the model.
-
-        Raises:
-            ConfigError: it differs by more than the tolerance.
-        """
-        reference = program.reference
-        compiled = engine.compile(program)
-        difference, place = max(
-            (_compare(output, wanted), i)
-            for i, (output, wanted) in enumerate(
-                zip(_call(compiled, program.example), reference.outputs, strict=True)
-            )
-        )
-        if not difference <= self.tolerance:
-            name = reference.names[reference.places.index(place)]
-            raise ConfigError(
-                f"differs from the model by {difference:.1e}{f' in {name!r}' if name else ''}; allowed is "
-                f"tolerance = {self.tolerance:g}"
-            )
-        part = Part(
-            blocks=program.module.blocks,
-            input_shape=tuple(program.example.shape[1:]),
-            names=reference.names,
-            places=reference.places,
-        )
-        return Running(part, compiled), difference
-
-
-@dataclass(frozen=True)
-class _Tried:
-    attempt: Attempt
+    engine: type[Compiled]
+    note: str = ""
     running: Running | None = None
+    seconds: float = 0.0
+    difference: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    def build(self, program: Program, tolerance: float) -> None:
+        """Builds it, or notes what went wrong."""
+        start = time.perf_counter()
+        try:
+            self.running, self.difference = _build(self.engine, program, tolerance)
+        except ConfigError as error:
+            self.note = str(error)
+        except Exception as error:  # engines raise whatever they stumble over
+            operators = OPERATORS.search(str(error))
+            reason = operators.group() if operators else first_line(error)
+            self.note = f"cannot run the model: {reason[:300]}"
+        else:
+            self.seconds = time.perf_counter() - start
+            if lacks_arithmetic(program):
+                dtype = program.dtype
+                self.note = f"this processor has no arithmetic in {dtype}, which makes it slower than float32"
+
+    def describe(self) -> Attempt:
+        """Returns what the report says of it."""
+        if self.running is None:
+            return Attempt(self.engine.name, note=self.note)
+        milliseconds = 1000 * median(self.times)
+        return Attempt(self.engine.name, milliseconds, self.seconds, self.difference, self.note)
 
 
-def _prepare(model: Any, example: Any, dtype: Any, threads: Any, tolerance: Any) -> _Task:
+# -- what is asked for
+
+
+def _prepare(
+    model: Any, example: Any, dtype: Any, threads: Any, tolerance: Any, cache_dir: Any
+) -> tuple[Program, float]:
     """Checks the arguments of ``optimize`` and runs the model once.
+
+    Returns:
+        A program that gives the model's outputs for a part of the example, and the tolerance.
 
     Raises:
         TypeError, ConfigError: as ``optimize`` does.
@@ -179,7 +184,7 @@ def _prepare(model: Any, example: Any, dtype: Any, threads: Any, tolerance: Any)
         raise ConfigError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     example = _check_example(model, example)
     start = time.perf_counter()
-    program = Program(Reading(model), example[:1], name, threads or torch.get_num_threads())
+    program = Program(Reading(model), example[:1], name, threads or torch.get_num_threads(), cache_dir)
     try:
         _ = program.reference
     except (ConfigError, ValueError, TypeError):
@@ -192,7 +197,7 @@ def _prepare(model: Any, example: Any, dtype: Any, threads: Any, tolerance: Any)
     count = int(SAMPLE_SECONDS / (time.perf_counter() - start))
     if len(example) > 1 < count:
         program = replace(program, example=example[:count].contiguous())
-    return _Task(model, program, tuple(example.shape), tolerance or TOLERANCES[name])
+    return program, tolerance or TOLERANCES[name]
 
 
 def _check_example(model: ClassyModel, example: Any) -> Tensor:
@@ -205,127 +210,116 @@ def _check_example(model: ClassyModel, example: Any) -> Tensor:
     return example.detach().to(device, torch.float32)
 
 
-def _find_reason_against(engine: Engine, task: _Task) -> str:
-    """Returns why ``engine`` is not for this task; "" where nothing is against it."""
-    device = task.program.example.device.type
-    if device not in engine.DEVICES:
-        return f"does not run on {device}, where the model is (it runs on {', '.join(engine.DEVICES)})"
-    if (
-        engine.NAME in ("torch", "plain")
-        and device == "cpu"
-        and task.program.threads != torch.get_num_threads()
-    ):
+def lacks_arithmetic(program: Program) -> bool:
+    """Whether the processor has no instructions for the dtype of a program."""
+    wanted, has = ARITHMETIC.get(program.dtype), torch.cpu.get_capabilities()
+    on_x86 = program.example.device.type == "cpu" and has.get("architecture") == "x86_64"
+    return on_x86 and wanted is not None and not any(has.get(name) for name in wanted)
+
+
+# -- building and timing
+
+
+def _find_reason_against(name: str, program: Program) -> str:
+    """Returns why an engine is not for this program; "" where nothing is against it."""
+    device, devices = program.example.device.type, find_engine(name).devices
+    if device not in devices:
+        return f"does not run on {device}, where the model is (it runs on {', '.join(devices)})"
+    threads = torch.get_num_threads()
+    if name in ("torch", "plain") and device == "cpu" and program.threads != threads:
         return (
-            f"runs with the {torch.get_num_threads()} threads that torch uses, not {task.program.threads}: "
-            f"call torch.set_num_threads({task.program.threads}) before"
+            f"runs with the {threads} threads that torch uses, not {program.threads}: "
+            f"call torch.set_num_threads({program.threads}) before"
         )
     return ""
 
 
-def _try_all(names: Sequence[str], task: _Task, budget: float) -> list[_Tried]:
+def _try_all(program: Program, tolerance: float, budget: float) -> list[_Candidate]:
     start = time.perf_counter()
-    tried: list[_Tried] = []
-    for name in names:
-        engine, left = find_engine(name), budget - (time.perf_counter() - start)
-        if command := find_missing(engine):
-            note = f"is not installed, and is often the fastest: {command}"
-        elif reason := _find_reason_against(engine, task):
-            note = reason
+    tried: list[_Candidate] = []
+    for name in NAMES:
+        one, left = _Candidate(find_engine(name)), budget - (time.perf_counter() - start)
+        if command := find_missing(one.engine):
+            one.note = f"is not installed, and is often the fastest: {command}"
+        elif reason := _find_reason_against(name, program):
+            one.note = reason
         elif name == "torch" and left < COMPILING_SECONDS:
-            note = f"was not tried, as it compiles for over a minute: time_budget={budget + 120:.0f} tries it"
-        elif left < 0 and any(one.running for one in tried):
-            note = (
+            one.note = (
+                f"was not tried, as it compiles for over a minute: time_budget={budget + 120:.0f} tries it"
+            )
+        elif left < 0 and any(other.running for other in tried):
+            one.note = (
                 f"was not tried, since the time budget of {budget:g} s is spent: a larger time_budget tries it"
             )
         else:
-            tried.append(_try(engine, task))
-            continue
-        tried.append(_Tried(Attempt(name, note=note)))
+            one.build(program, tolerance)
+        tried.append(one)
     return tried
 
 
-def _try(engine: Engine, task: _Task) -> _Tried:
-    start, dtype = time.perf_counter(), task.program.dtype
-    try:
-        running, difference = task.build(engine, task.program)
-    except ConfigError as error:
-        return _Tried(Attempt(engine.NAME, note=str(error)))
-    except Exception as error:  # engines raise whatever they stumble over
-        found = OPERATORS.search(str(error))
-        reason = found.group() if found else first_line(error)
-        return _Tried(Attempt(engine.NAME, note=f"cannot run the model: {reason[:300]}"))
-    note = ""
-    if engine.emulates(dtype):
-        note = f"this processor has no arithmetic in {dtype}, which makes it slower than float32"
-    return _Tried(Attempt(engine.NAME, None, time.perf_counter() - start, difference, note), running)
+def _build(engine: type[Compiled], program: Program, tolerance: float) -> tuple[Running, float]:
+    """Compiles a program and compares it with the model.
+
+    Raises:
+        ConfigError: it differs by more than the tolerance.
+    """
+    names, places, wanted = program.reference  # says which block is unknown
+    compiled = engine.compile(program)
+    differences = [*map(measure_difference, compiled(program.example), wanted)]
+    difference = max(differences)
+    if not difference <= tolerance:
+        name = names[places.index(differences.index(difference))]
+        raise ConfigError(
+            f"differs from the model by {difference:.1e}{f' in {name!r}' if name else ''}; allowed is "
+            f"tolerance = {tolerance:g}"
+        )
+    shape = tuple(program.example.shape[1:])
+    part = Part(blocks=program.module.blocks, input_shape=shape, names=names, places=places)
+    return Running(part, compiled), difference
 
 
-def _time(tried: Sequence[_Tried], example: Tensor) -> list[_Tried]:
-    """Times the engines that run, in turns, and drops those that are far behind the fastest."""
-    times: dict[int, list[float]] = {i: [] for i, one in enumerate(tried) if one.running is not None}
-    calls = {i: _bind(tried[i].running, example) for i in times}
+def _time(candidates: Sequence[_Candidate], example: Tensor) -> None:
+    """Times the engines that run, in turns, without those that are far behind the fastest."""
     start = time.perf_counter()
+    images = {"torch": example, "numpy": example.numpy(force=True)}
+    rest = list(candidates)
     for turn in range(ROUNDS[1] + 1):
-        for i, call in calls.items():
+        for one in rest:
+            assert one.running is not None
             begin = time.perf_counter()
-            call()
-            times[i].append(time.perf_counter() - begin)
-        if turn == 0:  # warms up
-            times = {i: [] for i in times}
+            one.running.compiled.run(images[one.running.compiled.takes])
+            one.times = [*one.times[turn == 1 :], time.perf_counter() - begin]  # the first call warms up
         if turn == 2:
-            limit = HOPELESS * min(map(min, times.values()))
-            calls = {i: call for i, call in calls.items() if min(times[i]) <= limit}
-        if len(calls) < 2 <= turn or (turn >= ROUNDS[0] and time.perf_counter() - start > TIMING_SECONDS):
+            limit = HOPELESS * min(min(one.times) for one in rest)
+            rest = [one for one in rest if min(one.times) <= limit]
+        if len(rest) < 2 <= turn or (turn >= ROUNDS[0] and time.perf_counter() - start > TIMING_SECONDS):
             break
-    return [
-        replace(one, attempt=replace(one.attempt, milliseconds=1000 * median(times[i]))) if i in times else one
-        for i, one in enumerate(tried)
-    ]
 
 
-def _finish(task: _Task, best: _Tried, attempts: tuple[Attempt, ...]) -> Optimized:
-    engine, program = find_engine(best.attempt.engine), task.program
+def _finish(tried: Sequence[_Candidate], program: Program, tolerance: float) -> Optimized:
+    best = min((one for one in tried if one.running), key=lambda one: median(one.times))
+    engine, model = best.engine, program.module.model
     assert best.running is not None
-    if best.attempt.note:
-        warnings.warn(f"the engine {engine.NAME!r}: {best.attempt.note}", stacklevel=3)
+    if best.note:
+        warnings.warn(f"the engine {engine.name!r}: {best.note}", stacklevel=3)
 
     def build(blocks: tuple[str, ...] | None, shape: tuple[int, ...]) -> Running:
         example = torch.randn(len(program.example), *shape).to(program.example)
         try:
-            return task.build(engine, replace(program, module=Reading(task.model, blocks), example=example))[0]
+            return _build(engine, replace(program, module=Reading(model, blocks), example=example), tolerance)[
+                0
+            ]
         except (ValueError, TypeError):
             raise
         except Exception as error:  # engines raise whatever they stumble over
             size = "x".join(map(str, shape))
             raise ConfigError(
-                f"the engine {engine.NAME!r} cannot run inputs of {size}: {first_line(error)}"
+                f"the engine {engine.name!r} cannot run inputs of {size}: {first_line(error)}"
             ) from error
 
     about = About(
-        engine=engine.NAME, dtype=program.dtype, model=type(task.model).__name__, parts=(best.running.part,)
+        engine=engine.name, dtype=program.dtype, model=type(model).__name__, parts=(best.running.part,)
     )
-    report = Report(engine.NAME, tuple(program.example.shape), program.dtype, program.threads, attempts)
+    attempts = tuple(one.describe() for one in tried)
+    report = Report(engine.name, tuple(program.example.shape), program.dtype, program.threads, attempts)
     return Optimized(about, [best.running], report, build)
-
-
-def _compare(output: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    if output.shape != wanted.shape or not output.isfinite().all():
-        return float("inf")
-    scale = max(float(wanted.abs().max()), 1e-12)
-    return float((output.to(wanted) - wanted).abs().max()) / scale
-
-
-def _input(compiled: Compiled, images: Tensor) -> Any:
-    return images.numpy(force=True) if compiled.takes == "numpy" else images
-
-
-def _call(compiled: Compiled, images: Tensor) -> list[Tensor]:
-    return [torch.as_tensor(output) for output in compiled(_input(compiled, images))]
-
-
-def _bind(running: Running | None, example: Tensor) -> Any:
-    """Returns a call with the example, as the engine takes it."""
-    assert running is not None
-    images = _input(running.compiled, example)
-    return lambda: running.compiled(images)

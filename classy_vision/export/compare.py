@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
+from classy_vision.engines.program import flatten, measure_difference
 from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.formats import Int8, Request, Run, Scores
 
-CALLS = 5
-"""The number of calls by which a file is timed."""
 Found = tuple[float | None, list[tuple[int, ...]], Scores, Scores]
 """The largest difference, shapes of inputs, and scores before and after."""
 
@@ -86,7 +77,7 @@ def compare_numbers(exported: ExportedModel, request: Request, tolerance: float)
         images = draw_input(shape)
         wanted, given = _run_model(request)(images), _run(exported, images)
         for head, output in wanted.items():
-            difference = _measure_difference(given[head], output)
+            difference = measure_difference(given[head], output)
             worst = max(worst, difference)
             if not difference <= tolerance:
                 raise ConfigError(
@@ -130,41 +121,9 @@ def _run_model(request: Request) -> Run:
 
     @torch.no_grad()
     def run(images: Tensor) -> Mapping[str, Tensor]:
-        outputs = request.model(images)
-        return dict(zip(names, outputs.values() if isinstance(outputs, Mapping) else [outputs]))
+        return dict(zip(names, flatten(request.model(images))))
 
     return run
-
-
-def _measure_difference(given: Tensor, wanted: Tensor) -> float:
-    if given.shape != wanted.shape or not given.isfinite().all():
-        return math.inf
-    scale = wanted.double().abs().max().item() or 1.0
-    return (given.double() - wanted.double()).abs().max().item() / scale
-
-
-def time_answers(exported: ExportedModel) -> tuple[float, float | None]:
-    """Returns the milliseconds for one input, and the seconds to the first answer of a new process.
-
-    The second is None if a process cannot be started.
-    """
-    shape = tuple(size or 224 for size in (1, *exported.metadata.input_shape[1:]))
-    images, times = np.zeros(shape, np.float32), []
-    for _ in range(CALLS + 1):
-        start = time.perf_counter()
-        exported(images)
-        times.append(time.perf_counter() - start)
-    code = (
-        "import sys, numpy; from classy_vision.export import load_exported; "
-        f"load_exported(sys.argv[1], trust=True)(numpy.zeros({shape}, 'float32'))"
-    )
-    start = time.perf_counter()
-    with suppress(OSError, subprocess.SubprocessError):
-        command = [sys.executable, "-W", "ignore", "-c", code, str(exported.path.absolute())]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
-        return 1000 * statistics.median(times[1:]), time.perf_counter() - start
-    return 1000 * statistics.median(times[1:]), None
 
 
 def compare_scores(exported: ExportedModel, request: Request, int8: Int8) -> Found:

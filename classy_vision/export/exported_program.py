@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line
 from classy_vision.engines import program
-from classy_vision.export.formats import UNREADABLE, Function, Loaded, Request, check_trust
+from classy_vision.engines.plain import Plain
+from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
 
 EXTRA = f"{KEY}.json"
@@ -55,26 +53,10 @@ def load(path: Path, trust: bool) -> Loaded:
     Raises:
         ConfigError: it is not trusted, is damaged, or is from another tool or another version of torch.
     """
-    metadata = parse_metadata(_read_metadata(path), str(path))
+    metadata = parse_metadata(read_archived(path, f"/extra/{EXTRA}", MAX_METADATA), str(path))
     check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
     try:
-        model = torch.export.load(path).module()
+        return metadata, Plain(torch.export.load(path).module())
     except Exception as error:  # of many kinds, such as for an operator of a package that is not imported
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
         raise ConfigError(f"{str(path)!r} is damaged or for another version of torch: {reason}") from None
-
-    @torch.inference_mode()
-    def run(images: Tensor) -> list[Tensor]:
-        leaves: list[Tensor] = torch.utils._pytree.tree_leaves(model(images))
-        return leaves
-
-    return Loaded(metadata, Function(run))
-
-
-def _read_metadata(path: Path) -> str | None:
-    """Reads the metadata without loading the program."""
-    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(f"/extra/{EXTRA}") and info.file_size <= MAX_METADATA:
-                return archive.read(info).decode()
-    return None

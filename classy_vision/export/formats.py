@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.engines.engine import Compiled
+from classy_vision.engines.compiled import Compiled
 from classy_vision.export.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -53,35 +54,8 @@ class Request:
     int8: Int8 | None = None
 
 
-class Loaded(NamedTuple):
-    """An exported file in memory.
-
-    Attributes:
-        metadata: its description, from the file.
-        compiled: returns the outputs in the order of the heads.
-    """
-
-    metadata: Metadata
-    compiled: Compiled
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function from a tensor to tensors, as a compiled program."""
-
-    run: Callable[[Any], list[Any]]
-    takes: Literal["torch"] = "torch"
-
-    def __call__(self, images: Any) -> list[Any]:
-        return self.run(images)
-
-    def stream(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
-        """Yields the outputs for each of many batches, in their order."""
-        return map(self.run, batches)
-
-    def save(self, folder: Path, stem: str) -> None:
-        """Raises, because the file that it was read from can be copied."""
-        raise NotImplementedError("an exported model: copy its file")
+Loaded = tuple[Metadata, Compiled]
+"""The description of a file, and what returns its outputs in the order of the heads."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +79,22 @@ FORMATS: Mapping[str, Format] = {
     "exported-program": Format(".pt2", ("float32", "bfloat16"), True),
     # On CPUs, ONNX Runtime has no convolutions or matrix products in bfloat16.
     "onnx": Format(".onnx", ("float32", "int8")),
-    "openvino": Format(".xml", ("float32", "int8"), beside=(".bin",)),
+    "openvino": Format(".xml", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)),
     "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True),
     "safetensors": Format(".safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What ``zipfile`` and ``json`` raise for damaged files."""
 LIBRARY = "data/aotinductor/"
 """The folder of the shared library in an AOTInductor package."""
 
@@ -123,32 +108,15 @@ def find_format(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}")
     if path.suffix == ".pt2":
-        return "aoti" if any(LIBRARY in name for name in _list_members(path)) else "exported-program"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "aoti" if any(LIBRARY in name for name in archive.namelist()) else "exported-program"
+        except UNREADABLE as error:
+            raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
     for name, entry in FORMATS.items():
         if path.suffix == entry.suffix:
             return name
     raise unknown("suffix", path.suffix, [entry.suffix for entry in FORMATS.values()], str(path))
-
-
-def _list_members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except UNREADABLE as error:
-        raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
-
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What ``zipfile`` and ``json`` raise for damaged files."""
 
 
 def check_packages(what: str, extra: str, *names: str) -> None:
@@ -161,13 +129,17 @@ def check_packages(what: str, extra: str, *names: str) -> None:
         raise ConfigError(f"{what} need {missing[0]}: pip install 'classy-vision-models[{extra}]'")
 
 
-def check_trust(path: Path, trust: bool, danger: str) -> None:
-    """Checks that a file that can do harm is trusted.
+def read_archived(path: Path, ending: str, limit: int) -> bytes | None:
+    """Returns the part of an archive whose name has an ending; None where there is none, or it is too large."""
+    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(ending) and info.file_size <= limit:
+                return archive.read(info)
+    return None
 
-    Args:
-        path: of the file.
-        trust: whether the caller trusts it.
-        danger: what the file is, and what reading it does.
+
+def check_trust(path: Path, trust: bool, danger: str) -> None:
+    """Raises where a file that can do harm is not trusted; ``danger`` says what it is and what reading it does.
 
     Raises:
         ConfigError: it is not trusted.

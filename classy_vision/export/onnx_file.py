@@ -23,7 +23,7 @@ def save(request: Request, path: Path) -> None:
         ConfigError: a package is missing, the weights are too large for one file, the model
             cannot be traced, or has an operator that ONNX lacks.
     """
-    check_packages("ONNX files", "onnx", *onnxruntime.PACKAGES)
+    check_packages("ONNX files", "onnx", *onnxruntime.OnnxRuntime.packages)
     import onnx
 
     onnxruntime.check_bytes(request.model)
@@ -48,15 +48,15 @@ def load(path: Path, trust: bool) -> Loaded:
     try:
         compiled = onnxruntime.OnnxRuntime(path.read_bytes(), count_processors())
         text = compiled.session.get_modelmeta().custom_metadata_map.get(KEY)
-    except ConfigError as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
     except Exception as error:  # of many kinds, which only the library defines
+        if "external" in str(error).lower():
+            raise ConfigError(f"{str(path)!r} keeps weights in other files: save it as one file") from None
         raise ConfigError(f"{str(path)!r} is damaged or not an ONNX file: {first_line(error)}") from None
     metadata = parse_metadata(text, str(path))
     outputs = [output.name for output in compiled.session.get_outputs()]
     if [entry.name for entry in compiled.session.get_inputs()] != [INPUT] or outputs != list(metadata.outputs):
         raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
-    return Loaded(metadata, compiled)
+    return metadata, compiled
 
 
 def _translate(request: Request) -> Any:

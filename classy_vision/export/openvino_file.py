@@ -41,7 +41,7 @@ def save(request: Request, path: Path) -> None:
         model = quantize_openvino(model, request)
     model.set_rt_info(request.metadata.dump(), [KEY])
     model.set_rt_info(UNKNOWN, [WEIGHTS])
-    ov.save_model(model, path, compress_to_fp16=False)
+    ov.save_model(model, path, compress_to_fp16=request.metadata.precision == "float16")
     digest = sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     path.write_text(path.read_text().replace(UNKNOWN, digest, 1))
 
@@ -65,7 +65,8 @@ def load(path: Path, trust: bool) -> Loaded:
     fits = len(outputs) == len(metadata.outputs) and all(map(set.__contains__, outputs, metadata.outputs))
     if not fits or [entry.get_names() for entry in model.inputs] != [{INPUT}]:
         raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
-    return Loaded(metadata, openvino.OpenVINO(model, "float32", count_processors()))
+    dtype = metadata.precision if metadata.precision in openvino.PRECISIONS else "float32"
+    return metadata, openvino.OpenVINO(model, count_processors(), dtype)
 
 
 def _check_weights(path: Path) -> None:

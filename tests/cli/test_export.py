@@ -177,7 +177,7 @@ REFUSED = {
     ),
     "bfloat16": (
         ["--format", "onnx", "--output", "m.onnx", "--dtype", "bfloat16"],
-        "onnx files cannot hold bfloat16 models (allowed: exported-program, aoti, safetensors)",
+        "onnx files cannot hold bfloat16 models (allowed: exported-program, openvino, aoti, safetensors)",
     ),
     "two types": (
         ["--format", "aoti", "--output", "m.pt2", "--dtype", "bfloat16", "--int8"],

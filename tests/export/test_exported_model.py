@@ -180,7 +180,7 @@ def outside(tensor: Any) -> None:
 
 
 def test_onnx_files_hold_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for it
     (tmp_path / "secret").write_bytes(np.full(4, 7, np.float32).tobytes())
@@ -191,9 +191,9 @@ def test_onnx_files_hold_their_weights(tmp_path: Path, monkeypatch: pytest.Monke
         outside(constant.attribute[0].t)
         del model.graph.initializer[:]
         if model is in_branch:
-            constant = helper.make_node(
-                "If", ["yes"], ["w"], then_branch=helper.make_graph([constant], "then", [], [])
-            )
+            model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+            branch = helper.make_graph([constant], "branch", [], [helper.make_empty_tensor_value_info("w")])
+            constant = helper.make_node("If", ["yes"], ["w"], then_branch=branch, else_branch=branch)
         model.graph.node.insert(0, constant)
     for model in (as_weight, as_constant, in_branch):
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())

@@ -89,6 +89,15 @@ def test_too_much_loss(tmp_path: Path) -> None:
 
 @needs_nncf
 @pytest.mark.slow
+def test_vision_transformers_keep_their_outputs(tmp_path: Path) -> None:
+    seen: list[Mapping[str, Tensor]] = []
+    int8 = calibrated({"early": 90.0, "late": 90.0}, seen)
+    export(build("vision_transformer"), tmp_path / "m.xml", format="openvino", example=batch(), int8=int8)
+    assert all(off(seen[-1][head], wanted) < 0.2 for head, wanted in seen[0].items())
+
+
+@needs_nncf
+@pytest.mark.slow
 def test_layers_stay_in_float_until_no_head_loses_too_much(tmp_path: Path) -> None:
     model, x = build("resnet").eval(), batch(8, 1)
     with torch.no_grad():
