@@ -1,4 +1,4 @@
-"""Predictions of ONNX files for images, by ONNX Runtime, Pillow and numpy: without torch."""
+"""Predictions of ONNX and OpenVINO files for images, without torch."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -171,6 +172,29 @@ def test_a_dtype_that_the_processor_lacks_is_told(monkeypatch: pytest.MonkeyPatc
         optimize(build("mlp"), batch(), engine="plain")
 
 
+@needs_openvino
+def test_openvino_keeps_what_it_compiled(tmp_path: Path) -> None:
+    fast = optimize(build("mlp"), batch(), engine="openvino", cache_dir=tmp_path / "cache")
+    kept = set((tmp_path / "cache").iterdir())
+    assert kept
+    fast.save(tmp_path / "fast")
+    again = load_optimized(tmp_path / "fast", cache_dir=tmp_path / "cache", threads=torch.get_num_threads())
+    agree(again(batch()), fast(batch()))
+
+
+def test_a_saved_model_keeps_its_dtype(tmp_path: Path) -> None:
+    """torch's, too, whose file holds the arithmetic."""
+    model = build("mlp").eval()
+    fast = optimize(model, batch(), engine="plain", dtype="bfloat16", tolerance=0.5)
+    fast.save(tmp_path / "fast")
+    again = load_optimized(tmp_path / "fast", trust=True)
+    for head, output in again(batch()).items():
+        assert torch.equal(output, fast(batch())[head])
+        assert not torch.equal(output, model(batch())[head])
+    with pytest.raises(ConfigError, match="read from a file: copy that file"):
+        again.save(tmp_path / "other")
+
+
 def test_auto_says_what_it_tried() -> None:
     fast = optimize(build("regnet"), batch(), time_budget=59)
     report = fast.report
@@ -208,6 +232,7 @@ def test_auto_goes_without_what_cannot_run_the_model() -> None:
         model = ClassyModel.from_model(nn.Sequential(odd), blocks=["0"], input_shape=(4,)).eval()
         fast = optimize(model, torch.ones(2, 4))
         assert fast.engine == "plain"
+        assert re.search(rf"{FASTEST} .*{said}", str(fast.report))
         torch.testing.assert_close(fast(-torch.ones(2, 4)), model(-torch.ones(2, 4)))
         with pytest.raises(ConfigError, match=f"the engine '{FASTEST}' .*{said}"):
             optimize(model, torch.ones(2, 4), engine=FASTEST)
@@ -284,6 +309,8 @@ def test_refuses_what_makes_no_sense() -> None:
         optimize(model, engine="opnvino")
     with pytest.raises(ConfigError, match=r"a batch is needed.* \(0, 3, 32, 32\)"):
         optimize(model, batch()[:0])
+    with pytest.raises(ConfigError, match="as a tensor, not ndarray"):
+        optimize(model, batch().numpy())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tolerance = -1: give a number above 0"):
         optimize(model, batch(), tolerance=-1)
     with pytest.raises(ConfigError, match="threads = 0: give a whole number above 0"):

@@ -28,9 +28,12 @@ QUICK = {
     "aoti": set(),
     "safetensors": set(FAMILIES),
 }
-MARKS = {"openvino": pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")}
+needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+MARKS = {"openvino": [needs_openvino]}
 CASES = [
-    pytest.param(format, family, marks=MARKS.get(format, ()) if family in QUICK[format] else pytest.mark.slow)
+    pytest.param(
+        format, family, marks=[*MARKS.get(format, ()), *([] if family in QUICK[format] else [pytest.mark.slow])]
+    )
     for format in FORMATS
     for family in FAMILIES
 ]
@@ -166,6 +169,18 @@ def test_bfloat16(format: str, family: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tolerance = 1e-06: nothing was written"):
         export(model, path, format=format, example=batch(), dtype=torch.bfloat16, tolerance=1e-6, force=True)
     assert load_exported(path, trust=True).metadata.precision == "bfloat16"
+
+
+@needs_openvino
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-2), ("bfloat16", 2e-2)])
+def test_openvino_files_in_16_bits(dtype: str, bound: float, tmp_path: Path) -> None:
+    """Weights are halved in float16; arithmetic is in 16 bits where the processor has it."""
+    model = nn.Linear(256, 1024)
+    done = export(model, tmp_path / "m.xml", format="openvino", example=torch.ones(2, 256), dtype=dtype)
+    assert done.difference is not None
+    assert done.difference < bound
+    assert (tmp_path / "m.bin").stat().st_size < {"float16": 2.2, "bfloat16": 4.2}[dtype] * 256 * 1024
+    assert all(output.dtype == torch.float32 for output in done.model(torch.ones(3, 256)).values())
 
 
 def test_bfloat16_halves_files(tmp_path: Path) -> None:
