@@ -29,6 +29,7 @@ SECTIONS = [
     ("Import and construction", "construction", [], ["--rounds", "3"]),
     ("Cold start", "cold_start", [], ["--rounds", "2"]),
     ("Inference", "inference", [], ["--rounds", "2", "--no-compile", "--batches", "1"]),
+    ("Engines", "engines", [], ["--rounds", "5", "resnet50"]),
     ("Batch, resolution and depth", "scaling", [], ["--only", "depth", "--rounds", "2"]),
     ("Int8", "int8", [], ["--seconds", "1"]),
     ("Taps and heads", "heads", [], ["--rounds", "5"]),

@@ -1,12 +1,15 @@
 """From the start of a process to the first output: ours and timm's, from one file of weights.
 
-    python -m benchmarks.cold_start [--rounds 5] [--threads 1]
+    python -m benchmarks.cold_start [--rounds 5] [--threads 1] [--saved MODEL ...]
 
 The weights are random, in timm's layout, in a ``.safetensors`` file that has been read before (it
 is in the page cache). Each start is a fresh process that imports its library, builds the model,
 loads the file and runs one image of 224 px; contenders take turns, and medians are shown. timm's
 peer creates the network with its default arguments and ``checkpoint_path``, or, where that is
 faster, without initialising it on the meta device and assigning the tensors of the file.
+
+A second table is of optimized models that were saved: the first answer of a process that runs ours by
+``load_optimized``, and of one that runs the same engine's own file by hand. Building is ``optimize``.
 
 - seconds: from before the process starts until its output is there, as its parent sees it.
 - peak: the high-water mark of resident memory; anonymous: that of its part which no file holds.
@@ -134,6 +137,61 @@ def compare(name: str, path: Path, rounds: int, threads: int) -> None:
         print(row([contender, *cells]), flush=True)
 
 
+# -- saved
+
+
+def answer_here(kind: str, path: str, shape: str, threads: int) -> None:
+    """Loads a file and runs it once, and prints the seconds of the import and of the rest."""
+    begun = time.perf_counter()
+    import numpy as np
+
+    x = np.ones(tuple(map(int, shape.split(","))), np.float32)
+    if kind == "ours":
+        import onnxruntime as onnxruntime
+        import openvino as openvino
+
+        from classy_vision.engines import load_optimized
+
+        imported = time.perf_counter()
+        load_optimized(path, threads=threads, trust=True)(x)
+    else:
+        from benchmarks.by_hand import run_onnx, run_openvino
+
+        __import__(kind)
+        imported = time.perf_counter()
+        (run_onnx if kind == "onnxruntime" else run_openvino)(path, x, threads)()
+    print(json.dumps([imported - begun, time.perf_counter() - imported]), flush=True)
+    os._exit(0)
+
+
+def compare_saved(name: str, folder: Path, rounds: int, threads: int) -> str:
+    """A row: seconds of building, and until the first answer of ours and of both engines by hand."""
+    import openvino as ov
+    import torch
+
+    from benchmarks.by_hand import onnx_of, openvino_of
+    from benchmarks.models import images, models
+    from benchmarks.tables import row
+    from classy_vision.engines import optimize
+
+    torch.set_num_threads(threads)
+    model, x = next(iter(models(name)))[1], images(name, 1)
+    begun = time.perf_counter()
+    fast = optimize(model, x)
+    building = time.perf_counter() - begun
+    files = {"ours": folder / "ours", "onnxruntime": folder / "m.onnx", "openvino": folder / "m.xml"}
+    fast.save(files["ours"], force=True)
+    files["onnxruntime"].write_bytes(onnx_of(model, x))
+    ov.save_model(openvino_of(model, x), files["openvino"], compress_to_fp16=False)
+    shape = ",".join(map(str, x.shape))
+    calls = {
+        kind: partial(own_process, "cold_start", "--threads", threads, "--answer", kind, path, shape)
+        for kind, path in files.items()
+    }
+    found = {kind: map(statistics.median, zip(*times)) for kind, times in take_turns(calls, rounds).items()}
+    return row([name, fast.engine, f"{building:.1f}", *(f"{s:.2f}" for pair in found.values() for s in pair)])
+
+
 def write(name: str, path: Path) -> None:
     from classy_vision.models import build_model, save_weights
 
@@ -145,15 +203,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--answer", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--saved", nargs="*", metavar="MODEL", help="the second table alone")
     options = parser.parse_args()
     if options.start:
         start_here(*options.start, threads=options.threads)
+    if options.answer:
+        answer_here(*options.answer, threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        for name in MODELS if options.saved is None else ():
             path = Path(folder) / f"{name}.safetensors"
             write(name, path)
             compare(name, path, options.rounds, options.threads)
             path.unlink()
+        _print_saved(options.saved, Path(folder), options.rounds, options.threads)
+
+
+def _print_saved(names: list[str] | None, folder: Path, rounds: int, threads: int) -> None:
+    from benchmarks.models import MODELS
+    from benchmarks.tables import header
+
+    parts = [f"{who}, {what}" for who in ("ours", "ONNX Runtime", "OpenVINO") for what in ("import", "answer")]
+    print(f"\nSaved, seconds, {rounds} rounds\n\n" + header("", "engine", "building", *parts, words=2))
+    for name in names or MODELS:
+        print(compare_saved(name, folder, rounds, threads), flush=True)
 
 
 if __name__ == "__main__":

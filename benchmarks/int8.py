@@ -1,13 +1,14 @@
 """What int8 costs and gains: accuracy, milliseconds, and where they go.
 
-    python -m benchmarks.int8 [--seconds 8] [--runs FOLDER]
+    python -m benchmarks.int8 [digits videos resnet50 slow_r50] [--seconds 8] [--runs FOLDER]
 
-Trains the digits run and a small run of videos, which it makes itself: patterns of four kinds that
-move. Each is exported in both formats, in float32 and int8, and timed beside our own model, optimized, in
-every type that the processor has; they take turns. A ratio is of the quickest of all that is not int8 to the
-quicker of both that are. The last table says where an int8 file spends its time, as
-ONNX Runtime's profiler and oneDNN tell it; what is quantised in an AOTInductor package is part of the
-rest there, since it is compiled into one loop with sums, pooling and activations.
+Trains the digits run and a small run of videos, which it makes itself: patterns of four kinds that move. Of
+the networks without a run the time alone is measured, in files of engines. Each is exported in all formats, in
+float32 and int8, and timed beside our own model, optimized, in every type that the processor has; they take
+turns. A ratio is of the quickest of all that is not int8 to the quickest of those that are. The last table says
+where an int8 file spends its time, as ONNX Runtime's profiler and oneDNN tell it; what is quantized in an
+AOTInductor package is part of the rest there, since it is compiled into one loop with sums,
+pooling and activations.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,15 +36,19 @@ from benchmarks.tables import about, header, row
 from benchmarks.timing import clocked, medians
 from classy_vision.config import read_config
 
-FORMATS = {"onnx": ".onnx", "aoti": ".pt2"}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "aoti": ".pt2"}
+NETWORK_FORMATS = ("onnx", "openvino")
+PROFILED = ("onnx", "aoti")
+"""Those that tell where they spend their time."""
 KINDS = {
     "products in integers": ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
     "products in float32": ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
-    "quantise, dequantise": ("QuantizeLinear", "DequantizeLinear"),
+    "quantize, dequantize": ("QuantizeLinear", "DequantizeLinear"),
 }
 """Of ONNX Runtime's operators."""
 REST = "the rest"
 FRAMES, FRAME = 8, 48
+RUNS, NETWORKS = ("digits", "videos"), ("resnet50", "slow_r50")
 
 
 def vnni() -> str:
@@ -148,6 +153,24 @@ def exported(run: Path) -> tuple[Any, dict[str, Path], list[list[object]]]:
     return model, files, scores
 
 
+def exported_network(name: str, folder: Path) -> tuple[Any, dict[str, Path]]:
+    """A network with weights of all sizes and its files; quantized by random images, and not measured."""
+    from benchmarks.models import images, models
+    from classy_vision.export import Int8, export
+
+    model, files = next(iter(models(name)))[1], {}
+    [head] = [head.unique_id for heads in model.get_heads().values() for head in heads]
+    int8 = Int8([images(name, 1) for _ in range(8)], lambda run: {head: 100.0}, max_loss=100)
+    for format in NETWORK_FORMATS:
+        print(f"{name}: {format} ...", file=sys.stderr)
+        for kind, how in (("fp32", None), ("int8", int8)):
+            path = files[f"{kind} {format}"] = folder / f"{name}-{kind}{FORMATS[format]}"
+            export(
+                model, path, format=format, example=images(name, 1), int8=how, tolerance=None if how else 1e-3
+            )
+    return model, files
+
+
 # -- time
 
 
@@ -233,6 +256,9 @@ def traced(path: Path, shape: str, calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "cases", nargs="*", default=(*RUNS, *NETWORKS), metavar="CASE", help="; ".join(RUNS + NETWORKS)
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of each row")
     parser.add_argument("--runs", type=Path, help="keep the runs there, and take those that are there")
     parser.add_argument("--traced", nargs=3, help=argparse.SUPPRESS)
@@ -244,32 +270,45 @@ def main() -> None:
         traced(Path(path), shape, int(calls))
         return
     with TemporaryDirectory() as folder:
-        print_tables(options.runs or Path(folder), options.seconds)
+        print_tables(options.cases, options.runs or Path(folder), options.seconds)
 
 
-def print_tables(folder: Path, seconds: float) -> None:
-    """Scores, times and shares of both runs."""
+def print_tables(names: Sequence[str], folder: Path, seconds: float) -> None:
+    """Scores, times and shares of runs, and times of networks."""
     scores, speeds, profile = [], [], []
-    names = [f"ours {short}" for short in DTYPES]
-    names += [f"{kind} {format}" for kind in ("fp32", "int8") for format in FORMATS]
-    for name, config in configs(folder).items():
+    columns = [f"ours {short}" for short in DTYPES]
+    columns += [f"{kind} {format}" for kind in ("fp32", "int8") for format in FORMATS]
+
+    def time_files(name: str, model: Any, files: Mapping[str, Path], x: Tensor) -> dict[str, float]:
+        took = times(model, files, x, seconds)
+        int8 = min(ms for name, ms in took.items() if name.startswith("int8"))
+        other = min(ms for name, ms in took.items() if not name.startswith("int8"))
+        cells = (f"{took[key]:.3f}" if key in took else "" for key in columns)
+        speeds.append([f"{name}, batch {len(x)}", *cells, f"{other / int8:.2f}"])
+        return took
+
+    for name in (name for name in names if name in RUNS):
+        config = configs(folder)[name]
         model, files, found = exported(trained(name, config, folder))
         scores += found
         for batch in (1, 16):
             x = torch.randn(batch, *model_input(model, config))
-            took = times(model, files, x, seconds)
-            int8 = min(ms for name, ms in took.items() if name.startswith("int8"))
-            other = min(ms for name, ms in took.items() if not name.startswith("int8"))
-            case = f"{name}, batch {batch}"
-            speeds.append([case, *(f"{took[key]:.3f}" for key in names), f"{other / int8:.2f}"])
-            for format in FORMATS:
+            took = time_files(name, model, files, x)
+            for format in PROFILED:
                 path, once = files[f"int8 {format}"], batch * took[f"int8 {format}"]
                 calls = max(3, min(100, int(seconds * 1e3 / (8 * once))))
                 share = shares(path, x, calls, calls * once)
-                profile.append([f"{case}, {format}", *(f"{value:.0f} %" for value in share.values())])
+                profile.append(
+                    [f"{name}, batch {batch}, {format}", *(f"{value:.0f} %" for value in share.values())]
+                )
+    for name in (name for name in names if name in NETWORKS):
+        from benchmarks.models import images
+
+        model, files = exported_network(name, folder)
+        time_files(name, model, files, images(name, 1))
     print(about(1, vnni(), *LEFT_OUT, "scores in points, milliseconds per sample, medians"))
     print(header("run", "file", "head", "float32", "int8", "difference", words=3), *map(row, scores), sep="\n")
-    print("\n" + header("", *names, "ratio"), *map(row, speeds), sep="\n")
+    print("\n" + header("", *columns, "ratio"), *map(row, speeds), sep="\n")
     print("\n" + header("", *KINDS, REST), *map(row, profile), sep="\n")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-NATIVE_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+NATIVE_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16} if NATIVE_BF16 else {"fp32": torch.float32}
 """The types that this processor has instructions for; nothing is timed in others."""
 LEFT_OUT = [] if NATIVE_BF16 else ["bf16 is left out: this processor has no instructions for it"]

@@ -22,7 +22,7 @@ from classy_vision.untrusted import read_foreign_config
 from classy_vision.weights.catalogue import HUB, is_published, names, published
 
 CONFIGS = (".yaml", ".yml", ".json")
-EXPORTS = (".onnx", ".pt2")
+EXPORTS = (".onnx", ".pt2", ".xml")
 """Suffixes of exported files; a ``.safetensors`` file can be one, too."""
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".torch", ".th", ".pyth", ".pkl", ".ckpt", ".tar")
 EXPORT_KEY = "classy_vision"

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import struct
 import sys
@@ -18,6 +19,8 @@ import tarfile
 import traceback
 import zipfile
 from collections.abc import Callable, Mapping
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,34 @@ def _onnx(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def _openvino(path: Path) -> None:
+    """The graph and its weights; either of them may be ``path``."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    from classy_vision.export.metadata import KEY
+    from classy_vision.export.openvino_file import WEIGHTS
+
+    images = ops.parameter(ov.PartialShape([-1, 3, 32, 32]), np.float32, name="images")
+    images.output(0).get_tensor().set_names({"images"})
+    flat = ops.reshape(images, np.array([0, -1]), special_zero=True)
+    output = ops.matmul(flat, np.ones((2, 3 * 32 * 32), np.float32), False, True)
+    output.output(0).get_tensor().set_names({"default_head"})
+    model = ov.Model([ops.result(output)], [images], "model")
+    model.set_rt_info(_metadata("openvino").dump(), [KEY])
+    model.set_rt_info("0" * 64, [WEIGHTS])
+    ov.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+    _write_digest(path)
+
+
+def _write_digest(path: Path) -> None:
+    """Puts the digest of the weights into the graph, as whoever forges both would."""
+    graph, digest = path.with_suffix(".xml"), sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+    graph.write_text(
+        re.sub('(classy_vision_weights value=")[0-9a-f]{64}', rf"\g<1>{digest}", graph.read_text())
+    )
+
+
 def _program(path: Path) -> None:
     from classy_vision.export.exported_program import EXTRA
 
@@ -206,6 +237,16 @@ def _load_exported(path: Path) -> None:
     load_exported(path)
 
 
+def _load_openvino(path: Path) -> None:
+    """With the other one of the two files as it was."""
+    other = path.with_suffix(".bin" if path.suffix == ".xml" else ".xml")
+    if not other.exists():
+        other.write_bytes((path.parents[2] / "seeds" / path.parent.name / other.name).read_bytes())
+        if path.suffix == ".bin":
+            _write_digest(path)
+    _load_exported(path.with_suffix(".xml"))
+
+
 def _read_checkpoint(path: Path) -> None:
     from classy_vision.train.run_folder import RunFolder
 
@@ -262,6 +303,12 @@ KINDS: Mapping[str, tuple[str, Callable[[Path], None], Callable[[Path], None]]] 
     "webp": ("i.webp", _image, _read_image),
 }
 """The name of a file of each kind, what writes one, and what reads it."""
+if find_spec("openvino"):
+    KINDS = {
+        **KINDS,
+        "openvino": ("m.xml", _openvino, _load_openvino),
+        "openvino weights": ("m.bin", _openvino, _load_openvino),
+    }
 
 
 # -- mutations
@@ -329,8 +376,6 @@ def _number(data: bytes, rng: random.Random) -> bytes:
 
 def _word(data: bytes, rng: random.Random) -> bytes:
     """Another word in the place of one, as in JSON and YAML."""
-    import re
-
     found = list(re.finditer(rb"[\w.+-]+", data[:100_000]))
     if not found:
         return data

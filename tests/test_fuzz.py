@@ -44,7 +44,8 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
     refused = Counter(
         files[n].parent.name for n, outcome in outcomes.items() if outcome.startswith("is refused")
     )
-    assert all(refused[kind] for kind in KINDS if kind != "metrics"), refused  # metrics are left out of a table
+    # Metrics are left out of a table, and weights of a graph are any numbers.
+    assert all(refused[kind] for kind in KINDS if kind not in ("metrics", "openvino weights")), refused
 
 
 def make_seeds_in(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,7 +24,7 @@ from classy_vision.weights.catalogue import Published, is_published, published
 
 if TYPE_CHECKING:
     from classy_vision.data.config import DataConfig
-    from classy_vision.export import Exported, Head
+    from classy_vision.export import Exported, ExportedModel, Head
     from classy_vision.models import ClassyModel
 
 
@@ -28,6 +33,7 @@ class ExportDtype(str, Enum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 class ExportFormat(str, Enum):
@@ -35,19 +41,31 @@ class ExportFormat(str, Enum):
 
     EXPORTED_PROGRAM = "exported-program"
     ONNX = "onnx"
+    OPENVINO = "openvino"
     AOTI = "aoti"
     SAFETENSORS = "safetensors"
 
 
+CALLS = 5
+"""The number of calls by which a file is timed."""
 CHECKS, QUANTIZING = "Checks", "Quantization"
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {WORDS}.")]
 FormatOption = Annotated[
     ExportFormat,
-    typer.Option("--format", metavar="exported-program|onnx|aoti|safetensors", help="The format of the file."),
+    typer.Option(
+        "--format",
+        metavar="exported-program|onnx|openvino|aoti|safetensors",
+        help="The format of the file.",
+    ),
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="FILE", help="The file to write: .pt2, .onnx or .safetensors."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write: .pt2, .onnx, .xml (and .bin next to it) or .safetensors.",
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -72,21 +90,24 @@ BatchSize = Annotated[
 Dtype = Annotated[
     ExportDtype,
     typer.Option(
-        metavar="float32|bfloat16",
-        help="Type of the weights and, apart from safetensors, of the arithmetic; onnx takes float32 alone.",
+        metavar="float32|bfloat16|float16",
+        help="Type of the weights and, apart from safetensors, of the arithmetic; "
+        "onnx takes float32 alone, and openvino alone takes float16.",
     ),
 ]
 Quantize = Annotated[
     bool,
     typer.Option(
         "--int8",
-        help="Quantize a run by its training data, for onnx and aoti.",
+        help="Quantize a run by its training data, for onnx, openvino and aoti.",
         rich_help_panel=QUANTIZING,
     ),
 ]
 MaxLoss = Annotated[
     float | None,
     typer.Option(
+        "--max-loss",
+        "--max-drop",
         metavar="POINTS",
         help="Let each head lose at most this many points with --int8.",
         show_default="1",
@@ -98,7 +119,7 @@ Tolerance = Annotated[
     typer.Option(
         metavar="X",
         help="Allow outputs to differ by this part of the largest one; not with --int8.",
-        show_default="0.0001; 0.02 in bfloat16",
+        show_default="0.0001; 0.02 in bfloat16, 0.01 in float16",
         rich_help_panel=CHECKS,
     ),
 ]
@@ -138,7 +159,7 @@ def export(
     with training_packages():
         from classy_vision.export.arguments import check_arguments
     loss = 1.0 if max_loss is None else max_loss
-    check_arguments(path, format=format.value, **options, int8=int8, max_loss=loss)
+    check_arguments(path, format=format.value, **options, max_loss=loss if int8 else None)
     if int8 and word.kind is not Kind.RUN:
         raise ConfigError("--int8 needs a run folder: ranges and accuracy come from its data")
     found = _find(word, weights)
@@ -281,12 +302,14 @@ def _calibrate(found: Found, data: DataConfig | None, max_loss: float) -> Any:
 
 
 def _print(done: Exported, found: Found) -> None:
+    from classy_vision.export.formats import FORMATS
+
     exported = done.model
     metadata = exported.metadata
     sizes = ", ".join("any" if size is None else str(size) for size in metadata.input_shape[1:])
-    print(
-        f"{exported.path}: {metadata.format}, {metadata.precision}, {exported.path.stat().st_size / 1e6:.2f} MB"
-    )
+    suffixes = (exported.path.suffix, *FORMATS[metadata.format].beside)
+    size = sum(exported.path.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    print(f"{exported.path}: {metadata.format}, {metadata.precision}, {size / 1e6:.2f} MB")
     print(f"  takes   (n, {sizes}), n from 1 to {metadata.max_batch}")
     for name, head in metadata.heads.items():
         classes = f", {len(head.classes)} classes" if head.classes else ""
@@ -294,6 +317,9 @@ def _print(done: Exported, found: Found) -> None:
     if done.difference is not None:
         tried = " ".join("x".join(map(str, shape)) for shape in done.shapes)
         print(f"  checked {tried}: at most {done.difference:.1e} from the model")
+    milliseconds, start = _time_answers(exported)
+    first = "" if start is None else f"; the first answer comes {start:.1f} s after a process starts"
+    print(f"  takes   {milliseconds:.2f} ms for one input{first}")
     if done.needs_trust:
         print("  Reading it takes --trust, or load_exported(..., trust=True).")
     for name, before in done.before.items():
@@ -301,3 +327,29 @@ def _print(done: Exported, found: Found) -> None:
         print(f"  checked {name}: {before:.2f} points before, {after:.2f} in int8 ({after - before:+.2f})")
     if found.is_initial:
         print("  The weights are random: --weights loads others.")
+
+
+def _time_answers(exported: ExportedModel) -> tuple[float, float | None]:
+    """Returns the milliseconds for one input, and the seconds to the first answer of a new process.
+
+    The second is None if a process cannot be started.
+    """
+    import numpy as np
+
+    shape = tuple(size or 224 for size in (1, *exported.metadata.input_shape[1:]))
+    images, times = np.zeros(shape, np.float32), []
+    for _ in range(CALLS + 1):
+        start = time.perf_counter()
+        exported(images)
+        times.append(time.perf_counter() - start)
+    code = (
+        "import sys, numpy; from classy_vision.export import load_exported; "
+        f"load_exported(sys.argv[1], trust=True)(numpy.zeros({shape}, 'float32'))"
+    )
+    start = time.perf_counter()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(exported.path.absolute())]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+        return 1000 * statistics.median(times[1:]), time.perf_counter() - start
+    return 1000 * statistics.median(times[1:]), None

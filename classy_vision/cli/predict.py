@@ -143,16 +143,16 @@ def _load(word: str, device: str | None, trust: bool) -> AnyPredictor:
     from classy_vision.resolve import TRAINED, resolve
 
     source = resolve(word, TRAINED, "classy predict")
-    is_onnx = source.path is not None and source.path.suffix == ".onnx"
-    if is_onnx and device in (None, "cpu") and (found := _load_onnx(word)):
+    takes_arrays = source.path is not None and source.path.suffix in (".onnx", ".xml")
+    if takes_arrays and device in (None, "cpu") and (found := _load_arrays(word)):
         return found
     with training_packages():
         from classy_vision.predict.predictor import Predictor
     return Predictor.load(word, device=device, trust=trust)
 
 
-def _load_onnx(path: str) -> ArrayPredictor | None:
-    """Loads an ONNX file of images; None for one of videos, which are read with torch."""
+def _load_arrays(path: str) -> ArrayPredictor | None:
+    """Loads an ONNX or OpenVINO file of images; None for one of videos, which are read with torch."""
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 

@@ -18,7 +18,7 @@ VIDEOS = (
 )
 SUFFIXES: dict[str, frozenset[str]] = {"image": frozenset(IMAGES), "video": frozenset(VIDEOS)}
 TABLES = (".csv", ".parquet")
-EXPORTS = (".onnx", ".pt2", ".safetensors")
+EXPORTS = (".onnx", ".pt2", ".safetensors", ".xml")
 """Of exported models."""
 
 
@@ -63,10 +63,11 @@ def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
             yield entry.path
 
 
-def count_workers() -> int:
-    """Counts the workers that read files where nobody says how many: one per processor, at most 4.
+def count_processors() -> int:
+    """Counts the processors that this process may use, which a container may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    A container may use fewer processors than the machine has.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, allowed)
+
+def count_workers() -> int:
+    """Counts the workers that read files where nobody says how many: one per processor, at most 4."""
+    return min(4, count_processors())

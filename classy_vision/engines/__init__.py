@@ -1,22 +1,24 @@
-"""The same model, faster."""
+"""The same model on an engine made for inference: OpenVINO, ONNX Runtime, inductor, or torch as it is."""
 
 from typing import TYPE_CHECKING
 
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
-    from classy_vision.engines.optimized import Optimized, optimize
+    from classy_vision.engines.optimized import Optimized, load_optimized
+    from classy_vision.engines.report import Attempt, Report
+    from classy_vision.engines.search import optimize
 
-__all__ = [
-    "Optimized",
-    "optimize",
-]
+__all__ = ["Attempt", "Optimized", "Report", "load_optimized", "optimize"]
 
-# Looked up when they are used, because importing torch takes a second and not every use needs it.
+# Looked up when they are used: a saved model runs without torch, whose import takes seconds.
 __getattr__ = lazy(
     __name__,
     {
+        "Attempt": "report",
         "Optimized": "optimized",
-        "optimize": "optimized",
+        "Report": "report",
+        "load_optimized": "optimized",
+        "optimize": "search",
     },
 )

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
-    from classy_vision.export.compare import Int8
     from classy_vision.export.exported_model import ExportedModel, load_exported
-    from classy_vision.export.formats import FORMATS
+    from classy_vision.export.formats import FORMATS, Int8
     from classy_vision.export.metadata import Head, Metadata
     from classy_vision.export.write import Exported, export
 
@@ -30,7 +29,7 @@ __getattr__ = lazy(
         "ExportedModel": "exported_model",
         "FORMATS": "formats",
         "Head": "metadata",
-        "Int8": "compare",
+        "Int8": "formats",
         "Metadata": "metadata",
         "export": "write",
         "load_exported": "exported_model",

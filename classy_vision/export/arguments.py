@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
-from classy_vision.engines.optimized import Optimized, check_tolerance
+from classy_vision.engines.optimized import Optimized
+from classy_vision.engines.program import check_tolerance
 from classy_vision.export.compare import draw_input
-from classy_vision.export.formats import FORMATS
+from classy_vision.export.formats import FORMATS, Int8
 from classy_vision.export.metadata import Head, Metadata
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.trunk.trunk import END
@@ -25,10 +27,9 @@ def check_arguments(
     dtype: str,
     tolerance: float | None,
     force: bool,
-    int8: bool,
-    max_loss: float,
+    max_loss: float | None,
 ) -> None:
-    """Checks arguments of ``export`` that need no model.
+    """Checks arguments of ``export`` that need no model; ``max_loss`` is None where it is not int8.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -39,13 +40,15 @@ def check_arguments(
         raise ConfigError(
             f"{str(path)!r}: the name of a file in the format {format} ends in {FORMATS[format].suffix}"
         )
-    check_target(path, force=force)
+    for suffix in (path.suffix, *FORMATS[format].beside):
+        check_target(path.with_suffix(suffix), force=force)
     if not isinstance(max_batch, int) or max_batch < 2:
         raise ConfigError(f"max_batch = {max_batch}: give 2 or more; smaller batches are always accepted")
     check_tolerance(tolerance)
     dtypes = [one for entry in FORMATS.values() for one in entry.precisions if one != "int8"]
     if dtype not in dtypes:
         raise unknown("dtype", dtype, dtypes)
+    int8 = max_loss is not None
     if int8 and tolerance is not None:
         raise ConfigError(f"int8 and tolerance = {tolerance}: scores are compared for int8, so give max_loss")
     if int8 and dtype != "float32":
@@ -54,21 +57,23 @@ def check_arguments(
     if precision not in FORMATS[format].precisions:
         others = ", ".join(name for name, one in FORMATS.items() if precision in one.precisions)
         raise ConfigError(f"{format} files cannot hold {precision} models (allowed: {others})")
-    if int8 and not 0 <= max_loss <= 100:
+    if max_loss is not None and not 0 <= max_loss <= 100:
         raise ConfigError(f"max_loss = {max_loss}: give percentage points from 0 to 100")
 
 
-def check_model(model: nn.Module) -> None:
-    """Checks that ``model`` can be exported.
+def check_model(model: nn.Module, int8: Int8 | None) -> None:
+    """Checks that ``model`` can be exported, and what it is quantized by.
 
     Raises:
         TypeError: it is not a module.
-        ConfigError: it is optimized, on a GPU, or not in float32.
+        ConfigError: it is optimized, on a GPU, or not in float32, or there are no inputs to calibrate with.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"export takes a module of torch, not {type(model).__name__}: build_model makes one")
+    if int8 and not len(int8.calibration):
+        raise ConfigError("int8: calibration is empty; give inputs from the training data")
     if isinstance(model, Optimized):
         raise ConfigError("the model is optimized: export the model that it was made of")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export takes a module of torch, not {type(model).__name__}: build_model makes one")
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type != "cpu":
             raise ConfigError(
@@ -104,8 +109,10 @@ def make_example(model: nn.Module, example: Tensor | None, max_batch: int) -> Te
         raise ConfigError(f"there is not enough memory for inputs {shape}: {find_reason(error)}") from None
 
 
-def find_outputs(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -> list[str]:
-    """Returns the ids of the heads, in the order of the outputs.
+def describe_sizes_and_outputs(
+    model: nn.Module, example: Tensor, dynamic_size: bool, heads: Mapping[str, Head]
+) -> dict[str, Any]:
+    """Returns the "input_shape", "outputs" and "heads" of metadata.
 
     Raises:
         ConfigError: the model does not take the example, or its outputs do not agree with ``heads``.
@@ -129,10 +136,12 @@ def find_outputs(model: nn.Module, example: Tensor, heads: Mapping[str, Head]) -
     for name, leaf in zip(names, leaves):
         if name in heads:
             heads[name].check_output(name, tuple(leaf.shape))
-    return names
+    others = {name: Head() for name in names if name not in heads}
+    sizes = _free_sizes(example.shape, dynamic_size)
+    return {"input_shape": sizes, "outputs": tuple(names), "heads": {**heads, **others}}
 
 
-def free_sizes(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
+def _free_sizes(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
     """Replaces the sizes in ``shape`` that the file leaves free by None: the batch and, for ``dynamic_size``,
     height and width.
 

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line, unknown
+from classy_vision.engines.program import flatten, measure_difference
 from classy_vision.export.exported_model import ExportedModel
-from classy_vision.export.formats import Request
+from classy_vision.export.formats import Int8, Request, Run, Scores
 
-Scores = Mapping[str, float]
 Found = tuple[float | None, list[tuple[int, ...]], Scores, Scores]
 """The largest difference, shapes of inputs, and scores before and after."""
-Run = Callable[[Tensor], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Int8:
-    """How to quantize a model.
-
-    Attributes:
-        calibration: inputs from the training data, from which ranges are taken.
-        measure: maps a callable that returns tensors by head to scores in points by head.
-        max_loss: the points that a head may lose.
-    """
-
-    calibration: Sequence[Tensor]
-    measure: Callable[[Run], Scores]
-    max_loss: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,15 +27,35 @@ class Batched:
         run: maps an input to tensors by head.
         max_batch: the largest batch that it takes.
         input_shape: (c, h, w) or (c, t, h, w).
+        run_all: as ``run``, for each of many inputs in their order; one after the other by default.
     """
 
     run: Run
     max_batch: int
     input_shape: tuple[int, ...] = ()
+    run_all: Callable[[Iterable[Tensor]], Iterator[Mapping[str, Tensor]]] | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         parts = [self.run(part) for part in torch.split(images, self.max_batch)]
-        return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
+        return _join(parts)
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yields the tensors by head for each of many inputs, in their order."""
+        counts: deque[int] = deque()
+
+        def split() -> Iterator[Tensor]:
+            for images in batches:
+                parts = torch.split(images, self.max_batch)
+                counts.append(len(parts))
+                yield from parts
+
+        outputs = iter(self.run_all(split()) if self.run_all else map(self.run, split()))
+        for first in outputs:
+            yield _join([first, *islice(outputs, counts.popleft() - 1)])
+
+
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
 def draw_input(shape: Sequence[int]) -> Tensor:
@@ -72,7 +77,7 @@ def compare_numbers(exported: ExportedModel, request: Request, tolerance: float)
         images = draw_input(shape)
         wanted, given = _run_model(request)(images), _run(exported, images)
         for head, output in wanted.items():
-            difference = _measure_difference(given[head], output)
+            difference = measure_difference(given[head], output)
             worst = max(worst, difference)
             if not difference <= tolerance:
                 raise ConfigError(
@@ -116,17 +121,9 @@ def _run_model(request: Request) -> Run:
 
     @torch.no_grad()
     def run(images: Tensor) -> Mapping[str, Tensor]:
-        outputs = request.model(images)
-        return dict(zip(names, outputs.values() if isinstance(outputs, Mapping) else [outputs]))
+        return dict(zip(names, flatten(request.model(images))))
 
     return run
-
-
-def _measure_difference(given: Tensor, wanted: Tensor) -> float:
-    if given.shape != wanted.shape or not given.isfinite().all():
-        return math.inf
-    scale = wanted.double().abs().max().item() or 1.0
-    return (given.double() - wanted.double()).abs().max().item() / scale
 
 
 def compare_scores(exported: ExportedModel, request: Request, int8: Int8) -> Found:

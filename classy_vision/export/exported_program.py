@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from classy_vision.config import ConfigError, first_line
-from classy_vision.export.formats import UNREADABLE, Loaded, Request, check_trust
+from classy_vision.engines import program
+from classy_vision.engines.plain import Plain
+from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
 
 EXTRA = f"{KEY}.json"
@@ -26,26 +23,23 @@ def trace(request: Request) -> torch.export.ExportedProgram:
     Raises:
         ConfigError: it cannot be traced.
     """
-    batch = torch.export.Dim("batch", min=1, max=request.metadata.max_batch)
     free = [i for i, size in enumerate(request.metadata.input_shape) if size is None and i]
-    sizes: dict[int, Any] = {0: batch, **dict.fromkeys(free, torch.export.Dim.DYNAMIC)}
-    with torch.no_grad():
-        try:
-            program = torch.export.export(request.model, (request.example,), dynamic_shapes=(sizes,))
-        except Exception as error:  # torch and the model raise many kinds
-            if free and any(words in str(error) for words in SIZES_ARE_TIED):
-                raise ConfigError(
-                    "the model cannot be exported for any image size: its operators depend on it. Export "
-                    "one size at a time, without the dynamic size, or give a larger example"
-                ) from None
-            raise
-    for part in program.graph_module.modules():
+    try:
+        traced = program.trace(request.model, request.example, free, request.metadata.max_batch)
+    except Exception as error:  # torch and the model raise many kinds
+        if free and any(words in str(error) for words in SIZES_ARE_TIED):
+            raise ConfigError(
+                "the model cannot be exported for any image size: its operators depend on it. Export "
+                "one size at a time, without the dynamic size, or give a larger example"
+            ) from None
+        raise
+    for part in traced.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths of this machine do not belong in the file
-    for node in list(program.graph.nodes):
+    for node in list(traced.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            program.graph.erase_node(node)  # of a conversion, and true when it was traced
-    return program
+            traced.graph.erase_node(node)  # of a conversion, and true when it was traced
+    return traced
 
 
 def save(request: Request, path: Path) -> None:
@@ -59,26 +53,10 @@ def load(path: Path, trust: bool) -> Loaded:
     Raises:
         ConfigError: it is not trusted, is damaged, or is from another tool or another version of torch.
     """
-    metadata = parse_metadata(_metadata(path), str(path))
+    metadata = parse_metadata(read_archived(path, f"/extra/{EXTRA}", MAX_METADATA), str(path))
     check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
     try:
-        model = torch.export.load(path).module()
+        return metadata, Plain(torch.export.load(path).module())
     except Exception as error:  # of many kinds, such as for an operator of a package that is not imported
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
         raise ConfigError(f"{str(path)!r} is damaged or for another version of torch: {reason}") from None
-
-    @torch.inference_mode()
-    def run(images: Tensor) -> Sequence[Tensor]:
-        leaves: list[Tensor] = torch.utils._pytree.tree_leaves(model(images))
-        return leaves
-
-    return Loaded(metadata, run, "torch")
-
-
-def _metadata(path: Path) -> str | None:
-    """Reads the metadata without loading the program."""
-    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(f"/extra/{EXTRA}") and info.file_size <= MAX_METADATA:
-                return archive.read(info).decode()
-    return None

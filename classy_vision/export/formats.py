@@ -5,15 +5,36 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.engines.compiled import Compiled
 from classy_vision.export.metadata import Metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Run = Callable[["Tensor"], Mapping[str, "Tensor"]]
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How to quantize a model.
+
+    Attributes:
+        calibration: inputs from the training data, from which ranges are taken.
+        measure: maps a callable that returns tensors by head to scores in points by head.
+        max_loss: the points that a head may lose.
+    """
+
+    calibration: Sequence[Tensor]
+    measure: Callable[[Run], Scores]
+    max_loss: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -24,27 +45,17 @@ class Request:
         model: on the CPU, in evaluation mode; takes and gives float32.
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
-        calibration: inputs from which the ranges for int8 are taken; None for other precisions.
+        int8: how to quantize the model; None for other precisions.
     """
 
     model: nn.Module
     example: Tensor
     metadata: Metadata
-    calibration: Sequence[Tensor] | None = None
+    int8: Int8 | None = None
 
 
-class Loaded(NamedTuple):
-    """An exported file in memory.
-
-    Attributes:
-        metadata: its description, from the file.
-        run: maps an input to the outputs in the order of the heads.
-        takes: whether ``run`` takes arrays of numpy or tensors of torch.
-    """
-
-    metadata: Metadata
-    run: Callable[[Any], Sequence[Any]]
-    takes: Literal["numpy", "torch"]
+Loaded = tuple[Metadata, Compiled]
+"""The description of a file, and what returns its outputs in the order of the heads."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +66,35 @@ class Format:
         suffix: the end of the file's name.
         precisions: of the weights that a file can hold.
         needs_trust: whether reading a file can run code from it; it is refused without ``trust``.
-        folds: whether norms are folded before the file is written. ONNX Runtime folds norms itself, and is
-            slower with the clamps that folding leaves in DenseNets.
+        beside: the suffixes of files that are written next to it.
     """
 
     suffix: str
     precisions: tuple[str, ...]
     needs_trust: bool = False
-    folds: bool = False
+    beside: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", ("float32", "bfloat16"), True, folds=True),
+    "exported-program": Format(".pt2", ("float32", "bfloat16"), True),
     # On CPUs, ONNX Runtime has no convolutions or matrix products in bfloat16.
     "onnx": Format(".onnx", ("float32", "int8")),
-    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True, folds=True),
+    "openvino": Format(".xml", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)),
+    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True),
     "safetensors": Format(".safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What ``zipfile`` and ``json`` raise for damaged files."""
 LIBRARY = "data/aotinductor/"
 """The folder of the shared library in an AOTInductor package."""
 
@@ -86,41 +108,38 @@ def find_format(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}")
     if path.suffix == ".pt2":
-        return "aoti" if any(LIBRARY in name for name in _list_members(path)) else "exported-program"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "aoti" if any(LIBRARY in name for name in archive.namelist()) else "exported-program"
+        except UNREADABLE as error:
+            raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
     for name, entry in FORMATS.items():
         if path.suffix == entry.suffix:
             return name
     raise unknown("suffix", path.suffix, [entry.suffix for entry in FORMATS.values()], str(path))
 
 
-def _list_members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except UNREADABLE as error:
-        raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
+def check_packages(what: str, extra: str, *names: str) -> None:
+    """Checks that packages are installed.
+
+    Raises:
+        ConfigError: names the extra that installs the missing one.
+    """
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ConfigError(f"{what} need {missing[0]}: pip install 'classy-vision-models[{extra}]'")
 
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What ``zipfile`` and ``json`` raise for damaged files."""
+def read_archived(path: Path, ending: str, limit: int) -> bytes | None:
+    """Returns the part of an archive whose name has an ending; None where there is none, or it is too large."""
+    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(ending) and info.file_size <= limit:
+                return archive.read(info)
+    return None
 
 
 def check_trust(path: Path, trust: bool, danger: str) -> None:
-    """Checks that a file that can do harm is trusted.
-
-    Args:
-        path: of the file.
-        trust: whether the caller trusts it.
-        danger: what the file is, and what reading it does.
+    """Raises where a file that can do harm is not trusted; ``danger`` says what it is and what reading it does.
 
     Raises:
         ConfigError: it is not trusted.

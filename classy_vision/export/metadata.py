@@ -73,8 +73,8 @@ class Metadata(Config):
         schema_version: the version of these keys.
         library: the version of the library that wrote the file.
         format: a key of ``FORMATS``.
-        precision: of weights and arithmetic, "float32", "bfloat16" or "int8"; safetensors files always
-            compute in float32.
+        precision: of weights and arithmetic, "float32", "bfloat16", "float16" or "int8"; safetensors
+            files always compute in float32.
         input_shape: (n, c, h, w) or (n, c, t, h, w); None for sizes that are free.
         max_batch: the largest n.
         outputs: the heads in the order of the outputs, which some formats leave unnamed.
@@ -87,7 +87,7 @@ class Metadata(Config):
     schema_version: Literal[1] = 1
     library: str = __version__
     format: str
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     input_shape: tuple[int | None, ...]
     max_batch: PositiveInt
     outputs: tuple[str, ...]
@@ -116,7 +116,7 @@ class Metadata(Config):
         )
 
 
-def parse_metadata(text: str | None, where: str) -> Metadata:
+def parse_metadata(text: str | bytes | None, where: str) -> Metadata:
     """Parses the metadata of a file.
 
     Raises:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.engines.plain import Plain
 from classy_vision.export.formats import Loaded, Request
 from classy_vision.export.metadata import KEY, parse_metadata
 from classy_vision.models.classy_model import build_model
@@ -47,11 +46,4 @@ def load(path: Path, trust: bool) -> Loaded:
         raise ConfigError(f"{str(path)!r} does not describe its network")
     check_values(metadata.model, str(path))
     model = build_model(metadata.model, weights={"source": path, "skip_heads": ()}).eval()
-    names = metadata.outputs
-
-    @torch.inference_mode()
-    def run(images: Tensor) -> list[Tensor]:
-        outputs = model(images)
-        return [outputs[name] for name in names] if isinstance(outputs, dict) else [outputs]
-
-    return Loaded(metadata, run, "torch")
+    return metadata, Plain(model)

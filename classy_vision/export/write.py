@@ -5,46 +5,37 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
-from classy_vision.engines.optimized import TOLERANCES, convert_outputs, optimize
-from classy_vision.export.aoti_package import save as save_aoti
+from classy_vision.engines.program import Cast
 from classy_vision.export.arguments import (
     check_arguments,
     check_model,
     check_preprocessing,
-    find_outputs,
+    describe_sizes_and_outputs,
     find_reason,
-    free_sizes,
     make_example,
 )
-from classy_vision.export.compare import Int8, Scores, compare_numbers, compare_scores
-from classy_vision.export.exported_model import ExportedModel, load_exported
-from classy_vision.export.exported_program import save as save_program
-from classy_vision.export.formats import FORMATS, Request
+from classy_vision.export.compare import compare_numbers, compare_scores
+from classy_vision.export.exported_model import ExportedModel, find_code, load_exported
+from classy_vision.export.formats import FORMATS, Int8, Request, Scores
 from classy_vision.export.metadata import Head, Metadata
-from classy_vision.export.onnx_file import save as save_onnx
-from classy_vision.export.safetensors_file import save as save_safetensors
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
-SAVE: Mapping[str, Callable[[Request, Path], None]] = {
-    "exported-program": save_program,
-    "onnx": save_onnx,
-    "aoti": save_aoti,
-    "safetensors": save_safetensors,
-}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+"""How much an output may differ by default, relative to its largest value."""
 
 
 @dataclass(frozen=True)
@@ -93,23 +84,20 @@ def export(
     tolerance: float | None = None,
     force: bool = False,
 ) -> Exported:
-    """Writes ``model`` to a file, reads the file back, and compares the outputs of both.
-
-    The file takes its place after the comparison has passed; otherwise nothing is left behind. ``.pt2`` files
-    of a ``ClassyModel`` hold the result of ``optimize(pack=False)``, if that can be made, except in int8.
+    """Writes ``model`` to a file, which takes its place once it is read back and gives the same outputs.
 
     Args:
         model: on the CPU; it is exported in evaluation mode.
         path: ends in the suffix of the format; see ``FORMATS``.
-        format: "exported-program", "onnx", "aoti" or "safetensors".
+        format: "exported-program", "onnx", "openvino", "aoti" or "safetensors".
         example: an input (n, c, h, w) or (n, c, t, h, w); random and of the model's usual size by default.
         max_batch: the largest batch.
         dynamic_size: accept images of any height and width, not only those of the example.
         heads: the meaning of the outputs, by head; in their order for a module that is not a ``ClassyModel``.
         preprocessing: how an image becomes an input, in the keys of ``data`` of a training config.
-        dtype: of weights and arithmetic, "float32" or "bfloat16"; inputs and outputs are always float32.
+        dtype: of weights and arithmetic, "float32", "bfloat16" or "float16"; inputs and outputs stay float32.
         int8: quantize the model; scores are compared then instead of outputs.
-        tolerance: the largest relative difference; 1e-4 by default, and 2e-2 in bfloat16; not for int8.
+        tolerance: the largest relative difference, by default that of ``TOLERANCES``; not for int8.
         force: replace an existing file.
 
     Raises:
@@ -117,58 +105,36 @@ def export(
         ConfigError: an argument is wrong, the format lacks an operator, or the outputs differ.
     """
     path, precision = Path(os.path.expanduser(path)), str(dtype).removeprefix("torch.")
-    max_loss = int8.max_loss if int8 else 0.0
-    check_arguments(path, format, max_batch, precision, tolerance, force, int8 is not None, max_loss)
-    if int8 and not len(int8.calibration):
-        raise ConfigError("int8: calibration is empty; give inputs from the training data")
-    check_model(model)
-    given = (dynamic_size, int8, precision, format, max_batch, preprocessing)
+    check_arguments(path, format, max_batch, precision, tolerance, force, int8.max_loss if int8 else None)
+    check_model(model, int8)
     with in_mode(model, training=False) as model:
-        request = _make_request(model, example, heads or {}, *given)
-        return _export(request, path, getattr(torch, precision), int8, tolerance)
+        example = make_example(model, example, max_batch)
+        metadata = Metadata(
+            format=format,
+            max_batch=max_batch,
+            preprocessing=None if preprocessing is None else dict(preprocessing),
+            precision="int8" if int8 else cast(Any, precision),
+            model=_find_config(model),
+            **describe_sizes_and_outputs(model, example, dynamic_size, heads or {}),
+        )
+        return _export(Request(model, example, metadata, int8), path, precision, tolerance)
 
 
-def _make_request(
-    model: nn.Module,
-    example: Tensor | None,
-    heads: Mapping[str, Head],
-    dynamic_size: bool,
-    int8: Int8 | None,
-    precision: Any,
-    format: str,
-    max_batch: int,
-    preprocessing: Mapping[str, Any] | None,
-) -> Request:
-    """Describes the file to write."""
-    example = make_example(model, example, max_batch)
-    names = find_outputs(model, example, heads)
-    metadata = Metadata(
-        format=format,
-        max_batch=max_batch,
-        preprocessing=None if preprocessing is None else dict(preprocessing),
-        precision="int8" if int8 else precision,
-        input_shape=free_sizes(example.shape, dynamic_size),
-        outputs=tuple(names),
-        heads={**heads, **{name: Head() for name in names if name not in heads}},
-        model=_find_config(model),
-    )
-    check_preprocessing(metadata)
-    return Request(model, example, metadata, int8.calibration if int8 else None)
-
-
-def _export(
-    request: Request, path: Path, dtype: torch.dtype, int8: Int8 | None, tolerance: float | None
-) -> Exported:
+def _export(request: Request, path: Path, dtype: str, tolerance: float | None) -> Exported:
+    check_preprocessing(request.metadata)
     tolerance = TOLERANCES[dtype] if tolerance is None else tolerance
     with _make_folder(path) as folder:
-        _save(request, folder / path.name, dtype, tolerance)
+        _save(request, folder / path.name, dtype)
         exported = load_exported(folder / path.name, trust=True)
-        if int8 is None:
+        if request.int8 is None:
             found = compare_numbers(exported, request, tolerance)
         else:
-            found = compare_scores(exported, request, int8)
+            found = compare_scores(exported, request, request.int8)
         with _writing(path):
-            os.replace(folder / path.name, path)
+            for part in sorted(
+                folder.iterdir(), key=lambda part: part.name == path.name
+            ):  # the file itself last
+                os.replace(part, path.with_suffix(part.suffix))
     needs_trust = FORMATS[request.metadata.format].needs_trust
     return Exported(replace(exported, path=path), needs_trust, *found)
 
@@ -184,35 +150,19 @@ def _find_config(model: nn.Module) -> dict[str, Any] | None:
         return None
 
 
-class _Cast(nn.Module):
-    """A copy of a module that computes in another type than that of its inputs and outputs."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model).to(dtype)
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Any:
-        return convert_outputs(self.model(x.to(self.dtype)), x.dtype)
-
-
-def _prepare(request: Request, dtype: torch.dtype, tolerance: float) -> nn.Module:
-    """Returns the module to write; see ``export``."""
-    model = request.model
-    if not FORMATS[request.metadata.format].folds:  # whatever runs the weights chooses its arithmetic
-        return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-    if isinstance(model, ClassyModel):
-        with suppress(ConfigError):
-            return optimize(model, request.example, dtype=dtype, pack=False, tolerance=tolerance)
-    if dtype == torch.float32:
+def _prepare(request: Request, dtype: str) -> nn.Module:
+    """Returns the model in the type that the file holds."""
+    model, format = request.model, request.metadata.format
+    if dtype == "float32" or format == "openvino":  # which converts by itself
         return model
-    cast = _Cast(model, dtype)
+    if format == "safetensors":  # whatever runs the weights chooses its arithmetic
+        return copy.deepcopy(model).to(getattr(torch, dtype))
+    converted = Cast(model, dtype)
     try:
-        cast(request.example)
+        converted(request.example)
     except Exception as error:  # any that a user's module raises
-        precision, reason = request.metadata.precision, find_reason(error)
-        raise ConfigError(f"the model does not run in {precision}: {reason}") from error
-    return cast
+        raise ConfigError(f"the model does not run in {dtype}: {find_reason(error)}") from error
+    return converted
 
 
 @contextmanager
@@ -232,12 +182,10 @@ def _writing(path: Path) -> Iterator[None]:
         raise system_error(error, f"cannot write {str(path)!r}") from None
 
 
-def _save(request: Request, path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def _save(request: Request, path: Path, dtype: str) -> None:
     format = request.metadata.format
     try:
-        if request.calibration is None:  # the tools for int8 look for norms, and fold them themselves
-            request = replace(request, model=_prepare(request, dtype, tolerance))
-        SAVE[format](request, path)
+        find_code(format).save(replace(request, model=_prepare(request, dtype)), path)
     except ConfigError:
         raise
     except Exception as error:  # exporters raise errors of many kinds, such as that of a full disk

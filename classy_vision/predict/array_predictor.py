@@ -1,12 +1,10 @@
-"""Predictions of ONNX files for images, by ONNX Runtime, Pillow and numpy: without torch."""
+"""Predictions of ONNX and OpenVINO files for images, without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
@@ -14,7 +12,7 @@ from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.metadata import Head
 from classy_vision.predict.inputs import check_memory
 from classy_vision.predict.prediction import Prediction, make_answer
-from classy_vision.predict.streaming import Array, stream
+from classy_vision.predict.streaming import BATCH, Array, stream
 
 
 def input_of(exported: ExportedModel) -> DataConfig:
@@ -73,7 +71,8 @@ class ArrayPredictor:
             ConfigError: something is not an input, or a folder holds no images.
         """
         channels = len(self.data.mean or ())
-        outputs = stream(source, self.data, channels, self._run, batch_size=batch_size, workers=workers)
+        size = min(batch_size or BATCH, self.exported.metadata.max_batch)
+        outputs = stream(source, self.data, channels, self._run_all, batch_size=size, workers=workers)
         for one in outputs:
             answers = {}
             for name, output in one.outputs.items():
@@ -82,20 +81,18 @@ class ArrayPredictor:
                 answers[name] = make_answer(head.kind, head.classes, output, top)
             yield Prediction(one.input.name, answers, one.error)
 
-    def _run(self, views: Array) -> dict[str, Array]:
-        """The outputs (n, k) for images (n, 1, c, h, w), of which the file takes so many at once."""
-        images, most = views[:, 0], self.exported.metadata.max_batch
-        parts = [run_checked(self.exported, images[i : i + most]) for i in range(0, len(images), most)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.tasks}
+    def _run_all(self, batches: Iterator[Array]) -> Iterator[dict[str, Array]]:
+        """The outputs (n, k) for each of many batches of images (n, 1, c, h, w)."""
+        outputs = self.exported.stream(views[:, 0] for views in batches)
+        return (check_outputs(self.exported, found) for found in outputs)
 
 
-def run_checked(exported: ExportedModel, images: Any) -> dict[str, Any]:
-    """Runs an exported model, and checks what it gives.
+def check_outputs(exported: ExportedModel, outputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the outputs of an exported model, after a check of their shapes.
 
     Raises:
-        ConfigError: it is not what its metadata say.
+        ConfigError: they are not what its metadata say.
     """
-    outputs: dict[str, Any] = exported(images)
     for name, output in outputs.items():
         exported.metadata.heads[name].check_output(name, tuple(output.shape))
     return outputs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
@@ -16,6 +17,7 @@ from classy_vision.config import ConfigError, first_line
 from classy_vision.data.config import ClipConfig, DataConfig
 from classy_vision.data.images import ImageError
 from classy_vision.data.preprocessing import from_published, with_statistics
+from classy_vision.export.compare import Batched
 from classy_vision.heads.classy_head import ClassyHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.identify.networks import load_model
@@ -23,12 +25,12 @@ from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.facts import find_use
 from classy_vision.predict.inputs import check_memory, find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction, make_answer
-from classy_vision.predict.streaming import Array, Output, stream
+from classy_vision.predict.streaming import Array, Output, one_by_one, stream
 from classy_vision.resolve import TRAINED, Kind, resolve
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.tasks import KINDS, Classification, Task, run_views
+from classy_vision.train.tasks import KINDS, Classification, Task, average_views, run_views
 from classy_vision.weights.catalogue import Published, is_published, labels, published
 
 CLIP = ClipConfig(frames=16, fps=15, clips=5)
@@ -245,7 +247,8 @@ class Predictor:
     ) -> Generator[Output, None, None]:
         """As ``predict``, but the numbers of the heads, in arrays: logits, or what regression gives."""
         channels = self.model.input_shape[0]
-        return stream(source, self.data, channels, self._run, batch_size=batch_size, workers=workers)
+        run_all = self._stream if isinstance(self.model, Batched) else one_by_one(self._run)
+        return stream(source, self.data, channels, run_all, batch_size=batch_size, workers=workers)
 
     def preprocess(self, source: Any) -> Tensor:
         """Inputs as the model takes them: ``predictor.model(predictor.preprocess(image))``.
@@ -270,6 +273,20 @@ class Predictor:
     def _run(self, views: Array) -> dict[str, Array]:
         outputs = run_views(self.model, torch.from_numpy(views).to(self.device), self.tasks)
         return {head: output.cpu().numpy() for head, output in outputs.items()}
+
+    def _stream(self, batches: Iterator[Array]) -> Iterator[dict[str, Array]]:
+        """As ``_run``, by an exported model, which may have several batches in work at a time."""
+        assert isinstance(self.model, Batched)
+        views: deque[int] = deque()
+
+        def flatten() -> Iterator[Tensor]:
+            for batch in batches:
+                views.append(batch.shape[1])
+                yield torch.from_numpy(batch).flatten(0, 1)
+
+        for outputs in self.model.stream(flatten()):
+            found = average_views(outputs, views.popleft(), self.tasks)
+            yield {head: output.numpy() for head, output in found.items()}
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""Inputs are read ahead, run in batches and answered as they come, whatever runs the model.
+"""Reads inputs ahead, runs them in batches and yields their outputs in order, whatever runs the model.
 
 Nothing here needs torch: arrays go in and come out. Axes: n samples, v views, k outputs.
 """
@@ -21,21 +21,23 @@ from classy_vision.errors import ConfigError, first_line
 from classy_vision.predict.inputs import Input, find_inputs, read_input
 
 BATCH = 32
-"""Images or clips that the model sees at once."""
+"""The images or clips in a batch."""
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Array], Mapping[str, Array]]
-"""From views (n, v, c, h, w) or (n, v, c, t, h, w) to outputs (n, k) in float32, by head."""
+"""Maps views (n, v, c, h, w) or (n, v, c, t, h, w) to outputs (n, k) in float32, by head."""
+RunAll = Callable[[Iterator[Array]], Iterator[Mapping[str, Array]]]
+"""As ``Run``, for each of many batches in their order."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model gives for one input.
+    """The outputs of a model for one input.
 
     Attributes:
-        input: it.
+        input: what was read.
         outputs: by head, (k,) in float32: logits, or a number.
-        error: why there are none.
+        error: why there are no outputs; None where there are.
     """
 
     input: Input
@@ -47,20 +49,20 @@ def stream(
     source: Any,
     data: DataConfig,
     channels: int,
-    run: Run,
+    run_all: RunAll,
     *,
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Generator[Output, None, None]:
-    """What a model gives for inputs, in their order, as they come.
+    """Yields the outputs of a model for inputs, in their order, as soon as they are computed.
 
     Args:
         source: what ``Predictor.predict`` takes.
-        data: what the model sees of an input.
-        channels: of the model.
-        run: runs it.
-        batch_size: images or clips that the model sees at once, 32 by default.
-        workers: threads that read, by default one per processor, at most 4.
+        data: how an input is read and preprocessed.
+        channels: of the model's input.
+        run_all: runs the model: ``one_by_one``, or a function that processes several batches at a time.
+        batch_size: the images or clips in a batch, 32 by default.
+        workers: the threads that read inputs, by default one per processor, at most 4.
 
     Raises:
         ConfigError: something is not an input, or a folder holds no images.
@@ -69,8 +71,7 @@ def stream(
     inputs = find_inputs(source, data)
     read = _read_ahead(inputs, lambda one: read_input(one, data, channels), size, workers or count_workers())
     try:
-        while batch := list(islice(read, size)):
-            yield from _run(batch, run)
+        yield from _answer(iter(lambda: list(islice(read, size)), []), run_all)
     finally:
         read.close()
 
@@ -78,7 +79,7 @@ def stream(
 def _read_ahead(
     inputs: Iterable[Input], read: Callable[[Input], Array], size: int, workers: int
 ) -> Generator[tuple[Input, Array | ImageError], None, None]:
-    """Inputs with their views, or their errors; threads are up to a batch ahead."""
+    """Yields inputs with their views, or their errors; threads read up to a batch ahead."""
     waiting: deque[tuple[Input, Future[Array]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
     try:
@@ -99,21 +100,69 @@ def _result(one: Input, future: Future[Array]) -> tuple[Input, Array | ImageErro
         return one, error
 
 
-def _run(batch: Sequence[tuple[Input, Array | ImageError]], run: Run) -> Iterator[Output]:
-    """What the model gives for inputs; those of one shape are run together."""
-    done: dict[int, Output] = {}
-    shapes: dict[tuple[int, ...], list[tuple[int, Array]]] = {}
-    for i, (one, views) in enumerate(batch):
-        if isinstance(views, ImageError):
-            done[i] = Output(one, error=views.reason)
-        else:
-            shapes.setdefault(views.shape, []).append((i, views))
-    for shape, alike in shapes.items():
-        try:
-            outputs = run(np.stack([views for _, views in alike]))
-        except RuntimeError as error:
-            said = first_line(error)
-            raise ConfigError(f"the model does not run on inputs of {shape[1:]}: {said}") from error
-        for row, (i, _) in enumerate(alike):
-            done[i] = Output(batch[i][0], {head: output[row] for head, output in outputs.items()})
-    return (done[i] for i in range(len(batch)))
+def _answer(
+    batches: Iterator[Sequence[tuple[Input, Array | ImageError]]], run_all: RunAll
+) -> Generator[Output, None, None]:
+    """Yields outputs for inputs, in their order; inputs of one batch and shape are run together."""
+    waiting: deque[_Batch] = deque()
+
+    def arrays() -> Iterator[Array]:
+        for entries in batches:
+            waiting.append(batch := _Batch(entries))
+            for alike in list(batch.shapes.values()):
+                yield np.stack([views for _, views in alike])
+
+    for outputs in run_all(arrays()):
+        while not waiting[0].shapes:  # all of its files are unreadable
+            yield from waiting.popleft().outputs()
+        waiting[0].take(outputs)
+        if not waiting[0].shapes:
+            yield from waiting.popleft().outputs()
+    for batch in waiting:
+        yield from batch.outputs()
+
+
+class _Batch:
+    """Inputs that were read together, and their outputs.
+
+    Attributes:
+        shapes: the inputs without outputs so far, by the shape of their views.
+    """
+
+    def __init__(self, entries: Sequence[tuple[Input, Array | ImageError]]) -> None:
+        self._entries = entries
+        self._done: dict[int, Output] = {}
+        self.shapes: dict[tuple[int, ...], list[tuple[int, Array]]] = {}
+        for i, (one, views) in enumerate(entries):
+            if isinstance(views, ImageError):
+                self._done[i] = Output(one, error=views.reason)
+            else:
+                self.shapes.setdefault(views.shape, []).append((i, views))
+
+    def take(self, outputs: Mapping[str, Array]) -> None:
+        """Stores the outputs for the inputs of the first shape."""
+        for row, (i, _) in enumerate(self.shapes.pop(next(iter(self.shapes)))):
+            found = {head: output[row] for head, output in outputs.items()}
+            self._done[i] = Output(self._entries[i][0], found)
+
+    def outputs(self) -> Iterator[Output]:
+        """Yields all outputs, in the order of the inputs."""
+        return (self._done[i] for i in range(len(self._entries)))
+
+
+def one_by_one(run: Run) -> RunAll:
+    """Returns a function that runs one batch after the other.
+
+    Raises:
+        ConfigError: by that function, if the model does not run on a batch.
+    """
+
+    def run_all(batches: Iterator[Array]) -> Iterator[Mapping[str, Array]]:
+        for views in batches:
+            try:
+                yield run(views)
+            except RuntimeError as error:
+                said = first_line(error)
+                raise ConfigError(f"the model does not run on inputs of {views.shape[1:]}: {said}") from error
+
+    return run_all

@@ -289,11 +289,18 @@ def run_views(model: Callable[[Tensor], Any], views: Tensor, tasks: Mapping[str,
     Returns:
         (n, k) by head, in float32.
     """
-    outputs = name_outputs(model(views.flatten(0, 1)), tasks)
-    n, v = views.shape[:2]
-    if v == 1:
-        return outputs
-    return {head: task.average(outputs[head].reshape(n, v, -1)) for head, task in tasks.items()}
+    return average_views(model(views.flatten(0, 1)), views.shape[1], tasks)
+
+
+def average_views(outputs: Any, views: int, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """Averages a model's outputs for n samples of ``views`` views each, and returns (n, k) by head."""
+    named = name_outputs(outputs, tasks)
+    if views == 1:
+        return named
+    return {
+        head: task.average(named[head].reshape(len(named[head]) // views, views, -1))
+        for head, task in tasks.items()
+    }
 
 
 def name_outputs(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:

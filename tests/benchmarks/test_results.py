@@ -44,7 +44,7 @@ def test_reading_and_writing_change_nothing() -> None:
 def test_the_file_of_the_project_can_be_read() -> None:
     found = Results.read((Path(benchmarks.__file__).parent / "RESULTS.md").read_text())
     assert "torch 2" in found.machine
-    assert {"Inference", "Training"} <= set(found.sections)
+    assert {"Memory", "Training"} <= set(found.sections)
 
 
 @pytest.mark.parametrize("text", ["", "# Results\n\nNo machine.\n", "# Other\n\nA processor; one thread.\n"])

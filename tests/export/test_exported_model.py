@@ -180,7 +180,7 @@ def outside(tensor: Any) -> None:
 
 
 def test_onnx_files_hold_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for it
     (tmp_path / "secret").write_bytes(np.full(4, 7, np.float32).tobytes())
@@ -191,13 +191,13 @@ def test_onnx_files_hold_their_weights(tmp_path: Path, monkeypatch: pytest.Monke
         outside(constant.attribute[0].t)
         del model.graph.initializer[:]
         if model is in_branch:
-            constant = helper.make_node(
-                "If", ["yes"], ["w"], then_branch=helper.make_graph([constant], "then", [], [])
-            )
+            model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+            branch = helper.make_graph([constant], "branch", [], [helper.make_empty_tensor_value_info("w")])
+            constant = helper.make_node("If", ["yes"], ["w"], then_branch=branch, else_branch=branch)
         model.graph.node.insert(0, constant)
     for model in (as_weight, as_constant, in_branch):
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(ConfigError, match="keeps weights in other files: save it as one file"):
+        with pytest.raises(ConfigError, match="weights in other files: save it as one file"):
             load_exported(tmp_path / "m.onnx")
 
 
@@ -314,3 +314,87 @@ def test_preprocessing_that_takes_all_memory(preprocessing: dict[str, Any], tmp_
 def test_inputs_it_was_not_made_for(shape: tuple[int, ...], program: Path) -> None:
     with pytest.raises(ConfigError, match=r"takes \(n, 3, 32, 32\), n from 1 to 64"):
         load_exported(program, trust=True)(torch.zeros(*shape))
+
+
+# -- OpenVINO's files
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("openvino")
+    path = tmp_path_factory.mktemp("graph") / "model.xml"
+    export(build("mlp"), path, format="openvino", example=batch())
+    return path
+
+
+def copied(graph: Path, folder: Path) -> Path:
+    for part in (graph, graph.with_suffix(".bin")):
+        (folder / part.name).write_bytes(part.read_bytes())
+    return folder / graph.name
+
+
+def test_openvino_files_are_two(graph: Path, tmp_path: Path) -> None:
+    path = copied(graph, tmp_path)
+    assert load_exported(path)(batch().numpy()).keys() == {"early", "late"}
+    with pytest.raises(ConfigError, match=r"exists: --force"):
+        export(build("mlp"), path, format="openvino", example=batch())
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"model.bin exists: --force"):
+        export(build("mlp"), path, format="openvino", example=batch())
+    copied(graph, tmp_path).with_suffix(".bin").unlink()
+    with pytest.raises(ConfigError, match="has no weights: 'model.bin' is missing beside it"):
+        load_exported(path)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+def test_parts_of_openvino_files(suffix: str, part: float, graph: Path, tmp_path: Path) -> None:
+    path = copied(graph, tmp_path)
+    cut = path.with_suffix(suffix)
+    cut.write_bytes(cut.read_bytes()[: int(part * cut.stat().st_size)])
+    with pytest.raises(ConfigError, match="damaged|has no metadata"):
+        load_exported(path)
+
+
+def test_weights_of_another_model(graph: Path, tmp_path: Path) -> None:
+    path = copied(graph, tmp_path)
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(ConfigError, match="the weights beside it are not its own"):
+        load_exported(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('type="ReLU" version="opset1"', 'type="Harm" version="extension"', "Cannot create Harm layer"),
+        ('type="ReLU" version="opset1"', 'type="Harm" version="opset1"', "damaged or not a file of OpenVINO"),
+        ('offset="32"', 'offset="99999999"', "damaged or not a file of OpenVINO"),
+        ('offset="32"', 'offset="18446744073709551600"', "damaged or not a file of OpenVINO"),
+        ('shape="8, 3072"', 'shape="8, 307200"', "damaged or not a file of OpenVINO"),
+        ("classy_vision value", "another value", "has no metadata of classy export"),
+    ],
+)
+def test_harmful_openvino_files(old: str, new: str, said: str, graph: Path, tmp_path: Path) -> None:
+    path = copied(graph, tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=said):
+        load_exported(path)
+
+
+def test_paths_in_openvino_files_are_not_followed(graph: Path, tmp_path: Path) -> None:
+    path = copied(graph, tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    text = path.read_text()
+    assert str(Path(__file__).parents[2]) not in text
+    entity = f'<!DOCTYPE net [<!ENTITY x SYSTEM "file://{secret}">]>'
+    path.write_text(text.replace("<net ", f"{entity}<net ", 1).replace('name="images"', 'name="&x;"', 1))
+    try:
+        outputs = load_exported(path)(batch().numpy())
+    except ConfigError:
+        return
+    assert outputs.keys() == {"early", "late"}
+    assert "secret" not in repr(load_exported(path))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ FIXED = ("mlp", "vision_transformer")  # their operators depend on the size of t
 QUICK = {
     "exported-program": set(FAMILIES),
     "onnx": {"regnet", "vision_transformer"},
+    "openvino": {"regnet", "vision_transformer"},
     "aoti": set(),
     "safetensors": set(FAMILIES),
 }
+needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+MARKS = {"openvino": [needs_openvino]}
 CASES = [
-    pytest.param(format, family, marks=[] if family in QUICK[format] else pytest.mark.slow)
+    pytest.param(
+        format, family, marks=[*MARKS.get(format, ()), *([] if family in QUICK[format] else [pytest.mark.slow])]
+    )
     for format in FORMATS
     for family in FAMILIES
 ]
@@ -72,7 +78,8 @@ def test_every_format_holds_every_family(format: str, family: str, tmp_path: Pat
     assert exported.labels == {"late": ("a", "b", "c"), "early": ("x", "y", "z")}
     assert exported.preprocessing == seen
     assert exported.metadata.format == format
-    assert list(tmp_path.iterdir()) == [path]
+    names = [path.name, *(path.with_suffix(suffix).name for suffix in FORMATS[format].beside)]
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(names)
     shape = [3 if size is None else size for size in exported.metadata.input_shape]
     images = torch.randn(*shape[:-2], *([48, 40] if free else [32, 32]))
     with torch.no_grad():
@@ -110,21 +117,12 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
         export(Doubled(), tmp_path / "none.pt2")
 
 
-def operators(path: Path) -> str:
-    """The graph of an exported program, in JSON; nothing in the file names our folders."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    assert not any(str(Path(__file__).parents[2]).encode() in part for part in parts.values())
-    return parts["models/model.json"].decode()
-
-
-def test_norms_are_folded_where_that_keeps_the_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt2"
-    export(build("densenet"), path, example=batch())
-    assert "batch_norm" not in operators(path)
-    done = export(build("regnet"), path, example=batch(), tolerance=1e-12, force=True)
-    assert done.difference == 0
-    assert "torch.ops.aten.batch_norm.default" in operators(path)  # as it is
+def test_files_name_no_folders_of_ours(tmp_path: Path) -> None:
+    export(build("densenet"), tmp_path / "model.pt2", example=batch())
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        assert not any(
+            str(Path(__file__).parents[2]).encode() in archive.read(name) for name in archive.namelist()
+        )
 
 
 # -- bfloat16
@@ -171,6 +169,18 @@ def test_bfloat16(format: str, family: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tolerance = 1e-06: nothing was written"):
         export(model, path, format=format, example=batch(), dtype=torch.bfloat16, tolerance=1e-6, force=True)
     assert load_exported(path, trust=True).metadata.precision == "bfloat16"
+
+
+@needs_openvino
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-2), ("bfloat16", 2e-2)])
+def test_openvino_files_in_16_bits(dtype: str, bound: float, tmp_path: Path) -> None:
+    """Weights are halved in float16; arithmetic is in 16 bits where the processor has it."""
+    model = nn.Linear(256, 1024)
+    done = export(model, tmp_path / "m.xml", format="openvino", example=torch.ones(2, 256), dtype=dtype)
+    assert done.difference is not None
+    assert done.difference < bound
+    assert (tmp_path / "m.bin").stat().st_size < {"float16": 2.2, "bfloat16": 4.2}[dtype] * 256 * 1024
+    assert all(output.dtype == torch.float32 for output in done.model(torch.ones(3, 256)).values())
 
 
 def test_bfloat16_halves_files(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""OpenVINO: converted straight from torch's exported program, compiled for the batch size that is asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classy_vision.config import ConfigError
+from classy_vision.engines.compiled import Compiled
+
+if TYPE_CHECKING:
+    from classy_vision.engines.program import Program
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+STATIC_SIZES = 4
+"""The batch sizes that get a network of their own, which is up to 15 % faster than one for any size; compiling
+one takes 0.1 to 0.6 seconds."""
+
+
+class OpenVINO(Compiled):
+    """A compiled program.
+
+    Args:
+        model: an ``openvino.Model`` with one input and any batch size.
+        threads: of the processor, for one call.
+        dtype: of the arithmetic; inputs and outputs are float32.
+        cache_dir: a folder where OpenVINO keeps what it has compiled; None for none.
+    """
+
+    name = extra = "openvino"
+    packages = ("openvino",)
+
+    def __init__(
+        self, model: Any, threads: int, dtype: str = "float32", cache_dir: str | Path | None = None
+    ) -> None:
+        self._model = model
+        self._settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
+        if cache_dir is not None:
+            self._settings["CACHE_DIR"] = str(cache_dir)
+        self._networks: dict[tuple[str, tuple[int, ...]], _Network] = {}
+        self._lock = threading.Lock()
+        self.workers = threads
+
+    @classmethod
+    def compile(cls, program: Program) -> OpenVINO:
+        """Converts a program; it is compiled for the sizes of each input that is new."""
+        from classy_vision.engines.openvino_graph import convert
+
+        model = convert(program.exported)
+        reshape(model, (None, *program.example.shape[1:]))
+        return cls(model, program.threads, program.dtype, program.cache_dir)
+
+    @classmethod
+    def load(cls, folder: Path, stem: str, **options: Any) -> OpenVINO:
+        """Reads the files that ``save`` wrote."""
+        return cls(read(folder / f"{stem}.xml"), **options)
+
+    def run(self, images: Any) -> list[Any]:
+        network = self._networks.get(("LATENCY", images.shape)) or self._find("LATENCY", images.shape)
+        return network.run(images)
+
+    def run_one_of_many(self, images: Any) -> list[Any]:
+        """On one of the streams that OpenVINO makes of all threads."""
+        return self._find("THROUGHPUT", images.shape).run(images)
+
+    def save(self, folder: Path, stem: str) -> None:
+        import openvino as ov
+
+        ov.save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
+
+    def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
+        """Returns the network for a shape, or once there are several, the one for any shape."""
+        import openvino as ov
+
+        with self._lock:
+            shapes = [known for kind, known in self._networks if kind == hint and known]
+            if shape not in shapes and len(shapes) >= STATIC_SIZES:
+                shape = ()
+            if (hint, shape) not in self._networks:
+                model = self._model.clone()
+                if shape:
+                    reshape(model, shape)
+                settings = {**self._settings, "PERFORMANCE_HINT": hint}
+                settings |= {"NUM_STREAMS": 1} if hint == "LATENCY" else {}
+                self._networks[hint, shape] = _Network(ov.Core().compile_model(model, "CPU", settings))
+            return self._networks[hint, shape]
+
+
+class _Network:
+    """A network that OpenVINO has compiled, and its idle requests: each runs for one thread at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: deque[Any] = deque()
+
+    def run(self, images: Any) -> list[Any]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        outputs = [*request.infer([images], share_inputs=True).values()]
+        self._idle.append(request)
+        return outputs
+
+
+def reshape(model: Any, shape: Sequence[int | None]) -> None:
+    """Fixes the sizes of the input of an ``openvino.Model``; those that are None stay free."""
+    import openvino as ov
+
+    model.reshape({0: ov.PartialShape([-1 if size is None else size for size in shape])})
+
+
+def read(path: Path) -> Any:
+    """Reads an ``openvino.Model`` from a file of IR and the file of weights beside it.
+
+    OpenVINO is given what is in the two files, so that no path in them is followed, and has no operators but
+    its own.
+
+    Raises:
+        ConfigError: the file of weights is missing.
+    """
+    import openvino as ov
+
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
+    return ov.Core().read_model(path.read_bytes(), weights.read_bytes())

@@ -1,0 +1,46 @@
+"""Batches that are in work at the same time are answered in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classy_vision.data.images import ImageError
+from classy_vision.predict.streaming import _answer, one_by_one
+
+Array = Any
+
+
+def entries() -> Iterator[list[tuple[Any, Any]]]:
+    """Batches of inputs of several shapes, of which some cannot be read; each input is its number."""
+    number = 0
+    for shapes in ((2, 3, 2), (None, None), (4,), (None,), (3, None, 2), (None,)):
+        batch: list[tuple[Any, Any]] = []
+        for shape in shapes:
+            bad = ImageError(Path(str(number)), "unreadable")
+            batch.append((number, bad if shape is None else np.full((1, shape), float(number))))
+            number += 1
+        yield batch
+
+
+def double(views: Array) -> Mapping[str, Array]:
+    return {"head": 2 * views[:, 0, :1]}
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 100])
+def test_answers_come_in_order(ahead: int) -> None:
+    def run_all(batches: Iterator[Array]) -> Iterator[Mapping[str, Array]]:
+        while taken := list(islice(batches, ahead)):
+            yield from map(double, taken)
+
+    for run in (run_all, one_by_one(double)):
+        outputs = list(_answer(entries(), run))
+        assert [one.input for one in outputs] == list(range(11))  # type: ignore[comparison-overlap]
+        for number, one in enumerate(outputs):
+            assert (one.error == "unreadable") == (number in (3, 4, 6, 8, 10))
+            assert one.error or one.outputs["head"].tolist() == [2.0 * number]
