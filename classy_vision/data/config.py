@@ -147,8 +147,12 @@ class DigitsConfig(DataConfig):
 class FolderConfig(DataConfig):
     """Files by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
 
+    The column is ``label``. With ``masks`` there may be no folders of classes, and a second column, ``mask``.
+
     Attributes:
         root: the folder.
+        masks: a folder of masks or maps that are laid out and named like the images, apart from the suffix:
+            the mask of ``root/train/a/1.jpg`` is ``masks/train/a/1.png``.
         test: what is set aside for ``classy evaluate``, and never read in training: the name of a
             folder beside ``train``, or a fraction of each class. Where it is left out that is the folder
             ``test``; if there is no ``val`` beside it, it is the validation split instead.
@@ -159,6 +163,7 @@ class FolderConfig(DataConfig):
 
     source: Literal["folder"]
     root: str
+    masks: str | None = None
     test: TestSplit = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
@@ -170,6 +175,7 @@ class TableConfig(DataConfig):
     Attributes:
         file: the table.
         images: where relative paths start; the table's own folder where it is left out.
+        masks: where relative paths of masks and maps start; where images' do if it is left out.
         test: what is set aside for ``classy evaluate``, and never read in training: the rows that have
             this value in the ``split`` column, or a fraction of the rows. Where it is left out those are the
             rows of the split ``test``; if there are none of ``val``, they are the validation split instead.
@@ -185,6 +191,7 @@ class TableConfig(DataConfig):
     source: Literal["table"]
     file: str
     images: str | None = None
+    masks: str | None = None
     test: TestSplit = None
     missing: tuple[str, ...] | None = None
     val_fraction: Probability = Field(default=0.2, gt=0)

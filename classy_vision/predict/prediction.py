@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from classy_vision.errors import ConfigError, unknown
-from classy_vision.train.config import THRESHOLD
+from classy_vision.train.config import THRESHOLD, Kind
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ class Answer:
             at once those of at least 0.5, also where ``scores`` is cut off before them.
     """
 
-    kind: Literal["classification", "multilabel", "regression"]
+    kind: Kind
     scores: Sequence[tuple[str, float]] = ()
     value: float | None = None
     labels: Sequence[str] = ()
@@ -115,7 +115,7 @@ class Prediction:
 
 
 def make_answer(
-    kind: Literal["classification", "multilabel", "regression"],
+    kind: Kind,
     classes: Sequence[str],
     output: Array,
     top: int,
