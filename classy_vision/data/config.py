@@ -144,6 +144,32 @@ class DigitsConfig(DataConfig):
         return self
 
 
+class ScenesConfig(DataConfig):
+    """Scenes of one to six of those digits on photographs, which also come with scikit-learn.
+
+    Columns: ``digits``, those that are there; ``count``, how many; ``mask``, the digit of each pixel; and
+    ``distance``, in pixels from each pixel to the nearest digit. No digit and no part of a photograph is both
+    in scenes to train on and in held-out ones.
+
+    Attributes:
+        scenes: how many there are; a fifth of them is held out.
+        scene_size: their side, in pixels.
+        scene_seed: draws them. It is not ``schedule.seed``, so that runs with different seeds see the same.
+    """
+
+    source: Literal["scenes"]
+    image_size: PositiveInt = 64
+    scenes: Annotated[int, Field(ge=10, le=10**6)] = 2000
+    scene_size: Annotated[int, Field(ge=32, le=1024)] = 64
+    scene_seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check_clip(self) -> Self:
+        if self.clip:
+            raise ValueError("the scenes are images: clip is for a folder or a table of videos")
+        return self
+
+
 class FolderConfig(DataConfig):
     """Files by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
 
@@ -201,6 +227,7 @@ class TableConfig(DataConfig):
 
 SOURCES: dict[str, type[DataConfig]] = {
     "digits": DigitsConfig,
+    "scenes": ScenesConfig,
     "folder": FolderConfig,
     "table": TableConfig,
 }

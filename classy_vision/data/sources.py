@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from classy_vision.config import ConfigError, shown, unknown
-from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, ScenesConfig, TableConfig
 from classy_vision.data.files import SUFFIXES
 from classy_vision.data.images import ImageError, count_channels
 from classy_vision.data.masks import SUFFIXES as MASKS
+from classy_vision.data.scenes import CLASSES, Scenes, load_scans
 from classy_vision.data.split import Strata, hold_out
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
@@ -126,7 +127,7 @@ def load_test_records(data: DataConfig, strata: StrataOf | None = None) -> Recor
 class _Found:
     """All rows of a source, each with its split."""
 
-    images: Sequence[str | Path | Image.Image]
+    images: Sequence[str | Path | Image.Image | Callable[[], Image.Image]]
     columns: Mapping[str, Sequence[Any]]
     splits: Sequence[str]
     channels: int = 3
@@ -198,19 +199,28 @@ class Columns(Mapping[str, list[Any]]):
 
 def _load_digits(data: DigitsConfig, strata: StrataOf | None, test: bool) -> _Found:
     """1,797 scanned digits: which one, and whether its outline closes a loop (0, 6, 8, 9)."""
-    # Two seconds of imports that nothing else needs.
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, digits = load_digits(return_X_y=True)
-    scans = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    held = train_test_split(range(len(digits)), test_size=0.2, stratify=digits, random_state=0)[1]
-    splits = np.where(np.isin(np.arange(len(digits)), held), VALIDATION, TRAINING).tolist()
+    scans, digits, held = load_scans()
+    splits = np.where(held, VALIDATION, TRAINING).tolist()
     columns = {
         "digit": [str(digit) for digit in digits],
         "loop": ["closed" if digit in (0, 6, 8, 9) else "open" for digit in digits],
     }
     return _Found([Image.fromarray(scan) for scan in scans], columns, splits, channels=1)
+
+
+def _load_scenes(data: ScenesConfig, strata: StrataOf | None, test: bool) -> _Found:
+    """Digits on photographs; images, masks and maps are drawn when they are asked for."""
+    scenes = Scenes(data.scenes, data.scene_size, data.scene_seed)
+    rows = range(data.scenes)
+    digits = [[int(scenes.digits[digit.scan]) for digit in scenes.place(row)] for row in rows]
+    columns: dict[str, list[Any]] = {
+        "digits": [sorted({str(digit) for digit in there}) for there in digits],
+        "count": [len(there) for there in digits],
+        "mask": [partial(scenes.mask, row) for row in rows],
+        "distance": [partial(scenes.distance, row) for row in rows],
+    }
+    splits = [VALIDATION if scenes.is_held_out(row) else TRAINING for row in rows]
+    return _Found([partial(scenes.image, row) for row in rows], columns, splits, classes={"mask": CLASSES})
 
 
 # -- files by class
@@ -495,6 +505,7 @@ def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
 
 _LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None, bool], _Found]] = {
     DigitsConfig: _load_digits,
+    ScenesConfig: _load_scenes,
     FolderConfig: _load_folder,
     TableConfig: _load_table,
 }

@@ -23,7 +23,14 @@ from classy_vision.config import (
     read_config,
     unknown,
 )
-from classy_vision.data.config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.config import (
+    SOURCES,
+    DataConfig,
+    DigitsConfig,
+    FolderConfig,
+    ScenesConfig,
+    TableConfig,
+)
 from classy_vision.presets import check_keys
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
@@ -206,7 +213,7 @@ class TrainConfig(Config):
     """
 
     model: dict[str, Any]
-    data: Annotated[DigitsConfig | FolderConfig | TableConfig, Field(discriminator="source")]
+    data: Annotated[DigitsConfig | ScenesConfig | FolderConfig | TableConfig, Field(discriminator="source")]
     tasks: dict[str, TaskConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
     weights: str | WeightsConfig | None = None

@@ -424,7 +424,7 @@ class DenseRegression(_Numbers, DenseTask):
         return self.mean_over_pixels(loss(found, wanted, reduction="none"), targets)
 
     def _scale_invariant(self, found: Tensor, targets: Tensor) -> Tensor:
-        """The mean square of logarithms of quotients, less half the square of their mean (Eigen et al., 2014)."""
+        """The mean square of the logarithms of quotients, less half the square of their mean (Eigen, 2014)."""
         known = self.known(targets)
         apart = torch.where(known, extended_log(found) - extended_log(targets.nan_to_num(1.0)), 0.0)
         mean = self.mean_over_pixels(apart, targets)
