@@ -47,6 +47,8 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "dense_regression": ("l1", "huber", "scale_invariant"),
 }
 """By kind of task; the first is that of tasks that do not say one."""
+DENSE = ("segmentation", "dense_regression")
+"""The kinds with a label for each pixel."""
 NUMBERS = ("regression", "dense_regression")
 """The kinds without classes."""
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,6 @@ from torch.nn.functional import (
     interpolate,
     l1_loss,
     logsigmoid,
-    one_hot,
     smooth_l1_loss,
 )
 
@@ -466,12 +465,12 @@ def dice_losses(logits: Tensor, targets: Tensor, known: Tensor, weights: Tensor 
     Returns:
         (n,), 0 of images without a class.
     """
-    k = logits.shape[1]
-    likely = logits.softmax(1) * known[:, None]
-    true = one_hot(torch.where(known, targets, 0), k).movedim(3, 1) * known[:, None]
-    both, total = (likely * true).sum((2, 3)), likely.sum((2, 3)) + true.sum((2, 3))
-    there = (true.sum((2, 3)) > 0).to(logits) * (1 if weights is None else weights)
-    missed = 1 - 2 * both / total.clamp(min=1e-6)
+    likely = (logits.softmax(1) * known[:, None]).flatten(2)
+    codes, nothing = torch.where(known, targets, 0).flatten(1), logits.new_zeros(logits.shape[:2])
+    both = nothing.scatter_add(1, codes, likely.gather(1, codes[:, None])[:, 0])
+    counts = nothing.scatter_add(1, codes, known.flatten(1).to(logits))
+    missed = 1 - 2 * both / (likely.sum(2) + counts).clamp(min=1e-6)
+    there = (counts > 0).to(logits) * (1 if weights is None else weights)
     return (missed * there).sum(1) / there.sum(1).clamp(min=1e-6)
 
 
