@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.data.preprocessing import with_statistics
-from classy_vision.export import export
+from classy_vision.export import Head, export
 from classy_vision.export.exported_model import load_exported
 from classy_vision.models import build_model
 from classy_vision.predict import Predictor, write_predictions
@@ -294,7 +294,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 def test_exported_files_give_them_too(predictor: Predictor, album: Path, tmp_path: Path) -> None:
     """On the command line, and without torch's own arithmetic: the same numbers."""
     file = tmp_path / "model.onnx"
-    export(model(), file, format="onnx")
+    heads = {name: Head(kind=task.config.kind, classes=task.classes) for name, task in predictor.tasks.items()}
+    export(model(), file, format="onnx", heads=heads, preprocessing=PREPROCESSING)
     exported = load_exported(file)
     assert exported.metadata.heads["mask"].classes == tuple(CLASSES)
     arrays = ArrayPredictor(exported, input_of(exported))
