@@ -63,7 +63,7 @@ class VisionTransformerHead(ClassyHead):
         for k in range(1, self.num_tokens or 1):
             self.add_module(f"layers_{k}", self._classifier(in_plane))
 
-    def output_layers(self) -> list[nn.Linear]:
+    def output_layers(self) -> list[nn.Linear | nn.Conv2d]:
         others = [self.get_submodule(f"layers_{k}.head") for k in range(1, self.num_tokens or 1)]
         return [*super().output_layers(), *(layer for layer in others if isinstance(layer, nn.Linear))]
 

@@ -533,6 +533,7 @@ def name_outputs(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
 def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
     """Makes heads that give standardised numbers give them in the units of the table."""
     for layer, task in _regression_layers(model, tasks):
+        assert layer.bias is not None  # without one numbers are learned as they are
         layer.weight.mul_(task.std)
         layer.bias.mul_(task.std).add_(task.mean)
 
@@ -541,11 +542,14 @@ def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
 def standardize(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
     """Makes heads that give numbers in the units of the table give them standardised."""
     for layer, task in _regression_layers(model, tasks):
+        assert layer.bias is not None
         layer.weight.div_(task.std)
         layer.bias.sub_(task.mean).div_(task.std)
 
 
-def _regression_layers(model: ClassyModel, tasks: Mapping[str, Task]) -> Iterator[tuple[nn.Linear, _Numbers]]:
+def _regression_layers(
+    model: ClassyModel, tasks: Mapping[str, Task]
+) -> Iterator[tuple[nn.Linear | nn.Conv2d, _Numbers]]:
     for entries in model.get_heads().values():
         for head in entries:
             task = tasks.get(str(head.unique_id))
