@@ -79,6 +79,8 @@ FormatOption = Annotated[
 OutputOption = Annotated[
     str | None,
     typer.Option(
+        "--output",
+        "-o",
         metavar="FOLDER",
         help="Write answers for each pixel to files in this folder: masks as indexed PNG, numbers as TIFF. "
         "Images that are done there are left out.",

@@ -53,7 +53,7 @@ def model(**config: Any) -> Any:
     ).eval()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def predictor() -> Predictor:
     return Predictor.of_model(model(), device="cpu")
 
