@@ -76,6 +76,19 @@ FormatOption = Annotated[
 ]
 
 
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Write answers for each pixel to files in this folder: masks as indexed PNG, numbers as TIFF. "
+        "Images that are done there are left out.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 def predict(
     run: Word = None,
     images: Files = None,
@@ -84,6 +97,7 @@ def predict(
     trust: TrustOption = False,
     top: Top = 5,
     format: FormatOption = PredictionFormat.TABLE,
+    output: OutputOption = None,
     device: DeviceOption = None,
     batch_size: BatchSizeOption = BATCH_SIZE,
     workers: WorkersOption = None,
@@ -99,9 +113,15 @@ def predict(
     for argument in files:  # before any work is done
         next(walk(argument, predictor.unit))
     failed = False
+    found = predictor.predict(files, top, batch_size=batch_size, workers=workers)
+    if output is not None:
+        from classy_vision.predict.files import write_predictions
+
+        name, options = str(weights or run), {"batch_size": batch_size, "workers": workers}
+        found = write_predictions(predictor, files, output, top, model=name, **options)
     try:
         with (
-            closing(predictor.predict(files, top, batch_size=batch_size, workers=workers)) as predictions,
+            closing(found) as predictions,
             _WRITERS[format](predictor) as write,
         ):
             for prediction in predictions:
@@ -248,6 +268,8 @@ def _list_rows(prediction: Prediction, unit: str) -> Iterator[dict[str, Any]]:
     for head, answer in prediction.answers.items():
         if answer.value is not None:
             yield {**row, "head": head, "value": answer.value}
+        if answer.parts:
+            yield {**row, "head": head, "label": answer.file or str(answer)}
         for rank, (label, probability) in enumerate(answer.scores, 1):
             yield {**row, "head": head, "rank": rank, "label": label, "probability": probability}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -19,12 +19,27 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import count_workers
 from classy_vision.data.images import ImageError
-from classy_vision.data.samples import make_blank_views, read_views
+from classy_vision.data.masks import PixelLabels
+from classy_vision.data.samples import make_blank_views, read_labelled, read_views
 
 Key = tuple[int, int]
 """Epoch and row."""
-Sample = tuple[int, Tensor, str]
-"""Row, views (v, c, h, w) or (v, c, t, h, w), and what is wrong with the file."""
+
+
+class Sample(NamedTuple):
+    """What is read of a row.
+
+    Attributes:
+        row: of the records.
+        views: (v, c, h, w) or (v, c, t, h, w).
+        error: what is wrong with the file.
+        dense: the labels of pixels by head, (h, w).
+    """
+
+    row: int
+    views: Tensor
+    error: str
+    dense: Mapping[str, Tensor] = {}
 
 
 class Batch(NamedTuple):
@@ -35,12 +50,14 @@ class Batch(NamedTuple):
         places: (n,), among what this process was to read.
         images: (n, v, c, h, w) or (n, v, c, t, h, w). There is one view in training and of images.
         errors: a message per unreadable file.
+        dense: the labels of pixels by head, (n, h, w).
     """
 
     rows: Tensor
     places: Tensor
     images: Tensor
     errors: list[str]
+    dense: Mapping[str, Tensor] = {}
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -93,21 +110,39 @@ class Samples(Dataset[Sample]):
         data: which part of them the model sees, with ``mean`` and ``std``.
         channels: of the model.
         seed: of the augmentation of training; None gives the views of evaluation.
+        dense: the labels of pixels by head, which are read with the images.
     """
 
-    def __init__(self, images: Sequence[Any], data: DataConfig, channels: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        images: Sequence[Any],
+        data: DataConfig,
+        channels: int,
+        seed: int | None = None,
+        dense: Mapping[str, PixelLabels] | None = None,
+    ) -> None:
         self.images = images
         self.data = data
         self.channels = channels
         self.seed = seed
+        self.dense = dense or {}
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, row = key
         rng = None if self.seed is None else Random(f"{self.seed} {epoch} {row}")
         try:
-            return row, read_views(self.images[row], self.data, self.channels, rng), ""
+            if self.dense:
+                image = self.images[row]
+                views, dense = read_labelled(row, image, self.data, self.channels, self.dense, rng)
+                return Sample(row, views, "", dense)
+            return Sample(row, read_views(self.images[row], self.data, self.channels, rng), "")
         except ImageError as error:
-            return row, make_blank_views(self.data, self.channels, training=rng is not None), str(error)
+            return self._make_blank(row, rng is not None, str(error))
+
+    def _make_blank(self, row: int, training: bool, error: str) -> Sample:
+        side = self.data.side(training)
+        dense = {head: torch.from_numpy(labels.make_blank(side)) for head, labels in self.dense.items()}
+        return Sample(row, make_blank_views(self.data, self.channels, training), error, dense)
 
 
 def make_loader(
@@ -136,10 +171,18 @@ def make_loader(
 
 def _collate(samples: Sequence[Sample]) -> Batch:
     """Makes a batch of samples; unreadable ones are only named."""
-    rows, views, errors = zip(*samples)
-    places = torch.tensor([i for i, error in enumerate(errors) if not error], dtype=torch.long)
-    images = torch.stack([views[i] for i in places]) if len(places) else views[0][None][:0]
-    return Batch(torch.tensor(rows)[places], places, images, [error for error in errors if error])
+    places = [i for i, sample in enumerate(samples) if not sample.error]
+
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([tensors[i] for i in places]) if places else tensors[0][None][:0]
+
+    return Batch(
+        torch.tensor([samples[i].row for i in places], dtype=torch.long),
+        torch.tensor(places, dtype=torch.long),
+        stack([sample.views for sample in samples]),
+        [sample.error for sample in samples if sample.error],
+        {head: stack([sample.dense[head] for sample in samples]) for head in samples[0].dense},
+    )
 
 
 def _start_worker(_: int) -> None:

@@ -144,11 +144,41 @@ class DigitsConfig(DataConfig):
         return self
 
 
+class ScenesConfig(DataConfig):
+    """Scenes of one to six of those digits on photographs, which also come with scikit-learn.
+
+    Columns: ``digits``, those that are there; ``count``, how many; ``mask``, the digit of each pixel; and
+    ``distance``, in pixels from each pixel to the nearest digit. No digit and no part of a photograph is both
+    in scenes to train on and in held-out ones.
+
+    Attributes:
+        scenes: how many there are; a fifth of them is held out.
+        scene_size: their side, in pixels.
+        scene_seed: draws them. It is not ``schedule.seed``, so that runs with different seeds see the same.
+    """
+
+    source: Literal["scenes"]
+    image_size: PositiveInt = 64
+    scenes: Annotated[int, Field(ge=10, le=10**6)] = 2000
+    scene_size: Annotated[int, Field(ge=32, le=1024)] = 64
+    scene_seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check_clip(self) -> Self:
+        if self.clip:
+            raise ValueError("the scenes are images: clip is for a folder or a table of videos")
+        return self
+
+
 class FolderConfig(DataConfig):
     """Files by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
 
+    The column is ``label``. With ``masks`` there may be no folders of classes, and a second column, ``mask``.
+
     Attributes:
         root: the folder.
+        masks: a folder of masks or maps that are laid out and named like the images, apart from the suffix:
+            the mask of ``root/train/a/1.jpg`` is ``masks/train/a/1.png``.
         test: what is set aside for ``classy evaluate``, and never read in training: the name of a
             folder beside ``train``, or a fraction of each class. Where it is left out that is the folder
             ``test``; if there is no ``val`` beside it, it is the validation split instead.
@@ -159,6 +189,7 @@ class FolderConfig(DataConfig):
 
     source: Literal["folder"]
     root: str
+    masks: str | None = None
     test: TestSplit = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
@@ -170,6 +201,7 @@ class TableConfig(DataConfig):
     Attributes:
         file: the table.
         images: where relative paths start; the table's own folder where it is left out.
+        masks: where relative paths of masks and maps start; where images' do if it is left out.
         test: what is set aside for ``classy evaluate``, and never read in training: the rows that have
             this value in the ``split`` column, or a fraction of the rows. Where it is left out those are the
             rows of the split ``test``; if there are none of ``val``, they are the validation split instead.
@@ -185,6 +217,7 @@ class TableConfig(DataConfig):
     source: Literal["table"]
     file: str
     images: str | None = None
+    masks: str | None = None
     test: TestSplit = None
     missing: tuple[str, ...] | None = None
     val_fraction: Probability = Field(default=0.2, gt=0)
@@ -194,6 +227,7 @@ class TableConfig(DataConfig):
 
 SOURCES: dict[str, type[DataConfig]] = {
     "digits": DigitsConfig,
+    "scenes": ScenesConfig,
     "folder": FolderConfig,
     "table": TableConfig,
 }

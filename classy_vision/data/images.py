@@ -202,6 +202,37 @@ def count_channels(source: Path) -> int | None:
     return None
 
 
+def read_size(source: Path) -> tuple[int, int]:
+    """The width and height of an image file, upright.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _reading(source):
+        if source.suffix.lower() == NUMPY:
+            height, width, _ = _shape(_map_array(source).shape)
+            return width, height
+        with open_header(source, 2**62) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
+
+
+def read_pixels(source: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray[Any, Any]:
+    """The values in an image file as they are, (h, w) or (h, w, c); of an indexed one those of its colours.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _reading(source):
+        if source.suffix.lower() == NUMPY:
+            pixels = _read_array(source, max_pixels)
+            return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+        with open_header(source, max_pixels) as image:
+            if image.mode == "1":
+                return np.asarray(image).astype(np.uint8)
+            return np.array(image)
+
+
 # -- files
 
 

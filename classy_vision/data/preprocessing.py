@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -107,6 +108,10 @@ class View:
             part = image.resize(self.resized, self.resample).crop((left, top, right, bottom))
         return ImageOps.mirror(part) if self.mirrored else part
 
+    def of_plane(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The square of an array (h, w) of uint8, int32 or float32, whose values are kept as they are."""
+        return np.asarray(self._of(Image.fromarray(values)))
+
     def reduction(self, size: tuple[int, int]) -> float:
         """How many times the needed pixels an image of ``size`` has along a side."""
         if self.resized is not None:
@@ -123,6 +128,20 @@ class View:
         return replace(self, box=(left * x, top * y, min(right * x, reduced[0]), min(bottom * y, reduced[1])))
 
 
+class Seen(NamedTuple):
+    """What was read of an image.
+
+    Attributes:
+        pictures: what the model sees.
+        views: which parts these are, of the image as it is in its file.
+        size: its width and height, upright.
+    """
+
+    pictures: list[Picture]
+    views: list[View]
+    size: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Crops, resizes and normalises.
@@ -134,7 +153,11 @@ class Preprocessing:
     data: DataConfig
 
     def read(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> list[Picture]:
-        """The views of an image, of which no more is decoded than they need.
+        """The views of an image, of which no more is decoded than they need: see ``read_seen``."""
+        return self.read_seen(source, channels, rng).pictures
+
+    def read_seen(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> Seen:
+        """The views of an image, and which parts of it they are.
 
         Args:
             source: a file, or an image in memory.
@@ -160,15 +183,19 @@ class Preprocessing:
             max_pixels=self.data.max_pixels,
             reduction=reduction if self.data.reduces else None,
         )
-        if whole is None:
-            return [view.of(image) for view in self.views(image.size, rng)]
-        return [view.within(whole, image.size).of(image) for view in views]
+        size = whole or image.size
+        views = views or self.views(size, rng)
+        return Seen([view.within(size, image.size).of(image) for view in views], views, size)
 
     def read_views(
         self, source: Path | Image.Image, channels: int, rng: Random | None = None
     ) -> np.ndarray[Any, Any]:
         """As ``read``, but what the model sees: (v, c, h, w). Torch is not needed for it."""
-        return np.stack([self.normalize(view) for view in self.read(source, channels, rng)])
+        return self.stack(self.read(source, channels, rng))
+
+    def stack(self, pictures: Sequence[Picture]) -> np.ndarray[Any, Any]:
+        """Views as the model sees them: (v, c, h, w)."""
+        return np.stack([self.normalize(picture) for picture in pictures])
 
     def crop(self, image: Picture, rng: Random | None = None) -> Picture:
         """The part of ``image`` that the model sees, in its size."""

@@ -6,7 +6,7 @@ Axes: v views, c channels, t time, h height, w width.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from classy_vision.data.config import MAX_RATE, ClipConfig, DataConfig
 from classy_vision.data.images import Picture, Planes, open_image
+from classy_vision.data.masks import PixelLabels
 from classy_vision.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -46,6 +47,34 @@ def read_views(
     places = [rng.random()] if rng else spread_clips(data.clip.clips)
     assert isinstance(source, Path)
     return read_video(source, lambda video: _read_clips(video, places, data, channels, rng))
+
+
+def read_labelled(
+    row: int,
+    image: Path | Image.Image,
+    data: DataConfig,
+    channels: int,
+    labels: Mapping[str, PixelLabels],
+    rng: Random | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the model sees of an image, and the labels of these pixels by head: (v, c, h, w) and (h, w) each.
+
+    Args:
+        row: of the image.
+        image, data, channels, rng: as for ``read_views``.
+        labels: by head.
+
+    Raises:
+        ImageError: the image or its labels cannot be read.
+    """
+    see = Preprocessing(data)
+    seen = see.read_seen(image, channels, rng)
+    found = {}
+    for head, of in labels.items():
+        whole = of.read(row, image, seen.size)
+        view = seen.views[0]
+        found[head] = torch.from_numpy(of.make_blank(view.side) if whole is None else of.see(whole, view))
+    return torch.from_numpy(see.stack(seen.pictures)), found
 
 
 def make_blank_views(data: DataConfig, channels: int, training: bool) -> Tensor:

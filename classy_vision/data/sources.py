@@ -6,7 +6,7 @@ import csv as texts
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,11 @@ import numpy as np
 from PIL import Image
 
 from classy_vision.config import ConfigError, shown, unknown
-from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.config import DataConfig, DigitsConfig, FolderConfig, ScenesConfig, TableConfig
 from classy_vision.data.files import SUFFIXES
 from classy_vision.data.images import ImageError, count_channels
+from classy_vision.data.masks import SUFFIXES as MASKS
+from classy_vision.data.scenes import CLASSES, Scenes, load_scans
 from classy_vision.data.split import Strata, hold_out
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
@@ -45,6 +47,8 @@ class Records:
         channels: 1 where the images are grey by nature, those of arrays and of TIFF files with
             many channels, else 3.
         note: what a user should know of how they were found.
+        root: where relative paths in columns start.
+        classes: the names of the classes in masks, by column, where the source knows them.
     """
 
     images: Sequence[Path | Image.Image]
@@ -52,6 +56,8 @@ class Records:
     held_out: Sequence[bool]
     channels: int = 3
     note: str = ""
+    root: str = ""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def rows(self, held_out: bool) -> list[int]:
         """The rows of one split."""
@@ -59,8 +65,21 @@ class Records:
 
     def name(self, row: int) -> str:
         """What a message calls the row."""
-        image = self.images[row]
-        return str(image) if isinstance(image, Path) else f"image {row}"
+        image = (self.images.names if isinstance(self.images, Files) else self.images)[row]
+        return str(Path(image)) if isinstance(image, (str, Path)) else f"image {row}"
+
+    def paths(self, column: str) -> Sequence[Any]:
+        """The cells of a column of masks or maps, with relative paths joined to their root."""
+        cells = []
+        for row, cell in enumerate(self.columns[column]):
+            if isinstance(cell, str):
+                cell = os.path.join(self.root, os.path.expanduser(cell))
+            elif cell is not None and not callable(cell):
+                raise ConfigError(
+                    f"{self.name(row)}, column {column!r}: {shown(cell)} is not the name of a file"
+                )
+            cells.append(cell)
+        return cells
 
 
 StrataOf = Callable[[Mapping[str, Sequence[Any]]], Strata]
@@ -108,11 +127,13 @@ def load_test_records(data: DataConfig, strata: StrataOf | None = None) -> Recor
 class _Found:
     """All rows of a source, each with its split."""
 
-    images: Sequence[str | Path | Image.Image]
+    images: Sequence[str | Path | Image.Image | Callable[[], Image.Image]]
     columns: Mapping[str, Sequence[Any]]
     splits: Sequence[str]
     channels: int = 3
     note: str = ""
+    root: str = ""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def part(self, *splits: str) -> Records:
         """The records of some splits."""
@@ -122,27 +143,30 @@ class _Found:
         if len(rows) < len(self.splits):
             columns = Columns({name: partial(_take, columns, name, rows) for name in columns})
         images = [self.images[row] for row in rows]
-        return Records(Files(images), columns, held_out, self.channels, self.note)
+        found = Records(Files(images), columns, held_out, self.channels, self.note)
+        return replace(found, root=self.root, classes=self.classes)
 
 
 class Files(Sequence[Any]):
-    """Files, or images in memory, by row; a file's path is made when it is asked for.
+    """Files, or images in memory, by row; a path or an image is made when it is asked for.
 
-    Args:
-        names: the files' names, or images.
+    Attributes:
+        names: the files' names, images, or functions that make them.
     """
 
     def __init__(self, names: Sequence[Any]) -> None:
-        self._names = names
+        self.names = names
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
-            return Files(self._names[row])
-        name = self._names[row]
-        return Path(name) if isinstance(name, str) else name
+            return Files(self.names[row])
+        name = self.names[row]
+        if isinstance(name, str):
+            return Path(name)
+        return name() if callable(name) else name
 
 
 def _take(columns: Mapping[str, Sequence[Any]], name: str, rows: Sequence[int]) -> list[Any]:
@@ -175,14 +199,8 @@ class Columns(Mapping[str, list[Any]]):
 
 def _load_digits(data: DigitsConfig, strata: StrataOf | None, test: bool) -> _Found:
     """1,797 scanned digits: which one, and whether its outline closes a loop (0, 6, 8, 9)."""
-    # Two seconds of imports that nothing else needs.
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, digits = load_digits(return_X_y=True)
-    scans = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    held = train_test_split(range(len(digits)), test_size=0.2, stratify=digits, random_state=0)[1]
-    splits = np.where(np.isin(np.arange(len(digits)), held), VALIDATION, TRAINING).tolist()
+    scans, digits, held = load_scans()
+    splits = np.where(held, VALIDATION, TRAINING).tolist()
     columns = {
         "digit": [str(digit) for digit in digits],
         "loop": ["closed" if digit in (0, 6, 8, 9) else "open" for digit in digits],
@@ -190,11 +208,26 @@ def _load_digits(data: DigitsConfig, strata: StrataOf | None, test: bool) -> _Fo
     return _Found([Image.fromarray(scan) for scan in scans], columns, splits, channels=1)
 
 
+def _load_scenes(data: ScenesConfig, strata: StrataOf | None, test: bool) -> _Found:
+    """Digits on photographs; images, masks and maps are drawn when they are asked for."""
+    scenes = Scenes(data.scenes, data.scene_size, data.scene_seed)
+    rows = range(data.scenes)
+    digits = [[int(scenes.digits[digit.scan]) for digit in scenes.place(row)] for row in rows]
+    columns: dict[str, list[Any]] = {
+        "digits": [sorted({str(digit) for digit in there}) for there in digits],
+        "count": [len(there) for there in digits],
+        "mask": [partial(scenes.mask, row) for row in rows],
+        "distance": [partial(scenes.distance, row) for row in rows],
+    }
+    splits = [VALIDATION if scenes.is_held_out(row) else TRAINING for row in rows]
+    return _Found([partial(scenes.image, row) for row in rows], columns, splits, classes={"mask": CLASSES})
+
+
 # -- files by class
 
 
 def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Found:
-    """A folder per class; the column is ``label``."""
+    """A folder per class, or with masks any files; the columns are ``label`` and ``mask``."""
     root = Path(data.root)
     if not os.path.isdir(root):
         raise ConfigError(f"data.root: no such folder: {data.root!r}")
@@ -215,8 +248,31 @@ def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Fo
     splits = _set_aside(
         splits, data, lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed)
     )
-    channels = _find_channels([path for _, path in found], data)
-    return _Found([path for _, path in found], {"label": labels}, splits, channels, note)
+    images = [path for _, path in found]
+    columns: dict[str, list[Any]] = {"label": labels} if any(labels) else {}
+    if data.masks is not None:
+        columns["mask"] = _find_masks(images, root, Path(data.masks), data)
+    return _Found(images, columns, splits, _find_channels(images, data), note)
+
+
+def _find_masks(images: Sequence[Path], root: Path, masks: Path, data: FolderConfig) -> list[str | None]:
+    """The mask of each image: the file of the same name, apart from the suffix, at the same place."""
+    if not masks.is_dir():
+        raise ConfigError(f"data.masks: no such folder: {str(masks)!r}")
+    there: dict[Path, Path] = {}
+    for path in sorted(path for path in masks.rglob("*") if path.suffix.lower() in MASKS):
+        other = there.setdefault(path.relative_to(masks).with_suffix(""), path)
+        if other != path:
+            raise ConfigError(f"data.masks: {other} and {path} would be masks of one image")
+    found = [there.get(image.relative_to(root).with_suffix("")) for image in images]
+    lost = [image for image, mask in zip(images, found) if mask is None]
+    if len(lost) > (0 if data.on_bad_image == "error" else len(images) - 1):
+        wanted = masks / lost[0].relative_to(root).with_suffix(".png")
+        raise ConfigError(
+            f"{len(lost)} of {len(images)} images have no mask in data.masks, the first is {lost[0]}: "
+            f"{wanted} is needed, or with one of {', '.join(MASKS[1:])}"
+        )
+    return [None if mask is None else str(mask) for mask in found]
 
 
 def _split_folders(root: Path, data: FolderConfig) -> dict[str, list[Path]]:
@@ -274,11 +330,19 @@ def _list_folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _list_files(root: Path, data: DataConfig) -> list[tuple[str, Path]]:
+def _list_files(root: Path, data: FolderConfig) -> list[tuple[str, Path]]:
+    """Files with the names of their classes; with masks, and files beside the folders, there are no classes."""
     found: list[tuple[str, Path]] = []
-    folders = _list_folders(root)
-    _check_level(root, folders)
+    masks = Path(data.masks) if data.masks is not None else None
+    folders = [folder for folder in _list_folders(root) if folder != masks]
     known = frozenset().union(*SUFFIXES.values())
+    if masks is not None:
+        inside = (path for path in root.rglob("*") if path.suffix.lower() in known and path.is_file())
+        files = sorted(path for path in inside if masks not in path.parents)
+        if any(path.parent == root for path in files):
+            _check_kind(files, data)
+            return [("", path) for path in files]
+    _check_level(root, folders)
     for folder in folders:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
         if not paths:
@@ -344,11 +408,12 @@ def _hold_out(labels: Sequence[Any], fraction: float, seed: int) -> list[bool]:
 def write_listing(records: Records, data: FolderConfig) -> bytes:
     """The files of a folder and their splits as a table, for ``read_listing``."""
     table = io.StringIO(newline="")
+    columns = records.columns
     rows = [
-        [os.path.relpath(records.name(row), data.root), label, "val" if held else "train"]
-        for row, (label, held) in enumerate(zip(records.columns["label"], records.held_out))
+        [os.path.relpath(records.name(row), data.root), *cells, "val" if held else "train"]
+        for row, (*cells, held) in enumerate(zip(*columns.values(), records.held_out))
     ]
-    texts.writer(table).writerows([["path", "label", "split"], *rows])
+    texts.writer(table).writerows([["path", *columns, "split"], *rows])
     return table.getvalue().encode(errors="surrogateescape")
 
 
@@ -363,7 +428,8 @@ def read_listing(path: Path, data: FolderConfig) -> Records:
             rows = list(texts.DictReader(file))
         images = [Path(data.root, row["path"]) for row in rows]
         held_out = [row["split"] == "val" for row in rows]
-        columns = {"label": [row["label"] for row in rows]}
+        names = [name for name in ("label", "mask") if rows and name in rows[0]]
+        columns = {name: [row[name] or None for row in rows] for name in names}
     except (OSError, texts.Error, KeyError) as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}") from None
     there = [image for image in images if image.is_file()]
@@ -392,7 +458,8 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     wanted = [images[row] for row in rows]
     _check_exist(wanted, path, data)
     _check_kind(wanted, data)
-    return _Found(images, Columns(columns), splits, _find_channels(wanted, data))
+    found = _Found(images, Columns(columns), splits, _find_channels(wanted, data))
+    return replace(found, root=data.masks or data.images or os.path.dirname(data.file))
 
 
 def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: StrataOf | None) -> Draw:
@@ -438,6 +505,7 @@ def _read_splits(cells: Sequence[Any], data: TableConfig) -> list[str]:
 
 _LOADERS: dict[type[DataConfig], Callable[[Any, StrataOf | None, bool], _Found]] = {
     DigitsConfig: _load_digits,
+    ScenesConfig: _load_scenes,
     FolderConfig: _load_folder,
     TableConfig: _load_table,
 }

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
-from classy_vision.evaluate.scores import HeadScores, is_right, score
-from classy_vision.predict.prediction import make_answer
+from classy_vision.evaluate.scores import HeadScores, PixelScores, is_right, score
+from classy_vision.predict.prediction import Answer, make_answer
 from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
+from classy_vision.predict.windows import PixelOutput
 from classy_vision.train.tasks import Task
 from classy_vision.weights.files import replacing_folder
 
@@ -142,32 +143,76 @@ def _run(
     tell: Progress,
 ) -> tuple[Evaluation, list[int], dict[str, Tensor]]:
     """Evaluates what can be read, and returns also its rows, and the outputs for these by head."""
-    kept: dict[str, list[Tensor]] = {head: [] for head in predictor.tasks}
+    whole = {head: task for head, task in predictor.tasks.items() if not task.dense}
+    dense = {head: PixelScores(task) for head, task in predictor.tasks.items() if task.dense}
+    kept: dict[str, list[Tensor]] = {head: [] for head in whole}
     rows: list[int] = []
     errors: dict[str, str] = {}
     with _open_table(folder, predictor.unit) as write:
         for row, one in enumerate(outputs):
+            answers = _answer_for_pixels(dense, one)
             if one.error:
                 errors[one.input.name] = one.error
             else:
                 rows.append(row)
-                for head, output in one.outputs.items():
-                    kept[head].append(torch.from_numpy(output))
-            write(_make_rows(predictor, labelled, row, one))
+                for head in whole:
+                    kept[head].append(torch.from_numpy(one.outputs[head]))
+                _measure_pixels(dense, answers, labelled, row, one)
+            write(_make_rows(predictor, labelled, row, one, answers))
             tell(row + 1)
     if not rows:
         first = ": ".join(next(iter(errors.items())))
         raise ConfigError(f"none of {len(errors)} {predictor.unit}s could be read; {first}")
     stacked = {head: torch.stack(one) for head, one in kept.items()}
-    heads = {}
-    for head, task in predictor.tasks.items():
-        targets = labelled.targets[head][rows]
-        valid = task.valid(targets)
-        if not valid.any():
-            raise ConfigError(f"head {head!r}: no {predictor.unit} with a label could be read")
-        heads[head] = score(task, stacked[head][valid], targets[valid])
+    heads = {head: _score(head, predictor, labelled, rows, stacked, dense) for head in predictor.tasks}
     done = Evaluation(name, labelled.name, labelled.split, heads, len(rows), errors)
     return done, rows, stacked
+
+
+def _score(
+    head: str,
+    predictor: Predictor,
+    labelled: Labelled,
+    rows: Sequence[int],
+    outputs: Mapping[str, Tensor],
+    dense: Mapping[str, PixelScores],
+) -> HeadScores:
+    task = predictor.tasks[head]
+    if head in dense:
+        there = dense[head].count > 0
+    else:
+        targets = labelled.targets[head][rows]
+        valid = task.valid(targets)
+        there = bool(valid.any())
+    if not there:
+        raise ConfigError(f"head {head!r}: no {predictor.unit} with a label could be read")
+    return dense[head].score() if head in dense else score(task, outputs[head][valid], targets[valid])
+
+
+def _answer_for_pixels(dense: Mapping[str, PixelScores], one: Output) -> dict[str, Answer]:
+    """The answers for each pixel of an image, by head."""
+    if one.error or not isinstance(one, PixelOutput):
+        return {}
+    tasks = {head: scores.task for head, scores in dense.items()}
+    return {
+        head: make_answer(task.config.kind, task.classes, one.outputs[head], 1, one.size)
+        for head, task in tasks.items()
+    }
+
+
+def _measure_pixels(
+    dense: Mapping[str, PixelScores],
+    answers: Mapping[str, Answer],
+    labelled: Labelled,
+    row: int,
+    one: Output,
+) -> None:
+    for head, answer in answers.items():
+        assert isinstance(one, PixelOutput)
+        labels = labelled.dense[head]
+        true = labels.read(row, one.input.source, one.size)
+        if true is not None and answer.pixels is not None:
+            dense[head].update(answer.pixels, labels, true)
 
 
 # -- every prediction
@@ -184,13 +229,23 @@ def _open_table(folder: Path | None, unit: str) -> Iterator[Callable[[list[dict[
         yield writer.writerows
 
 
-def _make_rows(predictor: Predictor, labelled: Labelled, row: int, one: Output) -> list[dict[str, Any]]:
+def _make_rows(
+    predictor: Predictor, labelled: Labelled, row: int, one: Output, answers: Mapping[str, Answer]
+) -> list[dict[str, Any]]:
     """Makes a row per head, or one with the error."""
     name = {predictor.unit: one.input.name}
     if one.error:
         return [{**name, "error": one.error}]
     return [
-        {**name, "head": head, **_judge(task, torch.from_numpy(one.outputs[head]), labelled.targets[head][row])}
+        {
+            **name,
+            "head": head,
+            **(
+                {"prediction": str(answers[head])}
+                if head in answers
+                else _judge(task, torch.from_numpy(one.outputs[head]), labelled.targets[head][row])
+            ),
+        }
         for head, task in predictor.tasks.items()
     ]
 
@@ -246,8 +301,10 @@ def _write(
         if scores.confusion is not None:
             _write_confusion(folder / f"{name}.confusion.csv", task, scores)
             (folder / f"{name}.confusion.png").write_bytes(draw_confusion(task, scores))
-        else:
+        elif not task.dense:
             (folder / f"{name}.scatter.png").write_bytes(draw_numbers(task, outputs[head], targets))
+        if task.dense:
+            continue
         worst = worst_mistakes(task, outputs[head], targets)
         if worst:
             inputs = [labelled.inputs[rows[i]] for i in worst]
@@ -266,7 +323,7 @@ def worst_mistakes(task: Task, outputs: Tensor, targets: Tensor) -> list[int]:
 
 
 def _write_classes(path: Path, heads: Mapping[str, HeadScores]) -> None:
-    names = ("head", "class", "precision", "recall", "f1", "average_precision", "support")
+    names = ("head", "class", "precision", "recall", "f1", "iou", "average_precision", "support")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()

@@ -30,7 +30,7 @@ def draw_confusion(task: Task, scores: HeadScores) -> bytes:
     """A PNG: each row is a class, and shows what its samples were taken for, as a part of them."""
     counts = scores.confusion
     assert counts is not None
-    columns = task.classes if scores.kind == "classification" else ("TN", "FP", "FN", "TP")
+    columns = task.classes if scores.kind != "multilabel" else ("TN", "FP", "FN", "TP")
     parts = counts / counts.sum(1, keepdims=True).clip(1)
     side = min(14.0, 2.5 + 0.34 * max(len(task.classes), 4))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -46,7 +46,7 @@ def draw_confusion(task: Task, scores: HeadScores) -> bytes:
             axis.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     axis.set_title(f"{task.name}: {scores.count} labels", fontsize=10)
     axis.set_ylabel("true")
-    axis.set_xlabel("predicted" if scores.kind == "classification" else "negatives and positives")
+    axis.set_xlabel("predicted" if scores.kind != "multilabel" else "negatives and positives")
     return to_png(figure)
 
 

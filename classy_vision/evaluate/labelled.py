@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig, TableConfig
 from classy_vision.data.files import TABLES, walk
+from classy_vision.data.masks import PixelLabels
 from classy_vision.data.sources import (
     SPLITS,
     TEST,
@@ -28,7 +29,7 @@ from classy_vision.run_files import RUN_CONFIG
 from classy_vision.text import list_some
 from classy_vision.train.job import prepare, test_records
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.tasks import Task
+from classy_vision.train.tasks import DenseTask, Task
 
 PARTS = {"train": TRAINING, "validation": VALIDATION, "test": TEST}
 """What ``split`` may be, and which split of the data that is."""
@@ -44,22 +45,32 @@ class Labelled:
         name: where they are from.
         split: "train", "validation", "test", or "all" where the data are not split.
         inputs: images or videos.
-        targets: by head, a row per input.
+        targets: by head, a row per input; of heads with an answer for each pixel, whether there are labels.
+        dense: the labels of pixels of those heads.
     """
 
     name: str
     split: str
     inputs: Sequence[Input]
     targets: Mapping[str, Tensor]
+    dense: Mapping[str, PixelLabels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Inputs and their cells by column, not yet assigned to heads."""
+    """Inputs and their cells by column, not yet assigned to heads.
+
+    Attributes:
+        split: as in ``Labelled``.
+        inputs: images or videos.
+        columns: cells by column.
+        paths: the cells of a column of files, with relative paths joined to their root.
+    """
 
     split: str
     inputs: Sequence[Input]
     columns: Mapping[str, Sequence[Any]]
+    paths: Callable[[str], Sequence[Any]]
 
 
 def find_labelled(
@@ -103,11 +114,15 @@ def find_labelled(
         )
         raise ConfigError(f"DATA = {str(data)!r} {there}")
     name = str(run if data is None else data)
-    found = {}
+    found, dense = {}, {}
     for head, task in tasks.items():
         column = _find_column(task, tasks, rows.columns, targets or {}, name)
-        found[head] = _encode(task, column, rows, name)
-    return Labelled(name, rows.split, rows.inputs, found)
+        if isinstance(task, DenseTask):
+            dense[head] = task.open(rows.paths(column))
+            found[head] = tensor([task.encode(cell) for cell in rows.columns[column]])
+        else:
+            found[head] = _encode(task, column, rows, name)
+    return Labelled(name, rows.split, rows.inputs, found, dense)
 
 
 # -- the rows
@@ -130,7 +145,13 @@ def _take_rows(records: Records, split: str) -> _Rows:
     if split in ("train", "validation"):
         rows = records.rows(held_out=split == "validation")
     inputs = [Input(records.name(row), records.images[row]) for row in rows]
-    return _Rows(split, inputs, {n: [cells[row] for row in rows] for n, cells in records.columns.items()})
+
+    def paths(column: str) -> list[Any]:
+        cells = records.paths(column)
+        return [cells[row] for row in rows]
+
+    columns = {n: [cells[row] for row in rows] for n, cells in records.columns.items()}
+    return _Rows(split, inputs, columns, paths)
 
 
 def _find_in_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
@@ -148,7 +169,8 @@ def _find_in_folder(root: Path, seen: DataConfig, split: str | None) -> _Rows:
         raise ConfigError(f"{root} has no folders in it; each class needs one, named after it")
     found = [(folder.name, file) for folder in classes for file in walk(folder, seen.unit)]
     inputs = [Input(file, Path(file)) for _, file in found]
-    return _Rows(split or "all", inputs, {LABEL: [name for name, _ in found]})
+    columns = {LABEL: [name for name, _ in found]}
+    return _Rows(split or "all", inputs, columns, columns.__getitem__)
 
 
 def _find_in_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:

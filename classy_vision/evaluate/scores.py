@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classy_vision.data.masks import PixelLabels
 from classy_vision.train.config import THRESHOLD
 from classy_vision.train.tasks import Task
 
@@ -28,9 +29,11 @@ class HeadScores:
         kind: of its task.
         count: how many samples had labels.
         metrics: by name; None where a metric is not defined, as R² of equal numbers.
-        classes: precision, recall, F1, support and, of several labels at once, average precision, by class.
-        confusion: how often (true, predicted) of classification, (k, k); of several labels at once per class
-            true negatives, false positives, false negatives and true positives, (k, 4).
+        classes: precision, recall, F1, support and, of several labels at once, average precision, by class; of
+            a segmentation also the IoU, and the support is in pixels.
+        confusion: how often (true, said) of classification, (k, k), and in pixels of a segmentation; of
+            several labels at once per class true negatives, false positives, false negatives and true
+            positives, (k, 4).
     """
 
     kind: str
@@ -124,6 +127,55 @@ def _score_numbers(task: Task, outputs: Tensor, targets: Tensor) -> HeadScores:
         "bias": float((found - true).mean()),
     }
     return HeadScores("regression", len(true), _replace_undefined(metrics))
+
+
+class PixelScores:
+    """Measures a head with an answer for each pixel, image by image.
+
+    Args:
+        task: of the head.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.count = 0
+        self._metrics = task.metrics()
+        self._confusion = np.zeros((task.outputs, task.outputs), np.int64)
+
+    def update(self, pixels: np.ndarray[Any, Any], labels: PixelLabels, true: np.ndarray[Any, Any]) -> None:
+        """Adds an image: its answer (h, w), and its labels, of which ``true`` are the pixels, (h, w)."""
+        known = labels.known(true)
+        if not known.any():
+            return
+        self.count += 1
+        said, wanted = pixels[known], true[known]
+        if self.task.has_classes:
+            said, wanted = said.astype(np.int64), wanted.astype(np.int64)
+            pairs = np.bincount(wanted * self.task.outputs + said, minlength=self._confusion.size)
+            self._confusion += pairs.reshape(self._confusion.shape)
+        for metric in self._metrics.values():
+            metric.update(torch.from_numpy(said), torch.from_numpy(wanted))
+
+    def score(self) -> HeadScores:
+        """What was measured."""
+        metrics = _replace_undefined({name: metric.compute() for name, metric in self._metrics.items()})
+        kind, counts = self.task.config.kind, self._confusion
+        if not self.task.has_classes:
+            return HeadScores(kind, self.count, metrics)
+        both, said, true = (x.astype(float) for x in (counts.diagonal(), counts.sum(0), counts.sum(1)))
+        with np.errstate(invalid="ignore"):  # of a class that is never there or predicted: not defined
+            of_class = {
+                "precision": both / said,
+                "recall": both / true,
+                "f1": 2 * both / (said + true),
+                "iou": both / (said + true - both),
+                "support": true,
+            }
+        classes = {
+            label: _replace_undefined({name: float(values[code]) for name, values in of_class.items()})
+            for code, label in enumerate(self.task.classes)
+        }
+        return HeadScores(kind, self.count, metrics, classes, counts)
 
 
 _SCORES = {"classification": _score_classes, "multilabel": _score_labels, "regression": _score_numbers}

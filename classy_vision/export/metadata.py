@@ -21,6 +21,7 @@ from classy_vision.config import (
     parse_json,
     shown,
 )
+from classy_vision.train.config import DENSE, Kind
 
 KEY = "classy_vision"
 """The key of the metadata in a file."""
@@ -40,11 +41,12 @@ class Head(Config):
 
     Attributes:
         kind: "classification" (softmax gives probabilities), "multilabel" (sigmoid does) or
-            "regression" (a number); None if unknown.
+            "regression" (a number); "segmentation" and "dense_regression" of maps (n, k, h, w); None if
+            unknown.
         classes: the names of the classes, in the order of the outputs.
     """
 
-    kind: Literal["classification", "multilabel", "regression"] | None = None
+    kind: Kind | None = None
     classes: tuple[str, ...] = ()
 
     @field_validator("classes")
@@ -60,9 +62,11 @@ class Head(Config):
         Raises:
             ConfigError: ``kind`` needs one output per class, or their number is not that of ``classes``.
         """
-        if self.kind in ("classification", "multilabel") and len(shape) != 2:
-            raise ConfigError(f"head {name!r} has outputs {shape}: {self.kind} needs (n, classes)")
-        if self.classes and (len(shape) != 2 or shape[1] != len(self.classes)):
+        axes = 4 if self.kind in DENSE else 2
+        if self.kind not in ("regression", None) and len(shape) != axes:
+            wanted = "(n, k, h, w)" if self.kind in DENSE else "(n, classes)"
+            raise ConfigError(f"head {name!r} has outputs {shape}: {self.kind} needs {wanted}")
+        if self.classes and (len(shape) != axes or shape[1] != len(self.classes)):
             raise ConfigError(f"head {name!r} has outputs {shape}, but {len(self.classes)} classes are named")
 
 

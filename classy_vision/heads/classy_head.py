@@ -143,11 +143,11 @@ class ClassyHead(nn.Module):
     def build(self, in_plane: int) -> None:
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
 
-    def output_layers(self) -> list[nn.Linear]:
-        """The linear layers whose mean over layers and positions is the output; none if something
-        else comes last."""
+    def output_layers(self) -> list[nn.Linear | nn.Conv2d]:
+        """The linear layers or convolutions whose mean over layers and positions is the output, which a dense
+        head only resizes; none if something else comes last."""
         layer = self.get_submodule(self.classifier) if self.classifier and self.num_classes else None
-        return [layer] if isinstance(layer, nn.Linear) else []
+        return [layer] if isinstance(layer, (nn.Linear, nn.Conv2d)) else []
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(x)")

@@ -84,7 +84,7 @@ class FullyConvolutionalLinearHead(ClassyHead):
         self.in_plane = in_plane
         self.head_fcl = FullyConvolutionalLinear(in_plane, self.num_classes, self.activation_func)
 
-    def output_layers(self) -> list[nn.Linear]:
+    def output_layers(self) -> list[nn.Linear | nn.Conv2d]:
         return super().output_layers() if self.activation_func == "identity" else []
 
     def forward(self, x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class VisionTransformerHead(PooledHead):
         for k in range(1, self.num_tokens or 1):
             self.add_module(f"layers_{k}", self._classifier(width))
 
-    def output_layers(self) -> list[nn.Linear]:
+    def output_layers(self) -> list[nn.Linear | nn.Conv2d]:
         others = [self.get_submodule(f"layers_{k}.head") for k in range(1, self.num_tokens or 1)]
         return [*super().output_layers(), *(layer for layer in others if isinstance(layer, nn.Linear))]
 

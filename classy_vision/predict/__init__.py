@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.predict.files import write_predictions
     from classy_vision.predict.prediction import Answer, Prediction
     from classy_vision.predict.predictor import Predictor
 
@@ -12,6 +13,7 @@ __all__ = [
     "Answer",
     "Prediction",
     "Predictor",
+    "write_predictions",
 ]
 
 # Looked up when they are used, because importing torch takes a second and not every use needs it.
@@ -21,5 +23,6 @@ __getattr__ = lazy(
         "Answer": "prediction",
         "Prediction": "prediction",
         "Predictor": "predictor",
+        "write_predictions": "files",
     },
 )

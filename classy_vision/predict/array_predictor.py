@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
@@ -12,7 +12,9 @@ from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.metadata import Head
 from classy_vision.predict.inputs import check_memory
 from classy_vision.predict.prediction import Prediction, make_answer
-from classy_vision.predict.streaming import BATCH, Array, stream
+from classy_vision.predict.streaming import BATCH, Array, Output, stream
+from classy_vision.predict.windows import OVERLAP, PixelOutput, Tiler
+from classy_vision.train.config import DENSE
 
 
 def input_of(exported: ExportedModel) -> DataConfig:
@@ -63,7 +65,13 @@ class ArrayPredictor:
         return self.exported.metadata.heads
 
     def predict(
-        self, source: Any, top: int = 5, *, batch_size: int | None = None, workers: int | None = None
+        self,
+        source: Any,
+        top: int = 5,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        overlap: float = OVERLAP,
     ) -> Generator[Prediction, None, None]:
         """As ``Predictor.predict``.
 
@@ -72,14 +80,26 @@ class ArrayPredictor:
         """
         channels = len(self.data.mean or ())
         size = min(batch_size or BATCH, self.exported.metadata.max_batch)
-        outputs = stream(source, self.data, channels, self._run_all, batch_size=size, workers=workers)
+        dense = [name for name, head in self.tasks.items() if head.kind in DENSE]
+        whole = len(dense) < len(self.tasks)
+        if dense:
+            tiler = Tiler(self.data, channels, self._run, dense, whole, overlap=overlap, batch_size=size)
+            outputs = cast(Generator[Output, None, None], tiler.stream(source, workers))
+        else:
+            outputs = stream(source, self.data, channels, self._run_all, batch_size=size, workers=workers)
         for one in outputs:
             answers = {}
+            pixels = one.size if isinstance(one, PixelOutput) else None
             for name, output in one.outputs.items():
                 head = self.tasks[name]
                 assert head.kind is not None
-                answers[name] = make_answer(head.kind, head.classes, output, top)
+                answers[name] = make_answer(head.kind, head.classes, output, top, pixels)
             yield Prediction(one.input.name, answers, one.error)
+
+    def _run(self, views: Array) -> dict[str, Array]:
+        """The outputs (n, k, ...) for one batch of images (n, 1, c, h, w)."""
+        (found,) = self._run_all(iter([views]))
+        return found
 
     def _run_all(self, batches: Iterator[Array]) -> Iterator[dict[str, Array]]:
         """The outputs (n, k) for each of many batches of images (n, 1, c, h, w)."""

@@ -23,7 +23,13 @@ from classy_vision.trunk.use import preprocessing_of
 
 CALIBRATION = 256
 """Samples of the training split from which ranges are taken."""
-SCORES = {"classification": "accuracy", "multilabel": "mAP", "regression": "r2"}
+SCORES = {
+    "classification": "accuracy",
+    "multilabel": "mAP",
+    "regression": "r2",
+    "segmentation": "mIoU",
+    "dense_regression": "delta1",
+}
 """By kind of task the metric that int8 must keep; 1 is 100 points."""
 
 
@@ -68,15 +74,15 @@ def _inputs(job: Job) -> Iterator[Tensor]:
     rows = job.records.rows(held_out=False)
     samples = _read(job)
     for row in rows[:: max(1, len(rows) // CALIBRATION)][:CALIBRATION]:
-        _, views, error = samples[0, row]
-        if not error:
-            yield views
+        sample = samples[0, row]
+        if not sample.error:
+            yield sample.views
         elif job.settings.data.on_bad_image == "error":
-            raise ConfigError(f"cannot calibrate with {error}")
+            raise ConfigError(f"cannot calibrate with {sample.error}")
 
 
 def _read(job: Job) -> Samples:
-    return Samples(job.records.images, job.settings.data, job.channels)
+    return job.samples()
 
 
 @torch.no_grad()
@@ -89,7 +95,7 @@ def _measure(run: Run, job: Job) -> dict[str, float]:
         if not len(batch.rows):
             continue
         for head, output in run_views(run, batch.images, job.tasks).items():
-            task, targets = job.tasks[head], job.targets[head][batch.rows]
+            task, targets = job.tasks[head], job.targets_of(head, batch)
             valid = task.valid(targets)
             if valid.any():
                 metrics[head].update(*task.comparable(output[valid], targets[valid]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from math import prod
@@ -22,7 +23,7 @@ from typing_extensions import TypeIs
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import walk
-from classy_vision.data.images import FORMATS, ImageError, open_header
+from classy_vision.data.images import FORMATS, ImageError, Picture, open_header, open_image
 from classy_vision.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -138,8 +139,29 @@ def read_input(one: Input, data: DataConfig, channels: int) -> Pixels:
         return _read_tensor(one, data, channels)
     if data.clip is not None and not isinstance(source, Path):
         raise ImageError(Path(one.name), "a video is given as a file, or as a tensor that is preprocessed")
-    try:
+    with _reading(one):
         return _read_views(_as_image(source, data.max_pixels), data, channels)
+
+
+def read_picture(one: Input, data: DataConfig, channels: int) -> Picture | Pixels:
+    """All of an image, upright and with the model's channels; of a preprocessed tensor itself, (c, h, w).
+
+    Raises:
+        ImageError: it cannot be read, or is not an image.
+    """
+    if _is_tensor(one.source) and not _are_pixels(one.source):
+        prepared: Pixels = _read_tensor(one, data, channels)[0]
+        return prepared
+    with _reading(one):
+        image = _as_image(one.source, data.max_pixels)
+        return open_image(image, channels, value_range=data.value_range, max_pixels=data.max_pixels)
+
+
+@contextmanager
+def _reading(one: Input) -> Iterator[None]:
+    """Turns what goes wrong inside into one message about ``one``."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:

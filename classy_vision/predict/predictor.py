@@ -25,7 +25,8 @@ from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.facts import find_use
 from classy_vision.predict.inputs import check_memory, find_inputs, is_one, read_input
 from classy_vision.predict.prediction import Prediction, make_answer
-from classy_vision.predict.streaming import Array, Output, one_by_one, stream
+from classy_vision.predict.streaming import BATCH, Array, Output, one_by_one, stream
+from classy_vision.predict.windows import OVERLAP, PixelOutput, Tiler, Window
 from classy_vision.resolve import TRAINED, Kind, resolve
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import check_packages
@@ -210,7 +211,14 @@ class Predictor:
         return prediction
 
     def predict(
-        self, source: Any, top: int = 5, *, batch_size: int | None = None, workers: int | None = None
+        self,
+        source: Any,
+        top: int = 5,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        window: Window = "slide",
+        overlap: float = OVERLAP,
     ) -> Generator[Prediction, None, None]:
         """The predictions of inputs, in their order, as they come; an unreadable one gives its error.
 
@@ -226,29 +234,52 @@ class Predictor:
         Arrays and tensors with one more dimension in front are batches. Threads read inputs while the model
         runs, a batch ahead and no further: any number of them can come from an iterator.
 
+        A head with an answer for each pixel gives one of the whole image, in its own size: ``answer.pixels``.
+        ``predict.write_predictions`` writes those to files.
+
         Args:
             source: an input, or several in a list or any iterable.
             top: the most labels per head.
             batch_size: images or clips that the model sees at once, 32 by default.
             workers: threads that read, by default one per processor, at most 4.
+            window: for answers for each pixel, "slide" moves a window of the size that the model was trained
+                on over the image, scaled as in evaluation, and averages where windows overlap; "whole" shows
+                the model all of the scaled image at once, which not every model takes.
+            overlap: of windows side by side, as a part of their side.
 
         Raises:
             ConfigError: something is not an input, or a folder holds no images.
         """
-        for one in self.outputs(source, batch_size=batch_size, workers=workers):
+        for one in self.outputs(source, batch_size=batch_size, workers=workers, window=window, overlap=overlap):
+            size = one.size if isinstance(one, PixelOutput) else None
             answers = {
-                head: make_answer(self.tasks[head].config.kind, self.tasks[head].classes, output, top)
+                head: make_answer(self.tasks[head].config.kind, self.tasks[head].classes, output, top, size)
                 for head, output in one.outputs.items()
             }
             yield Prediction(one.input.name, answers, one.error)
 
     def outputs(
-        self, source: Any, *, batch_size: int | None = None, workers: int | None = None
+        self,
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        window: Window = "slide",
+        overlap: float = OVERLAP,
     ) -> Generator[Output, None, None]:
-        """As ``predict``, but the numbers of the heads, in arrays: logits, or what regression gives."""
+        """As ``predict``, but the numbers of the heads, in arrays: logits, or what regression gives.
+
+        Where a head answers for each pixel these are ``PixelOutput``, with maps (k, h', w') of whole images.
+        """
         channels = self.model.input_shape[0]
-        run_all = self._stream if isinstance(self.model, Batched) else one_by_one(self._run)
-        return stream(source, self.data, channels, run_all, batch_size=batch_size, workers=workers)
+        dense = [head for head, task in self.tasks.items() if task.dense]
+        if not dense:
+            run_all = self._stream if isinstance(self.model, Batched) else one_by_one(self._run)
+            yield from stream(source, self.data, channels, run_all, batch_size=batch_size, workers=workers)
+            return
+        whole = len(dense) < len(self.tasks)
+        tiler = Tiler(self.data, channels, self._run, dense, whole, window, overlap, batch_size or BATCH)
+        yield from tiler.stream(source, workers)
 
     def preprocess(self, source: Any) -> Tensor:
         """Inputs as the model takes them: ``predictor.model(predictor.preprocess(image))``.

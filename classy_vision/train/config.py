@@ -23,7 +23,14 @@ from classy_vision.config import (
     read_config,
     unknown,
 )
-from classy_vision.data.config import SOURCES, DataConfig, DigitsConfig, FolderConfig, TableConfig
+from classy_vision.data.config import (
+    SOURCES,
+    DataConfig,
+    DigitsConfig,
+    FolderConfig,
+    ScenesConfig,
+    TableConfig,
+)
 from classy_vision.presets import check_keys
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
@@ -31,45 +38,96 @@ THRESHOLD = 0.5
 """The probability from which a label of several counts as present."""
 
 
+Kind = Literal["classification", "multilabel", "regression", "segmentation", "dense_regression"]
+"""Of tasks: what ``tasks.<head>.kind`` may be."""
+Loss = Literal["cross_entropy", "dice", "cross_entropy+dice", "l1", "huber", "scale_invariant"]
+"""Of the tasks that have a choice; see ``LOSSES``."""
+LOSSES: dict[str, tuple[Loss, ...]] = {
+    "segmentation": ("cross_entropy", "dice", "cross_entropy+dice"),
+    "dense_regression": ("l1", "huber", "scale_invariant"),
+}
+"""By kind of task; the first is that of tasks that do not say one."""
+DENSE = ("segmentation", "dense_regression")
+"""The kinds with a label for each pixel."""
+NUMBERS = ("regression", "dense_regression")
+"""The kinds without classes."""
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "label_smoothing": ("classification",),
+    "class_weights": ("classification", "segmentation"),
+    "mean": NUMBERS,
+    "std": NUMBERS,
+    "loss": tuple(LOSSES),
+    "ignore_index": ("segmentation",),
+    "missing": ("dense_regression",),
+    "scale": ("dense_regression",),
+}
+"""The kinds of tasks that an option is for."""
+
+
 class TaskConfig(Config):
     """What a head learns.
 
     Attributes:
         target: the column; the head's id where it is left out, or the only column there is.
-        kind: cross-entropy over classes, any number of labels at once, or a number (MSE).
-        classes: their names in order; those of the training split where they are left out.
+        kind: cross-entropy over classes, any number of labels at once, or a number (MSE);
+            "segmentation" and "dense_regression" are a class and a number for each pixel, of which the
+            column names a file per row.
+        classes: their names in order; those of the training split where they are left out. Those of a
+            segmentation are the numbers 0, 1, … in its masks, and are needed.
         weight: of this loss in the sum of all.
         label_smoothing: for classification, in training; losses of what was held out are without it.
-        mean, std: for regression, by which numbers are standardised to be learned; those of the
-            training split where they are left out. The trained model gives numbers as they are in
-            the table.
+        class_weights: what the loss of each class is multiplied by in training, by name, 1 where one is
+            left out; "balanced" weighs classes by the inverse of how common they are.
+        mean, std: for numbers, by which they are standardised to be learned; those of the training split
+            where they are left out. The trained model gives numbers as they are in the table.
+        loss: of a segmentation "cross_entropy", "dice" (over the classes in each image) or their sum,
+            "cross_entropy+dice"; of a dense regression "l1", "huber" or "scale_invariant" (Eigen et al.,
+            2014), which is for positive numbers. The first is the default.
+        ignore_index: the value in masks of pixels that have no class.
+        missing: the value in maps of pixels that have no number, beside NaN.
+        scale: what a value in a map is multiplied by, such as 0.001 for millimetres that are learned as metres.
     """
 
     target: str | None = None
-    kind: Literal["classification", "multilabel", "regression"] = "classification"
+    kind: Kind = "classification"
     classes: tuple[str, ...] | None = None
     weight: PositiveFloat = 1.0
     label_smoothing: Probability = 0.0
+    class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
     mean: float | None = None
     std: PositiveFloat | None = None
+    loss: Loss | None = None
+    ignore_index: Annotated[int, Field(ge=0, le=2**16)] = 255
+    missing: float | None = None
+    scale: PositiveFloat = 1.0
 
     @field_validator("classes", mode="before")
     @classmethod
     def _as_text(cls, classes: Any) -> Any:
         return tuple(map(str, classes)) if isinstance(classes, tuple) else classes
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _name_as_text(cls, weights: Any) -> Any:
+        return {str(name): value for name, value in weights.items()} if isinstance(weights, dict) else weights
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if self.label_smoothing and self.kind != "classification":
-            raise ValueError(f"label_smoothing is for classification, not for {self.kind}")
-        for name in ("mean", "std"):
-            if getattr(self, name) is not None and self.kind != "regression":
-                raise ValueError(f"{name} is for regression, not for {self.kind}")
-        if self.classes is not None:
-            if self.kind == "regression":
-                raise ValueError("regression has no classes")
-            if len(set(self.classes)) < len(self.classes):
-                raise ValueError(f"classes = {list(self.classes)}: a name is there twice")
+        for name, kinds in OPTIONS.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for {' and '.join(kinds)}, not for {self.kind}")
+        if self.loss is not None and self.loss not in LOSSES[self.kind]:
+            raise ValueError(f"loss = {self.loss!r} is not one of {self.kind}: {', '.join(LOSSES[self.kind])}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if self.classes is None:
+            return self
+        if self.kind in NUMBERS:
+            raise ValueError(f"{self.kind} has no classes")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes = {list(self.classes)}: a name is there twice")
         return self
 
 
@@ -157,7 +215,7 @@ class TrainConfig(Config):
     """
 
     model: dict[str, Any]
-    data: Annotated[DigitsConfig | FolderConfig | TableConfig, Field(discriminator="source")]
+    data: Annotated[DigitsConfig | ScenesConfig | FolderConfig | TableConfig, Field(discriminator="source")]
     tasks: dict[str, TaskConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
     weights: str | WeightsConfig | None = None
@@ -244,7 +302,7 @@ def load_run_settings(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
 
 
 PATHS = (
-    *(("data", "root"), ("data", "file"), ("data", "images")),
+    *(("data", "root"), ("data", "file"), ("data", "images"), ("data", "masks")),
     *(("weights",), ("weights", "source"), ("model", "weights"), ("model", "weights", "source")),
 )
 """Where a job names files and folders; of weights, also what is published."""

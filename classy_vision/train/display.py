@@ -21,7 +21,7 @@ from classy_vision.train.tasks import Regression, Task
 from classy_vision.trunk.names import split_place
 from classy_vision.weights.report import Report
 
-PERCENT = frozenset(("accuracy", "mAP", "f1"))
+PERCENT = frozenset(("accuracy", "mAP", "f1", "mIoU", "pixel_accuracy", "delta1"))
 REFRESH = 0.5
 """Seconds between looks at the losses: each makes the CPU wait for the GPU."""
 MOST = 12
@@ -210,6 +210,11 @@ def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: 
 
 def _describe_labels(job: Job, task: Task) -> str:
     targets = job.targets[task.name][job.records.rows(held_out=False)]
+    if task.dense:
+        labels, count = job.dense[task.name], int(targets.sum())
+        rest = f"; {len(targets) - count:,} without one" if count < len(targets) else ""
+        of = f", {len(task.classes)} classes" if task.has_classes else ""
+        return f"{count:,} {labels.what}s{of}{rest}"
     known = targets[task.valid(targets)]
     missing = len(targets) - len(known)
     rest = f"; {missing:,} without a label" if missing else ""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,11 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from classy_vision.data.images import ImageError
+from classy_vision.data.masks import Array, ClassMasks, PixelLabels, make_palette
 from classy_vision.data.samples import read_stills
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
-from classy_vision.train.tasks import DASH
+from classy_vision.train.tasks import DASH, resize_to
 
+OPACITY = 0.6
+"""Of what is laid over an image."""
 RIGHT, WRONG, NEUTRAL = "#1a7f37", "#cf222e", "#333333"
 
 
@@ -55,7 +59,8 @@ def _draw_curve(axis: Axes, history: Sequence[Row], head: str, name: str) -> Non
 def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor]) -> bytes:
     """A PNG of images with what each head says of them, and the truth where it differs.
 
-    A video is shown by the first, the middle and the last frame of its middle clip.
+    A video is shown by the first, the middle and the last frame of its middle clip. Beside an image is, for
+    each head with an answer for each pixel, what it says laid over the image, and the truth likewise.
 
     Args:
         job: the images or videos, tasks and targets.
@@ -63,16 +68,19 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
         outputs: of these rows, by head.
     """
     clip = job.settings.data.clip
-    stills = min(3, clip.frames) if clip else 1
-    columns = min(6 if stills == 1 else 3, len(rows))
+    stills = min(3, clip.frames) if clip else 1 + 2 * len(job.dense)
+    columns = min(6 if stills == 1 else max(1, 9 // stills), len(rows))
     lines = -(-len(rows) // columns)
     width = 2.0 if stills == 1 else 1.4 * stills
-    height = (1.7 if stills == 1 else 1.4) + 0.22 * len(job.tasks)
+    height = (1.7 if stills == 1 else 1.4) + 0.22 * (len(job.tasks) - len(job.dense))
     figure = Figure(figsize=(width * columns, height * lines + 0.3), layout="constrained")
     if stills > 1:  # so that one video keeps away from the next
         figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]  # of matplotlib's layout engine
     unit = job.settings.data.unit
-    figure.suptitle(f"Held-out {unit}s: green is right, red is wrong (truth in brackets)", fontsize=10)
+    title = f"Held-out {unit}s: green is right, red is wrong (truth in brackets)"
+    if job.dense:
+        title += f"\nfrom left to right: the image; {', '.join(f'{head} and its truth' for head in job.dense)}"
+    figure.suptitle(title, fontsize=10)
     for axis in (axes := list(figure.subplots(lines, columns, squeeze=False).flat)):
         axis.set_axis_off()
     for i, (axis, row) in enumerate(zip(axes, rows)):
@@ -83,10 +91,13 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
 def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -> None:
     try:
         stills = read_stills(job.records.images[row], job.settings.data, job.channels)
+        if job.dense:
+            stills = _overlay_heads(stills[0], job, row, outputs)
         axis.imshow(_side_by_side(stills), cmap="gray", vmin=0, vmax=255)
     except ImageError:
         axis.text(0.5, 0.5, "unreadable", ha="center", transform=axis.transAxes)
-    for line, (head, task) in enumerate(job.tasks.items()):
+    whole = [(head, task) for head, task in job.tasks.items() if not task.dense]
+    for line, (head, task) in enumerate(whole):
         target = job.targets[head][row]
         said, true = task.say(outputs[head]), task.say_target(target)
         judged = task.has_classes and true != DASH
@@ -95,6 +106,32 @@ def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -
         short = textwrap.shorten(text, 30, placeholder="…")
         place = (0.5, -0.04 - 0.13 * line)
         axis.annotate(short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour)
+
+
+def _overlay_heads(image: Image.Image, job: Job, row: int, outputs: Mapping[str, Tensor]) -> list[Image.Image]:
+    """The image, and for each head with an answer for each pixel that answer and the truth, over the image."""
+    image, truth = image.convert("RGB"), job.samples()[0, row].dense
+    panels = [image]
+    for head, true in truth.items():
+        task = job.tasks[head]
+        said = resize_to(outputs[head][None], true[None])[0]
+        found = said.argmax(0) if task.has_classes else said[0]
+        for values in (found, true):
+            colours, shown = _colour(values.numpy(), (found.numpy(), true.numpy()), job.dense[head])
+            panels.append(Image.composite(Image.blend(image, colours, OPACITY), image, shown))
+    return panels
+
+
+def _colour(values: Array, scale: Sequence[Array], labels: PixelLabels) -> tuple[Image.Image, Image.Image]:
+    """Values (h, w) in colours, and where there are some; numbers are on the scale of those in ``scale``."""
+    shown = Image.fromarray(255 * labels.known(values).astype(np.uint8))
+    if isinstance(labels, ClassMasks):
+        codes = np.where(labels.known(values), values, 0)
+        return Image.fromarray(make_palette(len(labels.classes))[codes]), shown
+    all_of_them = np.concatenate([one.ravel() for one in scale])
+    low, high = np.nanmin(all_of_them), np.nanmax(all_of_them)
+    scaled = (np.nan_to_num(values) - low) / max(high - low, 1e-6)
+    return Image.fromarray(colormaps["viridis"](scaled.clip(0, 1), bytes=True)[..., :3]), shown
 
 
 def _side_by_side(stills: Sequence[Image.Image]) -> np.ndarray[Any, Any]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.data.batches import Batch, Samples
 from classy_vision.data.config import DataConfig, TableConfig
-from classy_vision.data.images import check_images
+from classy_vision.data.images import ImageError, check_images, read_size
+from classy_vision.data.masks import PixelLabels, check_labels
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.data.sources import Records, load_records, load_test_records
 from classy_vision.data.split import Strata, Stratum
@@ -25,11 +32,21 @@ from classy_vision.models.published import with_published
 from classy_vision.text import list_some
 from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.model import check_model
-from classy_vision.train.tasks import KINDS, Classification, Regression, Task, find_classes
+from classy_vision.train.tasks import (
+    KINDS,
+    Classification,
+    DenseTask,
+    Regression,
+    Segmentation,
+    Task,
+    find_classes,
+)
 from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.sources import find_file
 
 AnyData = TypeVar("AnyData", bound=DataConfig)
+SAMPLED, PIXELS = 256, 2**16
+"""Images of which pixels are counted, and about so many of each."""
 MAX_BINS = 10
 """Of the numbers of a regression, by their rank."""
 # Options that make a head give logits in evaluation too, which the losses and metrics take.
@@ -44,17 +61,27 @@ class Job:
         settings: complete: a model for ``build_model``, classes, mean and std.
         records: the images or videos.
         tasks: by head id, in the order of the heads.
-        targets: by head id, a row per record.
+        targets: by head id, a row per record; of labels of pixels, whether there are some.
+        dense: the labels of pixels, by head id.
     """
 
     settings: TrainConfig
     records: Records
     tasks: Mapping[str, Task]
     targets: Mapping[str, Tensor]
+    dense: Mapping[str, PixelLabels] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
         return int(self.settings.model["in_channels"])
+
+    def samples(self, seed: int | None = None) -> Samples:
+        """Reads the records; ``seed`` is of the augmentation of training, None for evaluation."""
+        return Samples(self.records.images, self.settings.data, self.channels, seed, self.dense)
+
+    def targets_of(self, head: str, batch: Batch) -> Tensor:
+        """The targets of a head for the rows of a batch; (n, h, w) of labels of pixels."""
+        return batch.dense[head] if head in self.dense else self.targets[head][batch.rows]
 
     def fingerprint(self) -> str:
         """Hashes the files' names, their splits and their targets: a run is resumed with the same ones."""
@@ -62,6 +89,8 @@ class Job:
         digest.update(repr(list(self.records.held_out)).encode())
         for head, targets in self.targets.items():
             digest.update(head.encode() + targets.numpy().tobytes())
+        for labels in self.dense.values():
+            digest.update(repr([cell for cell in labels.cells if isinstance(cell, str)]).encode())
         return digest.hexdigest()
 
 
@@ -98,17 +127,55 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
     targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
-    for head in (head for entries in network.get_heads().values() for head in entries if _can_convert(head)):
-        name = str(head.unique_id)
-        tasks[name] = tasks[name].with_statistics(targets[name][records.rows(held_out=False)])
+    dense = _open_dense(tasks, records, settings.data)
+    for head in (head for entries in network.get_heads().values() for head in entries):
+        name, rows = str(head.unique_id), records.rows(held_out=False)
+        known = (
+            partial(_sample_pixels, dense[name], records, rows)
+            if name in dense
+            else partial(targets[name].__getitem__, rows)
+        )
+        tasks[name] = tasks[name].with_statistics(known, _can_convert(head))
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
-    return Job(settings, records, tasks, targets)
+    return Job(settings, records, tasks, targets, dense)
 
 
 def _can_convert(head: ClassyHead) -> bool:
     """Whether its last layers can turn standardised numbers into the units of the table."""
     layers = head.output_layers()
     return bool(layers) and all(layer.bias is not None for layer in layers)
+
+
+def _open_dense(tasks: Mapping[str, Task], records: Records, data: DataConfig) -> dict[str, PixelLabels]:
+    """The labels of pixels by head, of which some are looked at.
+
+    Raises:
+        ConfigError: they are missing, or do not fit their images.
+    """
+    found = {}
+    for head, task in tasks.items():
+        if isinstance(task, DenseTask):
+            if data.clip:
+                raise ConfigError(f"tasks.{head}: {task.config.kind} is of images, and data.clip makes clips")
+            assert task.config.target is not None
+            found[head] = task.open(records.paths(task.config.target))
+            splits = {"training": records.rows(False), "validation": records.rows(True)}
+            check_labels(head, found[head], records.images, splits, data)
+    return found
+
+
+def _sample_pixels(labels: PixelLabels, records: Records, rows: Sequence[int]) -> Tensor:
+    """Pixels (p,) of images from all over some rows."""
+    found = []
+    for row in rows[:: max(1, len(rows) // SAMPLED)][:SAMPLED]:
+        image = records.images[row]
+        with suppress(ImageError):  # whoever reads it raises
+            size = image.size if isinstance(image, Image.Image) else read_size(image)
+            whole = labels.read(row, image, size)
+            if whole is not None:
+                thin = max(1, math.isqrt(whole.size // PIXELS))
+                found.append(torch.from_numpy(np.array(whole[::thin, ::thin])).flatten())
+    return torch.cat(found)
 
 
 def test_records(settings: TrainConfig) -> Records:
@@ -138,7 +205,7 @@ def check_packages(settings: TrainConfig) -> None:
 
 def _complete_paths(settings: TrainConfig) -> TrainConfig:
     """Makes paths absolute, so that the run can be resumed from anywhere."""
-    paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images")}
+    paths = {name: getattr(settings.data, name, None) for name in ("root", "file", "images", "masks")}
     data = settings.data.model_copy(update={name: _complete(path) for name, path in paths.items() if path})
     return settings.model_copy(update={"data": data})
 
@@ -267,11 +334,19 @@ def _complete_task(head: str, config: TaskConfig, records: Records) -> Task:
                 f"tasks.{head}: column {target!r} has {len(labelled)} labels in the {split} split; "
                 f"at least {needed} is needed"
             )
-    classes = config.classes
+    classes = config.classes or (records.classes.get(target) if kind.has_classes else None)
+    if kind is Segmentation and classes is None:
+        raise ConfigError(
+            f"tasks.{head}: a segmentation needs classes, the names of the values 0, 1, … in its masks, "
+            f"such as classes: [background, road]"
+        )
     if kind.has_classes and classes is None:
         classes = find_classes(kind, (columns[target][row] for row in records.rows(False)))
-    if config.kind == "classification" and classes is not None and len(classes) < 2:
+    if config.kind in ("classification", "segmentation") and classes is not None and len(classes) < 2:
         raise ConfigError(f"tasks.{head}: column {target!r} has only one class in training: {classes[0]!r}")
+    for name in config.class_weights if isinstance(config.class_weights, dict) else ():
+        if name not in (classes or ()):
+            raise unknown("class", name, classes or (), f"tasks.{head}.class_weights")
     return kind(head, config.model_copy(update={"target": target, "classes": classes}))
 
 

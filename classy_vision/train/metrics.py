@@ -1,12 +1,12 @@
 """What is measured on the held-out split: exactly, and the same on one process and on many.
 
-Axes: n samples, k outputs.
+Axes: n samples, k outputs, p pixels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class Metric(ABC):
     @abstractmethod
     def compute(self, gather: Gather = lambda rows: rows) -> float:
         """The number for all samples; every process calls it with a ``gather`` that reaches the others."""
+
+    def compute_all(self, name: str, gather: Gather = lambda rows: rows) -> dict[str, float]:
+        """The number by its name, and others that come with it; NaN where one is not defined."""
+        return {name: self.compute(gather)}
 
 
 class _Sums(Metric):
@@ -122,6 +126,101 @@ class R2(_Sums):
         count, total, squares, missed = sums
         spread = squares - total.square() / count.clamp(min=1)
         return 1 - missed / spread if spread > 0 else (missed == 0).double()
+
+
+class PixelAccuracy(_Sums):
+    """The part of pixels whose class is right. Shape: classes (p,) and (p,)."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def _parts(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+        right = outputs == targets
+        return [right.sum(), torch.ones_like(right).sum()]
+
+    def _score(self, sums: Tensor) -> Tensor:
+        return sums[0] / sums[1].clamp(min=1)
+
+
+class MeanIoU(_Sums):
+    """The mean over classes of intersection over union, of the pixels of all samples together.
+
+    A class that no pixel has and none is predicted to have is left out.
+
+    Args:
+        classes: their names.
+
+    Shape: classes (p,) and (p,).
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        super().__init__(len(classes), len(classes))
+
+    def _parts(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+        k = len(self.classes)
+        return list(torch.bincount(targets * k + outputs, minlength=k * k).reshape(k, k))
+
+    def _score(self, sums: Tensor) -> Tensor:
+        return intersection_over_union(sums).nanmean()
+
+    def compute_all(self, name: str, gather: Gather = lambda rows: rows) -> dict[str, float]:
+        of_class = intersection_over_union(gather(self._sums[None]).sum(0))
+        found = {f"IoU/{label}": value for label, value in zip(self.classes, of_class.tolist())}
+        return {name: float(of_class.nanmean()), **found}
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """Of each class, (k,), from how often (true, predicted) is there, (k, k); NaN where it never is."""
+    both = confusion.diagonal()
+    return both / (confusion.sum(0) + confusion.sum(1) - both)
+
+
+class RootMeanSquaredError(_Sums):
+    """The root of the mean square of how far outputs are from targets. Shape: (p,) and (p,)."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def _parts(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+        away = (outputs.double() - targets.double()).square()
+        return [away.sum(), torch.ones_like(away).sum()]
+
+    def _score(self, sums: Tensor) -> Tensor:
+        return (sums[0] / sums[1].clamp(min=1)).sqrt()
+
+
+class AbsoluteRelativeError(_Sums):
+    """The mean of how far outputs are from targets, as a part of these; only positive targets count.
+
+    Shape: (p,) and (p,).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def _parts(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+        counts = targets > 0
+        true = targets[counts].double()
+        return [((outputs[counts] - true).abs() / true).sum(), counts.sum()]
+
+    def _score(self, sums: Tensor) -> Tensor:
+        return sums[0] / sums[1]
+
+
+class Delta1(_Sums):
+    """The part of positive targets that outputs are off by a factor below 1.25. Shape: (p,) and (p,)."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def _parts(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+        counts = targets > 0
+        quotients = outputs[counts].double() / targets[counts].double()
+        return [((quotients < 1.25) & (quotients > 1 / 1.25)).sum(), counts.sum()]
+
+    def _score(self, sums: Tensor) -> Tensor:
+        return sums[0] / sums[1]
 
 
 class MeanAveragePrecision(Metric):

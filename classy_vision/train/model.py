@@ -45,10 +45,14 @@ def _check_outputs(
         cannot = f"does not train on batches of {count}," if training else "does not take"
         raise ConfigError(f"the model {cannot} {_describe_inputs(shape)}: {first_line(error)}") from None
     for head, output in outputs.items():
-        if output.shape != (count, tasks[head].outputs):
+        task = tasks[head]
+        if not task.fits(output.shape):
+            wanted = f"{task.outputs} numbers; a head such as 'fully_connected' gives those"
+            if task.dense:
+                wanted = f"({task.outputs}, h, w), a map; a head such as 'linear_dense' gives that"
             raise ConfigError(
                 f"head {head!r} gives {tuple(output.shape[1:])} for {_describe_inputs(shape)}, but its task "
-                f"needs {tasks[head].outputs} numbers; a head such as 'fully_connected' gives those"
+                f"needs {wanted}"
             )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from classy_vision.config import ConfigError, OperationError
-from classy_vision.data.batches import Batch, EpochBatches, Sample, Samples, make_loader
+from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
 from classy_vision.run_files import CURVES, PREDICTIONS, TENSORBOARD
 from classy_vision.train.config import TrainConfig
@@ -340,7 +340,7 @@ class Trainer:
         sums, counts = [], []
         for head, output in outputs.items():
             task = self.job.tasks[head]
-            targets = self.job.targets[head][batch.rows].to(device, non_blocking=True)
+            targets = self.job.targets_of(head, batch).to(device, non_blocking=True)
             valid = task.valid(targets)
             losses = task.training_losses if metrics is None else task.losses
             sums.append(losses(output, targets).sum())
@@ -367,7 +367,8 @@ class Trainer:
         row = self._name_losses("val", meter)
         for head, named in metrics.items():
             for name, metric in named.items():
-                row[f"val/{head}/{name}"] = metric.compute(lambda rows: gather_rows(self.accelerator, rows))
+                found = metric.compute_all(name, lambda rows: gather_rows(self.accelerator, rows))
+                row |= {f"val/{head}/{what}": value for what, value in found.items()}
         return row
 
     # What hides details
@@ -454,7 +455,7 @@ def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[Ep
         size = max(1, size // (job.settings.data.views * world)) * world
     order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed)
     shard = BatchSamplerShard(order, world, accelerator.process_index, split_batches=True, even_batches=False)
-    samples = Samples(job.records.images, job.settings.data, job.channels, None if held_out else seed)
+    samples = job.samples(None if held_out else seed)
     pin = accelerator.device.type == "cuda"
     return order, make_loader(samples, shard, workers=schedule.workers, pin_memory=pin)
 
@@ -477,6 +478,6 @@ def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row],
 @torch.no_grad()
 def _predict(job: Job, model: nn.Module, rows: list[int], device: torch.device) -> dict[str, Tensor]:
     """What the model says of ``rows``, by head, on the CPU."""
-    samples, model = Samples(job.records.images, job.settings.data, job.channels), model.eval()
-    said = [run_views(model, samples[0, row][1][None].to(device), job.tasks) for row in rows]
+    samples, model = job.samples(), model.eval()
+    said = [run_views(model, samples[0, row].views[None].to(device), job.tasks) for row in rows]
     return {head: torch.cat([one[head].cpu() for one in said]) for head in job.tasks}

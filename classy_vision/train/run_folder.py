@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -275,7 +276,9 @@ class RunFolder:
 
     def write_history(self, history: Sequence[Row]) -> None:
         """Writes the metrics of all epochs as JSON and CSV."""
-        text = json.dumps({"final": history[-1], "epochs": list(history)}, indent=2)
+        # JSON has no NaN, which stands for what is not defined, as the IoU of a class that is never there.
+        rows = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in history]
+        text = json.dumps({"final": rows[-1], "epochs": rows}, indent=2)
         self.write(METRICS, text.encode())
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, list(history[-1]))

@@ -5,7 +5,7 @@ regression give (number - mean) / std, so that a learning rate serves numbers of
 their last layers take that back (``to_units``): whoever loads the weights, exports them or predicts with them
 gets numbers in the units of the table, and needs to know nothing of this.
 
-Axes: n samples, k outputs.
+Axes: n samples, k outputs, h height, w width, p pixels.
 """
 
 from __future__ import annotations
@@ -13,17 +13,37 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    interpolate,
+    l1_loss,
+    logsigmoid,
+    smooth_l1_loss,
+)
 
 from classy_vision.config import ConfigError, unknown
+from classy_vision.data.masks import Cell, ClassMasks, NumberMaps, PixelLabels
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import TaskConfig
-from classy_vision.train.metrics import F1, R2, Accuracy, MeanAbsoluteError, MeanAveragePrecision, Metric
+from classy_vision.train.metrics import (
+    F1,
+    R2,
+    AbsoluteRelativeError,
+    Accuracy,
+    Delta1,
+    MeanAbsoluteError,
+    MeanAveragePrecision,
+    MeanIoU,
+    Metric,
+    PixelAccuracy,
+    RootMeanSquaredError,
+)
 
 DASH = "-"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
@@ -39,6 +59,8 @@ class Task(ABC):
     """
 
     has_classes: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
+    """Whether it has a label for each pixel."""
     missing: ClassVar[float] = math.nan
     """What stands for a label that is not there."""
 
@@ -52,6 +74,10 @@ class Task(ABC):
     def outputs(self) -> int:
         """The ``num_classes`` of the head."""
         return len(self.classes)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether outputs of ``shape`` are those of the task."""
+        return tuple(shape[1:]) == (self.outputs,)
 
     @staticmethod
     @abstractmethod
@@ -87,13 +113,35 @@ class Task(ABC):
         and metrics take them.
         """
 
-    def with_statistics(self, targets: Tensor) -> Task:
-        """The task with what standardises its numbers, from the targets of the training split."""
+    def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
+        """The task with what depends on the targets of the training split: how common classes are, the mean.
+
+        Args:
+            targets: gives them, where they are needed: (n,) or (n, k); of pixels (p,), those of some images.
+            convertible: whether the head can be made to give numbers in the units of the table.
+        """
         return self
 
     def convert(self, outputs: Tensor) -> Tensor:
         """Outputs of a model in training as a trained one gives them."""
         return outputs
+
+    def class_weights(self, like: Tensor) -> Tensor | None:
+        """What losses of each class are multiplied by in training, (k,); None where all are alike."""
+        given = self.config.class_weights
+        if not isinstance(given, dict):
+            return None
+        return like.new_tensor([given.get(label, 1.0) for label in self.classes])
+
+    def _balance(self, targets: Callable[[], Tensor], missing: float) -> Task:
+        """The task with "balanced" weights as numbers: n / (k n_c), as in scikit-learn."""
+        if self.config.class_weights != "balanced":
+            return self
+        codes = targets()
+        counts = torch.bincount(codes[codes != missing].long(), minlength=self.outputs).tolist()
+        named = zip(self.classes, counts)
+        weights = {name: sum(counts) / (len(counts) * count) for name, count in named if count}
+        return type(self)(self.name, self.config.model_copy(update={"class_weights": weights}))
 
     def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
@@ -137,8 +185,11 @@ class Classification(Task):
         return cross_entropy(outputs, targets, reduction="none")
 
     def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
-        return cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
+        smoothing, weights = self.config.label_smoothing, self.class_weights(outputs)
+        return cross_entropy(outputs, targets, weights, reduction="none", label_smoothing=smoothing)
+
+    def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
+        return self._balance(targets, self.missing)
 
     def average(self, outputs: Tensor) -> Tensor:
         return outputs.log_softmax(2).logsumexp(1) - math.log(outputs.shape[1])
@@ -188,14 +239,18 @@ class Multilabel(Task):
         return ", ".join(label for label, on in zip(self.classes, target) if on) or "none"
 
 
-class Regression(Task):
-    """A number; mean squared error of what is standardised, so that 1 is as good as the mean.
+class _Numbers(Task):
+    """Numbers that training standardises, so that 1 is as good as the mean.
 
     Attributes:
-        mean, std: of the numbers that training standardises.
+        mean, std: of the numbers.
     """
 
     has_classes = False
+
+    @property
+    def outputs(self) -> int:
+        return 1
 
     @property
     def mean(self) -> float:
@@ -205,19 +260,22 @@ class Regression(Task):
     def std(self) -> float:
         return self.config.std or 1.0
 
-    def with_statistics(self, targets: Tensor) -> Task:
-        known = targets[self.valid(targets)].double()
+    def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
+        if not convertible or None not in (self.config.mean, self.config.std):
+            return self
+        numbers = targets()
+        known = numbers[~numbers.isnan()].double()
         mean, std = float(known.mean()), float(known.std(correction=0))
         found = {"mean": mean, "std": std or 1.0}
         given = {name: value for name in found if (value := getattr(self.config, name)) is not None}
-        return Regression(self.name, self.config.model_copy(update={**found, **given}))
+        return type(self)(self.name, self.config.model_copy(update={**found, **given}))
 
     def convert(self, outputs: Tensor) -> Tensor:
         return outputs * self.std + self.mean
 
-    @property
-    def outputs(self) -> int:
-        return 1
+
+class Regression(_Numbers):
+    """A number; mean squared error of what is standardised."""
 
     @staticmethod
     def labels(cell: Any) -> list[str]:
@@ -254,10 +312,179 @@ class Regression(Task):
         return DASH if target.isnan() else f"{target.item():.4g}"
 
 
+# -- a label for each pixel
+
+
+class DenseTask(Task):
+    """A label for each pixel; a head gives outputs (n, k, h, w) at any stride, which are resized to the labels.
+
+    A cell is the file of an image's labels, and its target whether there is one. The methods that take
+    targets take labels of pixels, (n, h, w). Losses are means over the pixels of each image that have a label.
+    """
+
+    dense = True
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 4 and shape[1] == self.outputs
+
+    @staticmethod
+    def labels(cell: Any) -> list[str]:
+        return ["labelled"]  # which a split balances
+
+    def encode(self, cell: Any) -> bool:
+        return cell is not None
+
+    @abstractmethod
+    def open(self, cells: Sequence[Cell]) -> PixelLabels:
+        """The labels of pixels in files."""
+
+    @abstractmethod
+    def known(self, targets: Tensor) -> Tensor:
+        """Which pixels have a label: bool, in the shape of ``targets``."""
+
+    def valid(self, targets: Tensor) -> Tensor:
+        return self.known(targets).flatten(1).any(1)
+
+    def average(self, outputs: Tensor) -> Tensor:
+        raise AssertionError("images with labels of pixels have one view")
+
+    def mean_over_pixels(self, losses: Tensor, targets: Tensor) -> Tensor:
+        """(n, h, w) to (n,), over the pixels that have a label."""
+        known = self.known(targets)
+        return (losses * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+
+
+class Segmentation(DenseTask):
+    """One of k classes for each pixel; cross-entropy, Dice or their sum."""
+
+    def open(self, cells: Sequence[Cell]) -> PixelLabels:
+        return ClassMasks(cells, self.classes, self.config.ignore_index)
+
+    def known(self, targets: Tensor) -> Tensor:
+        return targets != self.config.ignore_index
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._losses(outputs, targets, None)
+
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._losses(outputs, targets, self.class_weights(outputs))
+
+    def _losses(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        logits, wanted, loss = resize_to(outputs, targets), targets.long(), self.config.loss or "cross_entropy"
+        total = outputs.new_zeros(len(outputs))
+        if "cross_entropy" in loss:
+            ignore = self.config.ignore_index
+            of_pixels = cross_entropy(logits, wanted, weights, ignore_index=ignore, reduction="none")
+            total = total + self.mean_over_pixels(of_pixels, targets)
+        if "dice" in loss:
+            total = total + dice_losses(logits, wanted, self.known(targets), weights)
+        return total
+
+    def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
+        return self._balance(targets, self.config.ignore_index)
+
+    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted and the true class of each pixel that has one, (p,)."""
+        known = self.known(targets)
+        return resize_to(outputs, targets).argmax(1)[known], targets[known].long()
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"mIoU": MeanIoU(self.classes), "pixel_accuracy": PixelAccuracy()}
+
+    def say(self, output: Tensor) -> str:
+        return self._say_classes(output.argmax(0))
+
+    def say_target(self, target: Tensor) -> str:
+        known = target[self.known(target)]
+        return self._say_classes(known) if len(known) else DASH
+
+    def _say_classes(self, codes: Tensor) -> str:
+        """The classes of pixels, those of most pixels first."""
+        counts = torch.bincount(codes.flatten().long(), minlength=self.outputs)
+        return ", ".join(self.classes[code] for code in counts.argsort(descending=True) if counts[code])
+
+
+class DenseRegression(_Numbers, DenseTask):
+    """A number for each pixel; L1, Huber, or scale-invariant."""
+
+    def open(self, cells: Sequence[Cell]) -> PixelLabels:
+        positive = self.config.loss == "scale_invariant"
+        return NumberMaps(cells, self.config.missing, self.config.scale, positive)
+
+    def known(self, targets: Tensor) -> Tensor:
+        return ~targets.isnan()
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        found = resize_to(outputs, targets)[:, 0]
+        if self.config.loss == "scale_invariant":
+            return self._scale_invariant(self.convert(found), targets)
+        wanted = torch.where(self.known(targets), (targets - self.mean) / self.std, found.detach())
+        loss = smooth_l1_loss if self.config.loss == "huber" else l1_loss
+        return self.mean_over_pixels(loss(found, wanted, reduction="none"), targets)
+
+    def _scale_invariant(self, found: Tensor, targets: Tensor) -> Tensor:
+        """The mean square of the logarithms of quotients, less half the square of their mean (Eigen, 2014)."""
+        known = self.known(targets)
+        apart = torch.where(known, extended_log(found) - extended_log(targets.nan_to_num(1.0)), 0.0)
+        mean = self.mean_over_pixels(apart, targets)
+        return self.mean_over_pixels(apart.square(), targets) - 0.5 * mean.square()
+
+    def comparable(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted and the true number of each pixel that has one, (p,)."""
+        known = self.known(targets)
+        return resize_to(outputs, targets)[:, 0][known], targets[known]
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"rmse": RootMeanSquaredError(), "abs_rel": AbsoluteRelativeError(), "delta1": Delta1()}
+
+    def say(self, output: Tensor) -> str:
+        return self.say_target(output)
+
+    def say_target(self, target: Tensor) -> str:
+        known = target[~target.isnan()]
+        return f"{known.min():.3g} to {known.max():.3g}" if len(known) else DASH
+
+
+def resize_to(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs (n, k, h', w') in the size of targets (n, h, w), bilinearly."""
+    size = targets.shape[-2:]
+    if outputs.shape[-2:] == size:
+        return outputs
+    return interpolate(outputs, size, mode="bilinear", align_corners=False)
+
+
+def dice_losses(logits: Tensor, targets: Tensor, known: Tensor, weights: Tensor | None = None) -> Tensor:
+    """One less the mean Dice coefficient of the classes in each image (Milletari et al., "V-Net", 2016).
+
+    Args:
+        logits: (n, k, h, w).
+        targets: (n, h, w).
+        known: which pixels count, (n, h, w).
+        weights: of the classes in that mean, (k,).
+
+    Returns:
+        (n,), 0 of images without a class.
+    """
+    likely = (logits.softmax(1) * known[:, None]).flatten(2)
+    codes, nothing = torch.where(known, targets, 0).flatten(1), logits.new_zeros(logits.shape[:2])
+    both = nothing.scatter_add(1, codes, likely.gather(1, codes[:, None])[:, 0])
+    counts = nothing.scatter_add(1, codes, known.flatten(1).to(logits))
+    missed = 1 - 2 * both / (likely.sum(2) + counts).clamp(min=1e-6)
+    there = (counts > 0).to(logits) * (1 if weights is None else weights)
+    return (missed * there).sum(1) / there.sum(1).clamp(min=1e-6)
+
+
+def extended_log(x: Tensor, least: float = 1e-3) -> Tensor:
+    """The logarithm, which below ``least`` goes on along its tangent, so that every number has one."""
+    return torch.where(x > least, x.clamp(min=least).log(), math.log(least) + (x - least) / least)
+
+
 KINDS: dict[str, type[Task]] = {
     "classification": Classification,
     "multilabel": Multilabel,
     "regression": Regression,
+    "segmentation": Segmentation,
+    "dense_regression": DenseRegression,
 }
 
 
@@ -313,6 +540,7 @@ def name_outputs(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
 def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
     """Makes heads that give standardised numbers give them in the units of the table."""
     for layer, task in _regression_layers(model, tasks):
+        assert layer.bias is not None  # without one numbers are learned as they are
         layer.weight.mul_(task.std)
         layer.bias.mul_(task.std).add_(task.mean)
 
@@ -321,13 +549,16 @@ def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
 def standardize(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
     """Makes heads that give numbers in the units of the table give them standardised."""
     for layer, task in _regression_layers(model, tasks):
+        assert layer.bias is not None
         layer.weight.div_(task.std)
         layer.bias.sub_(task.mean).div_(task.std)
 
 
-def _regression_layers(model: ClassyModel, tasks: Mapping[str, Task]) -> Iterator[tuple[nn.Linear, Regression]]:
+def _regression_layers(
+    model: ClassyModel, tasks: Mapping[str, Task]
+) -> Iterator[tuple[nn.Linear | nn.Conv2d, _Numbers]]:
     for entries in model.get_heads().values():
         for head in entries:
             task = tasks.get(str(head.unique_id))
-            if isinstance(task, Regression):
+            if isinstance(task, _Numbers):
                 yield from ((layer, task) for layer in head.output_layers())

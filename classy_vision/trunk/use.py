@@ -18,7 +18,9 @@ SEEN = (
     *("mean", "std", "clip"),
 )
 """Keys of ``data`` that say what a model sees of a file in evaluation."""
-KINDS = ("classification", "multilabel", "regression")
+NUMBERS = ("regression", "dense_regression")
+"""Kinds of tasks without classes."""
+KINDS = ("classification", "multilabel", "segmentation", *NUMBERS)
 
 
 class Use(NamedTuple):
@@ -52,7 +54,7 @@ def use_of_run(settings: Mapping[str, Any]) -> Use:
     tasks = {}
     for head, task in (settings.get("tasks") or {}).items():
         kind, classes = (task or {}).get("kind", KINDS[0]), (task or {}).get("classes")
-        if kind == "regression":
+        if kind in NUMBERS:
             tasks[str(head)] = {"kind": kind}
         elif classes:
             tasks[str(head)] = {"kind": kind, "classes": list(map(str, classes))}
@@ -115,6 +117,6 @@ def _check_task(name: str, task: Any, count: int | None) -> None:
     classes = task.get("classes") or []
     if not isinstance(classes, (list, tuple)) or not all(isinstance(label, str) for label in classes):
         raise ConfigError(f"tasks.{name}.classes is a list of names, not {classes!r}")
-    outputs = 1 if task["kind"] == "regression" else len(classes)
+    outputs = 1 if task["kind"] in NUMBERS else len(classes)
     if count is not None and outputs != count:
         raise ConfigError(f"tasks.{name} has {outputs} classes, and head {name!r} has num_classes = {count}")

@@ -106,7 +106,8 @@ def _shortened(arguments: list[str]) -> list[str]:
     if "--resume" in arguments:  # after the one epoch that it was shortened to
         return [re.sub(r"^schedule\.epochs=\d+$", "schedule.epochs=2", word) for word in arguments]
     source = Path(arguments[1]).read_text()
-    changes = SHORT if "source: digits" in source else CLIPS if "clip:" in source else SMALL
+    built_in = "source: digits" in source or "source: scenes" in source
+    changes = SHORT if built_in else CLIPS if "clip:" in source else SMALL
     return [*arguments, *(word for change in changes for word in ("--set", change))]
 
 

@@ -32,6 +32,7 @@ REAL = {
     "costs.md",
     "evaluate.md",
     "optimize.md",
+    "segmentation.md",
     "fine-tune.md",
     "getting-started.md",
     "images.md",

@@ -136,11 +136,11 @@ def test_every_head_takes_the_units(options: dict[str, Any]) -> None:
 
 def test_numbers_that_are_all_the_same() -> None:
     task = Regression("x", TaskConfig(kind="regression")).with_statistics(
-        torch.tensor([5.0, 5.0, float("nan")])
+        lambda: torch.tensor([5.0, 5.0, float("nan")]), True
     )
     assert (task.config.mean, task.config.std) == (5, 1)
 
 
 def test_statistics_are_for_numbers() -> None:
-    with pytest.raises(ConfigError, match="std is for regression, not for multilabel"):
+    with pytest.raises(ConfigError, match="std is for regression and dense_regression, not for multilabel"):
         TaskConfig.parse({"kind": "multilabel", "std": 2.0})
