@@ -6,6 +6,8 @@ from classy_vision.heads.concat_head import ConcatHead
 from classy_vision.heads.fully_connected_head import FullyConnectedHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.heads.identity_head import IdentityHead
+from classy_vision.heads.linear_dense_head import LinearDenseHead
+from classy_vision.heads.pyramid_head import PyramidHead
 from classy_vision.heads.vision_transformer_head import VisionTransformerHead
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "FullyConnectedHead",
     "FullyConvolutionalLinearHead",
     "IdentityHead",
+    "LinearDenseHead",
+    "PyramidHead",
     "VisionTransformerHead",
     "build_head",
     "register_head",

@@ -41,12 +41,14 @@ class Source(NamedTuple):
         channels: of its feature, where they are known.
         stride: input pixels per position of its map; told to heads with ``needs_strides``.
         tokens: how they stand; None where the feature has none.
+        shape: of its feature without the batch, for the trunk's usual input; told as ``stride`` is.
     """
 
     block: str
     channels: int | None = None
     stride: int | None = None
     tokens: TokenLayout | None = None
+    shape: tuple[int, ...] | None = None
 
 
 class ClassyHead(nn.Module):
@@ -74,8 +76,10 @@ class ClassyHead(nn.Module):
     """How many blocks it can read; None for any number."""
     reads_maps: ClassVar[bool] = False
     """Whether it reads maps (n, c, h, w) alone; from a vision transformer it gets those of the patches."""
+    reads_token: bool = False
+    """Whether such maps have the class token after the channels of every patch: (n, 2 c, h, w)."""
     needs_strides: ClassVar[bool] = False
-    """Whether its layers depend on the strides of its blocks."""
+    """Whether it is told the strides and shapes of its blocks."""
     trunk_norm: bool = False
     """Whether it reads inner layers of a vision transformer through the trunk's last norm."""
     task: Mapping[str, Any] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 from typing_extensions import Self
@@ -34,6 +35,8 @@ from classy_vision.weights.layout import Layouts
 from classy_vision.weights.shapes import FamilyShapes
 
 __all__ = ["END", "ModelConfig", "Trunk"]
+
+torch.fx.wrap("tokens_to_map")
 
 
 class ModelConfig(Config):
@@ -151,9 +154,10 @@ class Trunk(nn.Module):
             feature: of the step.
             x: the trunk's input.
         """
-        if not head.reads_maps or feature.dim() != 3:
+        if not head.reads_maps:
             return feature
-        return tokens_to_map(feature, (self.token_layout(step) or TokenLayout()).prefix, x.shape[-2:])
+        prefix = (self.token_layout(step) or TokenLayout()).prefix
+        return tokens_to_map(feature, prefix, x.shape[-2:], head.reads_token)
 
     def modules_for_heads(self) -> set[str]:
         """Names of modules that heads read features through, though no feature that they read needs them."""
