@@ -16,7 +16,7 @@ class StepCost:
 
     Attributes:
         name: the stem, a block, "trunk_output", or the head's id.
-        reads: the step that a head reads; None for a step of the trunk.
+        reads: the step that a head reads, of several the last; None for a step of the trunk.
         aliases: its further names, such as ``block3`` for the end of stage 3.
         shape: of its output, without the batch; () where a head does not give a tensor.
         stride: input pixels per output pixel along the height; None without a height.
@@ -27,6 +27,7 @@ class StepCost:
         receptive_field: input pixels along the height that reach one position of the output through
             the windows of convolutions and poolings; None for all, as after attention and global
             pooling. See ``classy_vision.cost.receptive_field``.
+        also_reads: the earlier steps that a head of several blocks reads.
         gated: whether a gate that sees all of the input, such as that of squeeze-and-excitation, acts
             on the output as well.
     """
@@ -41,6 +42,7 @@ class StepCost:
     activations: int = 0
     receptive_field: int | None = None
     gated: bool = False
+    also_reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from classy_vision.cost.costs import Costs, StepCost
 from classy_vision.cost.ledger import Ledger
 from classy_vision.cost.receptive_field import Field
 from classy_vision.trunk.features import FeatureInfo
-from classy_vision.trunk.names import END
+from classy_vision.trunk.names import END, split_place
 from classy_vision.trunk.trunk import Trunk
 from classy_vision.trunk.twin import outline_of
 
@@ -59,7 +60,7 @@ def _samples(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def _steps(model: Trunk, x: Tensor, ledger: Ledger) -> list[StepCost]:
     """Runs the steps and heads of an outline, and gives what each cost."""
     model.check_input(x)
-    aliases = model.block_aliases()
+    aliases, read = model.block_aliases(), _list_read(model)
     steps: list[StepCost] = []
     start = 0
     for name, feature, outputs in list(model.steps(x, END)):  # heads run when they are asked for, below
@@ -67,9 +68,20 @@ def _steps(model: Trunk, x: Tensor, ledger: Ledger) -> list[StepCost]:
         steps.append(_cost(name, x, feature, ledger, slice(start, end), aliases=aliases[name]))
         start, before = end, len(ledger.operations)
         for head, output in outputs:
-            steps.append(_cost(head, x, output, ledger, slice(before, None), reads=name))
+            row = _cost(head, x, output, ledger, slice(before, None), reads=name)
+            steps.append(replace(row, also_reads=tuple(step for step in read[head] if step != name)))
             before = len(ledger.operations)
     return steps
+
+
+def _list_read(model: Trunk) -> dict[str, list[str]]:
+    """The steps that each head reads, by head."""
+    names = {name: step for step, others in model.block_aliases().items() for name in (step, *others)}
+    return {
+        head.unique_id: [names[block] for block in split_place(place)]
+        for place, heads in model.get_heads().items()
+        for head in heads
+    }
 
 
 def _cost(

@@ -108,6 +108,7 @@ def _row(given: Report, index: int, step: StepCost) -> dict[str, Any]:
         "name": step.name,
         "kind": "head" if step.reads else "step",
         "reads": step.reads,
+        "also_reads": list(step.also_reads),
         "aliases": list(step.aliases),
         "shape": list(step.shape),
         "stride": step.stride,

@@ -66,7 +66,8 @@ def table(given: Report, title: str, width: int = 100) -> Table:
         grid.add_column(column.heading, column.total, justify="right", no_wrap=True)
     runs = len(given.costs.running.steps)
     for index, step in enumerate(given.costs.steps):
-        name = f"  └ {step.name}" if step.reads else " = ".join((step.name, *step.aliases))
+        also = f" (and {', '.join(step.also_reads)})" if step.also_reads else ""
+        name = f"  └ {step.name}{also}" if step.reads else " = ".join((step.name, *step.aliases))
         cells = (column.cell(index, step) for column in columns)
         grid.add_row(name, *cells, style="dim" if index >= runs else None)
     return grid

@@ -290,8 +290,6 @@ def check_heads(heads: Mapping[str, Sequence[ClassyHead]], sources: Mapping[str,
     blocks: dict[str, str] = {}
     for block, entries in heads.items():
         for head in entries:
-            if not isinstance(head, ClassyHead):
-                raise ConfigError(f"block {block!r}: {type(head).__name__} is not a ClassyHead")
             if head.unique_id in blocks:
                 raise ConfigError(
                     f"two heads have the id {head.unique_id!r}, on {blocks[head.unique_id]!r} and "

@@ -91,12 +91,17 @@ def _heads(config: Mapping[str, Any]) -> str:
     tasks = config.get("tasks") or {}
     rows = [
         (
-            *(head["unique_id"], head["fork_block"], head["name"], head.get("num_classes", "")),
+            *(head["unique_id"], _blocks(head), head["name"], head.get("num_classes", "")),
             _cut((tasks.get(head["unique_id"]) or {}).get("classes") or ()),
         )
         for head in config["heads"]
     ]
     return f"## Heads\n\n{_table(('head', 'block', 'kind', 'classes', 'labels'), rows)}"
+
+
+def _blocks(head: Mapping[str, Any]) -> str:
+    blocks = head["fork_block"]
+    return blocks if isinstance(blocks, str) else ", ".join(blocks)
 
 
 def _cut(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from classy_vision.models.classy_model import MODELS
+from classy_vision.trunk.names import split_place
 from classy_vision.weights.layout import HEAD
 from classy_vision.weights.shapes import Shapes
 from classy_vision.weights.state import head_of
@@ -32,6 +33,8 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
     weights = {key: shape[0] for key, shape in parts.items() if key.endswith("weight")}
     block, unique_id = place.split(".")[1:3] if place else ("trunk_output", ID)
     common = {"unique_id": unique_id, "fork_block": block}
+    if len(blocks := split_place(block)) > 1 and "fc.weight" in weights:
+        return {"name": "concat", "num_classes": weights["fc.weight"], **common, "fork_block": list(blocks)}
     if "conv.weight" in weights:
         classes = weights.get("fc.weight", weights.get("classifier.weight"))
         act = config.get("activation") or dict(MODELS[config["name"]].preset).get("activation", "relu")

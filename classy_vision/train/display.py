@@ -18,6 +18,7 @@ from classy_vision.train.job import Job
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
 from classy_vision.train.tasks import Regression, Task
+from classy_vision.trunk.names import split_place
 from classy_vision.weights.report import Report
 
 PERCENT = frozenset(("accuracy", "mAP", "f1"))
@@ -202,7 +203,7 @@ def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: 
     yield f"{name}: {sizes[True]:,} parameters learn, {sizes[False]:,} are frozen"
     blocks = {str(head.unique_id): block for block, heads in model.get_heads().items() for head in heads}
     for head, task in job.tasks.items():
-        yield f"head {head!r} at {blocks[head]}: {_describe_labels(job, task)}"
+        yield f"head {head!r} at {' and '.join(split_place(blocks[head]))}: {_describe_labels(job, task)}"
     if model.loaded is not None:
         yield f"weights of {model.loaded.source}: {_describe_heads(model.loaded, list(job.tasks))}"
 

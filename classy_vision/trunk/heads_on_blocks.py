@@ -143,7 +143,10 @@ def _check_places(trunk: Any, heads: Mapping[Any, Iterable[ClassyHead]]) -> dict
         place = _find_place(trunk, split_place(blocks) if isinstance(blocks, str) else blocks)
         if not isinstance(entries, Iterable) or isinstance(entries, nn.Module):
             raise ConfigError(f"block {blocks!r}: a list of heads is needed, not {type(entries).__name__}")
-        if entries := list(entries):
+        for head in (entries := list(entries)):
+            if not isinstance(head, ClassyHead):
+                raise ConfigError(f"block {blocks!r}: {type(head).__name__} is not a ClassyHead")
+        if entries:
             wanted[place] = [*wanted.get(place, ()), *entries]
     return wanted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -72,6 +72,7 @@ def _spans(texts: Mapping[str, str]) -> str:
 
 def _rows(what: Picture) -> Iterator[str]:
     last = max((i for i, row in enumerate(what.rows) if row.runs and row.reads is None), default=0)
+    wires = _wires(what.rows)
     index, ran = 0, True
     for stage in what.stages:
         runs = stage.rows[0].runs
@@ -82,13 +83,26 @@ def _rows(what: Picture) -> Iterator[str]:
             classes = ["step" if row.reads is None else "head"]
             classes += ["joins"] * (place == 0 and index > 0 and ran is runs)
             classes += ["ends"] * (row.reads is not None and index > last)
-            yield _row(row, index, " ".join(classes), "" if place else _stage(stage))
+            yield _row(row, index, " ".join(classes), "" if place else _stage(stage), wires[index])
             index += 1
         ran = runs
         yield "</tbody>"
 
 
-def _row(row: Row, index: int, classes: str, stage: str) -> str:
+def _wires(rows: Sequence[Row]) -> list[str]:
+    """The lines from earlier steps to the heads that read them too, by row."""
+    places = {row.name: index for index, row in enumerate(rows) if row.reads is None}
+    wires = [""] * len(rows)
+    heads = [(index, row) for index, row in enumerate(rows) if row.also_reads]
+    for lane, (end, row) in enumerate(heads):
+        read = {places[step] for step in row.also_reads}
+        for index in range(min(read), end + 1):
+            kind = {min(read): " start", end: " end"}.get(index, " read" if index in read else "")
+            wires[index] += f'<i class="wire{kind}" style="--lane: {lane % 4}"></i>'
+    return wires
+
+
+def _row(row: Row, index: int, classes: str, stage: str, wires: str) -> str:
     button = f'<button type="button" title="Copy “{escape(row.fork)}”"><bdi>{escape(row.name)}</bdi></button>'
     alias = f' <span class="alias">= {escape(" = ".join(row.aliases))}</span>' if row.aliases else ""
     name = '<span class="kind">head</span>' if row.reads else button + alias
@@ -96,7 +110,7 @@ def _row(row: Row, index: int, classes: str, stage: str) -> str:
     shape = f'<span class="same">{escape(row.shape)}</span>' if row.repeats else escape(row.shape)
     return (
         f'<tr id="row-{index}" class="{classes}"><th scope="row">{name}</th>'
-        f'<td class="shape">{shape}</td><td class="picture">{picture}</td>'
+        f'<td class="shape">{shape}</td><td class="picture">{picture}{wires}</td>'
         f'<td class="amount"><div>{_amounts(row.amounts)}<i class="bar"></i></div></td>{stage}</tr>'
     )
 

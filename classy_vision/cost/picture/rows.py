@@ -49,7 +49,8 @@ class Row:
 
     Attributes:
         name: of the step or head.
-        reads: the step that a head reads; None for a step.
+        reads: the step that a head reads, of several the last; None for a step.
+        also_reads: the earlier steps that it reads.
         aliases: its further names.
         shape: of its output, as text.
         repeats: the shape is that of the step before.
@@ -63,6 +64,7 @@ class Row:
 
     name: str
     reads: str | None
+    also_reads: tuple[str, ...]
     aliases: tuple[str, ...]
     shape: str
     repeats: bool
@@ -190,6 +192,7 @@ def _rows(costs: Costs, scales: Sequence[_Scale]) -> Iterator[tuple[int, Row]]:
             Row(
                 name=clean(step.name),
                 reads=None if step.reads is None else clean(step.reads),
+                also_reads=tuple(map(clean, step.also_reads)),
                 aliases=tuple(map(clean, step.aliases)),
                 shape=size(step.shape),
                 repeats=step.reads is None and step.shape == last,
@@ -198,14 +201,19 @@ def _rows(costs: Costs, scales: Sequence[_Scale]) -> Iterator[tuple[int, Row]]:
                 runs=id(step) not in skipped,
                 amounts=amounts,
                 facts=tuple(_facts(step, [scale.metric for scale in scales], amounts)),
-                fork=_fork(step.reads or step.name),
+                fork=_fork([*step.also_reads, step.reads or step.name]),
             ),
         )
         last = step.shape if step.reads is None else last
 
 
-def _fork(block: str) -> str:
-    return yaml.safe_dump({"fork_block": block}, width=math.inf, allow_unicode=True).strip()
+def _fork(blocks: list[str]) -> str:
+    one = len(blocks) == 1
+    value, flow = (blocks[0], False) if one else (blocks, None)
+    text: str = yaml.safe_dump(
+        {"fork_block": value}, width=math.inf, allow_unicode=True, default_flow_style=flow
+    )
+    return text.strip()
 
 
 def _width(step: StepCost) -> int:
@@ -222,7 +230,7 @@ def _facts(
     step: StepCost, metrics: Iterable[Metric], amounts: Mapping[str, Amount]
 ) -> Iterable[tuple[str, str]]:
     facts = [
-        ("reads", step.reads or ""),
+        ("reads", ", ".join((*step.also_reads, step.reads or ""))),
         ("also", ", ".join(step.aliases)),
         ("output", size(step.shape)),
         ("stride", str(step.stride or "")),

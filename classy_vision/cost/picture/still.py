@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from unicodedata import east_asian_width
 
@@ -24,6 +25,7 @@ POINT = 72 / INCH
 MARGIN, GAP, SPACE, HEADER = 28, 18, 7, 104
 SIDE, TRUNK, BAR, LEGEND = 84, 250, 76, 150  # resolution, channels, cost, colours
 LETTERS = 34  # of the longest name
+LANES = 4  # for lines from earlier steps, side by side
 _HEAT = LinearSegmentedColormap.from_list("heat", HEAT)
 
 
@@ -156,12 +158,15 @@ def _draw_header(axes: Axes, what: Picture, columns: Columns) -> None:
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line], columns: Columns, key: str) -> None:
+    lanes = count()
+    middles = {line.row.name: line.y for line in lines if line.row.reads is None}
     for line in lines:
         row, ink = line.row, INK if line.row.runs else MUTED
         if row.reads is None:
             _write(axes, MARGIN, line.y, _label(row), columns.font, color=ink, family=MONO)
         else:
-            _draw_head(axes, line, columns)
+            lane = next(lanes) % LANES if row.also_reads else 0
+            _draw_head(axes, line, columns, [middles[step] for step in row.also_reads], lane)
         amount, *others = [row.amounts[key], *(a for name, a in row.amounts.items() if name != key)]
         numbers = [(columns.shape, "" if row.repeats else row.shape), (columns.share, amount.share)]
         for x, text in (*numbers, *zip(columns.others, (other.text for other in others))):
@@ -192,12 +197,16 @@ def _draw_bars(axes: Axes, lines: Sequence[Line], columns: Columns, key: str) ->
             axes.vlines(columns.axis, ys[0] - half, ys[-1] + half, colour, linewidth=1.5 * POINT)
 
 
-def _draw_head(axes: Axes, line: Line, columns: Columns) -> None:
-    """A label on a branch from the step that the head reads."""
+def _draw_head(axes: Axes, line: Line, columns: Columns, earlier: Sequence[float], lane: int) -> None:
+    """A label on a branch from the step that the head reads, and from those ``earlier`` that it reads too."""
     x, name = columns.axis + 14, shorten(line.row.name, LETTERS)
     _write(axes, MARGIN, line.y, "head", columns.font, color=HEAD)
     top = line.fork + columns.pitch / 2 - 2
     axes.plot([x, x, x + 14], [top, line.y, line.y], color=HEAD, linewidth=1.5 * POINT)
+    if earlier:
+        left = x - 6 * (lane + 1)
+        axes.plot([left, left, x], [min(earlier), line.y, line.y], color=HEAD, linewidth=1.5 * POINT)
+        axes.plot([left] * len(earlier), earlier, "o", color=HEAD, markersize=5 * POINT)
     box = {"boxstyle": "round,pad=0.25,rounding_size=0.4", "facecolor": HEAD, "edgecolor": "none"}
     _write(axes, x + 18, line.y, name, columns.font, color=PAPER, family=MONO, bbox=box)
 

@@ -229,8 +229,8 @@ class VisionTransformer(ClassyModel):
         return {"blocks.ln"} if any(self._is_inner(self._step(block)) for block in blocks) else set()
 
     def _is_inner(self, step: str) -> bool:
-        """Whether a norm of the trunk follows."""
-        return "ln" in self.blocks and step not in ("ln", END)
+        """Whether it is a layer of an encoder that a norm follows."""
+        return "ln" in self.blocks and step not in ("stem", "ln", END)
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         return fit_tokens(native, self.stem, fitting)
