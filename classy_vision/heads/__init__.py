@@ -3,6 +3,7 @@
 from classy_vision.heads.attention_pool_head import AttentionPoolHead
 from classy_vision.heads.classy_head import HEADS, ClassyHead, build_head, register_head
 from classy_vision.heads.concat_head import ConcatHead
+from classy_vision.heads.dpt_head import DPTHead
 from classy_vision.heads.fully_connected_head import FullyConnectedHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.heads.identity_head import IdentityHead
@@ -15,6 +16,7 @@ __all__ = [
     "AttentionPoolHead",
     "ClassyHead",
     "ConcatHead",
+    "DPTHead",
     "FullyConnectedHead",
     "FullyConvolutionalLinearHead",
     "IdentityHead",

@@ -14,7 +14,9 @@ from typing_extensions import Self
 from classy_vision import config as configs
 from classy_vision.config import ConfigError, config_of, drop_unknown
 from classy_vision.layers.activation import activation_name
+from classy_vision.heads.published import load_published
 from classy_vision.registry import Registry
+from classy_vision.weights.layout import Layout
 
 Unknown = Literal["warn", "error"] | None
 """What is done about keys that mean nothing."""
@@ -86,6 +88,8 @@ class ClassyHead(nn.Module):
     """What its outputs mean: ``kind`` ("classification", "multilabel", "regression") and ``classes``."""
     classifier: ClassVar[str | None] = None
     """Its last linear layer, if it has one: where a published classifier goes."""
+    published: ClassVar[Mapping[str, Layout]] = {}
+    """How other libraries name its weights, by layout; ours begin with the head's own parts."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Keeps the arguments of whatever constructor a subclass has."""
@@ -146,6 +150,21 @@ class ClassyHead(nn.Module):
 
     def build(self, in_plane: int) -> None:
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
+
+    def load_published(self, state: Mapping[str, Tensor], layout: str | None = None) -> None:
+        """Loads the head's part of the weights of a published model, or raises and changes nothing.
+
+        For a head whose trunk comes from elsewhere; ``load_weights`` loads the trunk as well. A classifier
+        that the state does not have stays as it is.
+
+        Args:
+            state: of the whole model, or of the head alone.
+            layout: whose key names it has: one of ``published``. By default it is found from the names.
+
+        Raises:
+            ConfigError: the head has no layers yet, or keys or shapes are not its own.
+        """
+        load_published(self, state, layout)
 
     def output_layers(self) -> list[nn.Linear]:
         """The linear layers whose mean over layers and positions is the output; none if something

@@ -13,7 +13,8 @@ from classy_vision.config import PositiveInt, Probability
 from classy_vision.heads.classy_head import Source, check_choice, register_head
 from classy_vision.heads.dense_head import DenseHead, check_maps, enlarge, resize
 
-torch.fx.wrap("check_maps")
+for _name in ("check_maps", "resize"):
+    torch.fx.wrap(_name)
 
 
 @register_head("linear_dense")
@@ -75,8 +76,7 @@ class LinearDenseHead(DenseHead):
     def forward(self, *features: Tensor) -> Tensor:
         check_maps(*features)
         finest = features[self.finest]
-        maps = [x if i == self.finest else resize(x, finest) for i, x in enumerate(features)]
-        x = torch.cat(maps, 1)
+        x = torch.cat([resize(x, finest) for x in features], 1)
         if self.norm_kind == "batch":
             x = self.norm(x)
         if self.num_classes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import gcd, log2
+from math import gcd
 from typing import Literal
 
 import torch
@@ -12,14 +12,13 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from classy_vision.config import ConfigError, PositiveInt, Probability
-from classy_vision.heads.classy_head import Source, check_choice, register_head
-from classy_vision.heads.dense_head import DenseHead, check_maps, enlarge, resize
+from classy_vision.config import PositiveInt, Probability
+from classy_vision.heads.classy_head import check_choice, register_head
+from classy_vision.heads.dense_head import PyramidalHead, check_maps, enlarge, resize
 from classy_vision.layers.conv_norm_act import ConvNormAct
 
-torch.fx.wrap("check_maps")
-SCALES = (4.0, 2.0, 1.0, 0.5)
-"""Of the levels that are made from blocks of one stride."""
+for _name in ("check_maps", "resize"):
+    torch.fx.wrap(_name)
 
 
 class Branch(nn.Module):
@@ -50,12 +49,12 @@ class Branch(nn.Module):
 
 
 @register_head("pyramid")
-class PyramidHead(DenseHead):
+class PyramidHead(PyramidalHead):
     """A feature pyramid and a light decoder: lateral 1x1 convolutions, top-down sums, branches, 1x1 convolution.
 
-    Blocks come finest first. Where all have the same stride, as in plain vision transformers, four levels of 4,
-    2, 1 and ½ times the size are made from them by transposed convolutions and pooling: of one block as in Li et
-    al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022, section 3; of four from each.
+    Blocks come finest first. Of blocks of one stride, as those of plain vision transformers, four levels of 4,
+    2, 1 and ½ times the size are made by transposed convolutions and pooling (Li et al., "Exploring Plain Vision
+    Transformer Backbones for Object Detection", 2022, section 3): all of one block, or one of each of four.
 
     Shape: maps (n, c, h, w), of the patches from tokens, to (n, num_classes, upsample * h, upsample * w) of the
     finest level.
@@ -107,36 +106,18 @@ class PyramidHead(DenseHead):
         if in_planes is not None:
             self.build(*in_planes)
 
-    def connect(self, sources: Sequence[Source]) -> None:
-        strides = tuple(source.stride or 1 for source in sources)
-        self._check_order([source.block for source in sources], strides)
-        if self.strides is not None and count_doublings(strides) != count_doublings(self.strides):
-            raise ConfigError(
-                f"head {self.unique_id!r} is made for strides {list(self.strides)}, but its blocks have "
-                f"{list(strides)}"
-            )
-        self.strides = strides
-        super().connect(sources)
-
     def build(self, *in_planes: int) -> None:
         self.in_planes = in_planes
-        strides = self.strides or tuple(2**k for k in range(len(in_planes)))
-        if len(strides) != len(in_planes):
-            raise ConfigError(
-                f"head {self.unique_id!r}: {len(strides)} strides for {len(in_planes)} blocks; one for each is "
-                f"needed"
-            )
-        self._check_order([str(k) for k in range(len(strides))], strides)
-        self.strides = strides
-        self.levels, doublings = self._plan_levels(strides)
-        channels = [in_planes[block] for block, _ in self.levels]
+        self.levels = self.plan_levels(len(in_planes))
+        channels = [in_planes[level.block] for level in self.levels]
         if self.has_one_stride:
-            scales = [scale for _, scale in self.levels]
-            self.resample = nn.ModuleList(resample(c, scale) for c, scale in zip(channels, scales))
-            channels = [max(1, c // int(max(1, scale))) for c, scale in zip(channels, scales)]
+            self.resample = nn.ModuleList(
+                resample(c, level.scale) for c, level in zip(channels, self.levels, strict=True)
+            )
+            channels = [max(1, c // int(max(1, level.scale))) for c, level in zip(channels, self.levels)]
         self.laterals = nn.ModuleList(nn.Conv2d(c, self.width, 1) for c in channels)
         self.branches = nn.ModuleList(
-            Branch(self.width, self.branch_width, number, self.align_corners) for number in doublings
+            Branch(self.width, self.branch_width, level.doublings, self.align_corners) for level in self.levels
         )
         if self.num_classes is not None:
             merged = self.branch_width * (len(self.levels) if self.merge == "cat" else 1)
@@ -144,7 +125,7 @@ class PyramidHead(DenseHead):
 
     def forward(self, *features: Tensor) -> Tensor:
         check_maps(*features)
-        maps = [features[block] for block, _ in self.levels]
+        maps = [features[level.block] for level in self.levels]
         if self.has_one_stride:
             maps = [layer(x) for layer, x in zip(self.resample, maps, strict=True)]
         levels = list(self._top_down(maps))[::-1]
@@ -161,36 +142,6 @@ class PyramidHead(DenseHead):
             finer = lateral(feature)
             x = finer if x is None else finer + interpolate(x, size=finer.shape[-2:], mode="nearest")
             yield x
-
-    @property
-    def has_one_stride(self) -> bool:
-        """Whether levels are made from blocks of one stride."""
-        return self.strides is not None and len(set(self.strides)) == 1
-
-    def _plan_levels(self, strides: Sequence[int]) -> tuple[list[tuple[int, float]], list[int]]:
-        """The block and the scale of each level, and how often its branch doubles the size."""
-        if len(set(strides)) > 1:
-            return [(k, 1.0) for k in range(len(strides))], count_doublings(strides)
-        if len(strides) > len(SCALES):
-            raise ConfigError(
-                f"head {self.unique_id!r} reads {len(strides)} blocks of one stride, of which it makes "
-                f"{len(SCALES)} levels: name {len(SCALES)} blocks at the most"
-            )
-        blocks = [k * len(strides) // len(SCALES) for k in range(len(SCALES))]
-        return list(zip(blocks, SCALES, strict=True)), list(range(len(SCALES)))
-
-    def _check_order(self, blocks: Sequence[str], strides: Sequence[int]) -> None:
-        order = sorted(range(len(strides)), key=lambda k: strides[k])
-        if [strides[k] for k in order] != list(strides):
-            raise ConfigError(
-                f"head {self.unique_id!r} reads its blocks finest first, not with strides {list(strides)}: "
-                f"[{', '.join(blocks[k] for k in order)}]"
-            )
-
-
-def count_doublings(strides: Sequence[int]) -> list[int]:
-    """How often each map is doubled in size until it is as large as the first, about."""
-    return [round(log2(stride / strides[0])) for stride in strides]
 
 
 def resample(channels: int, scale: float) -> nn.Module:

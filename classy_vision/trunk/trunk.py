@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from classy_vision.config import Config, ConfigError, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, TokenLayout
+from classy_vision.heads.published import published_heads
 from classy_vision.trunk.features import FeatureInfo, Trace, tokens_to_map, trace
 from classy_vision.trunk.heads_on_blocks import (
     NO_HEADS,
@@ -447,7 +448,10 @@ class Trunk(nn.Module):
         """The names of other libraries, by library; those of the head at the end begin with ``head``."""
         blocks = list(self.blocks) if "blocks" in self._modules else []
         layouts = {name: layout for name, layout in self.layouts.items() if name != "classy_vision"}
-        return {name: layout.key_map(name, self.config, blocks) for name, layout in layouts.items()}
+        return {
+            name: layout.key_map(name, self.config, blocks, published_heads(self.get_heads(), name))
+            for name, layout in layouts.items()
+        }
 
     def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
         """The state in the original's layout: {"model": {"trunk": ..., "heads": ...}}.
