@@ -58,8 +58,9 @@ class PyramidalHead(DenseHead):
     """Makes a pyramid of its blocks, the finest first, which a subclass puts together.
 
     Blocks of one stride, as those of plain vision transformers, become four levels of 4, 2, 1 and ½ times their
-    size: of one block as in Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022,
-    section 3; of four one each, as in Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
+    size: all of one block, as in Li et al., "Exploring Plain Vision Transformer Backbones for Object
+    Detection", 2022, section 3, or one of each of four, as in Ranftl et al., "Vision Transformers for Dense
+    Prediction", 2021.
     """
 
     strides: tuple[int, ...] | None = None

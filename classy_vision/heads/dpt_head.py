@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -103,7 +104,7 @@ class Fusion(nn.Module):
 
 @register_head("dpt")
 class DPTHead(PyramidalHead):
-    """Reassembles the tokens of several layers into a pyramid, fuses it from the coarsest level on; convolutions.
+    """Reassembles the tokens of several layers into a pyramid, and fuses it; convolutions.
 
     Blocks come finest first. Of blocks of one stride, as those of plain vision transformers, four levels of 4,
     2, 1 and ½ times the size are made: one of each of four blocks, as in the paper, or all of one.
@@ -117,7 +118,8 @@ class DPTHead(PyramidalHead):
         in_planes: channels of the blocks; taken from the blocks if they are left out.
         strides: of the blocks; taken from them if they are left out. Without a trunk each is twice the one
             before.
-        channels: of the levels when they are made; by default 96, and twice as many for each coarser one.
+        channels: of the levels when they are made, one number for all or one for each; by default 96, and
+            twice as many for each coarser one.
         width: channels of the fused maps.
         readout: what is made of the class token: "ignore", "add" to every patch, or "project", a linear layer
             on the patch and the token. Without a trunk the maps then have the token's channels after their own.
@@ -142,7 +144,7 @@ class DPTHead(PyramidalHead):
         num_classes: PositiveInt | None = None,
         in_planes: tuple[PositiveInt, ...] | None = None,
         strides: tuple[PositiveInt, ...] | None = None,
-        channels: tuple[PositiveInt, ...] | None = None,
+        channels: PositiveInt | tuple[PositiveInt, ...] | None = None,
         width: PositiveInt = 256,
         readout: Literal["ignore", "add", "project"] = "ignore",
         output: Literal["segmentation", "depth"] = "segmentation",
@@ -159,7 +161,7 @@ class DPTHead(PyramidalHead):
         if projection and output != "depth":
             raise ConfigError(f"projection = True needs output = 'depth', not {output!r}")
         self.strides = None if strides is None else tuple(strides)
-        self.channels = None if channels is None else tuple(channels)
+        self.channels = channels if channels is None or isinstance(channels, int) else tuple(channels)
         self.width = width
         self.readout, self.reads_token = readout, readout != "ignore"
         self.output_kind = output
@@ -183,25 +185,30 @@ class DPTHead(PyramidalHead):
     def build(self, *in_planes: int) -> None:
         self.in_planes = in_planes
         self.levels = self.plan_levels(len(in_planes))
-        channels = self.channels or tuple(96 * 2**k for k in range(len(self.levels)))
-        if len(channels) != len(self.levels):
-            raise ConfigError(
-                f"head {self.unique_id!r}: {len(channels)} channels for {len(self.levels)} levels; one for each "
-                f"is needed"
-            )
+        channels = self._count_channels(len(self.levels))
         self.reassemble = nn.ModuleList(
             Reassemble(in_planes[level.block], c, level.scale, self.readout)
             for level, c in zip(self.levels, channels, strict=True)
         )
         self.convs = nn.ModuleList(nn.Conv2d(c, self.width, 3, padding=1, bias=False) for c in channels)
         doublings = [-1, *(level.doublings for level in self.levels)]
-        factors = [2 ** (coarse - fine) for fine, coarse in zip(doublings, doublings[1:])]
+        factors = [2 ** (coarse - fine) for fine, coarse in itertools.pairwise(doublings)]
         self.fusions = nn.ModuleList(  # the coarsest first
             Fusion(self.width, factor, number == 0, *self.residual)
             for number, factor in enumerate(reversed(factors))
         )
         if self.num_classes is not None:
             self._build_output(self.num_classes)
+
+    def _count_channels(self, levels: int) -> tuple[int, ...]:
+        if self.channels is None or isinstance(self.channels, int):
+            return tuple(self.channels or 96 * 2**k for k in range(levels))
+        if len(self.channels) != levels:
+            raise ConfigError(
+                f"head {self.unique_id!r}: {len(self.channels)} channels for {levels} levels; one for each is "
+                f"needed"
+            )
+        return self.channels
 
     def _build_output(self, num_classes: int) -> None:
         width = self.width

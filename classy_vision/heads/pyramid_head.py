@@ -22,7 +22,7 @@ for _name in ("check_maps", "resize"):
 
 
 class Branch(nn.Module):
-    """3x3 convolutions with norm and activation, each followed by an enlargement, as many as lead to the finest.
+    """3x3 convolutions with norm and activation, each before a doubling of the size, up to the finest level.
 
     Shape: (n, c, h, w) to (n, channels_out, height and width of the finest level).
 
@@ -50,11 +50,12 @@ class Branch(nn.Module):
 
 @register_head("pyramid")
 class PyramidHead(PyramidalHead):
-    """A feature pyramid and a light decoder: lateral 1x1 convolutions, top-down sums, branches, 1x1 convolution.
+    """A feature pyramid and a light decoder, whose branches become one map; 1x1 convolution.
 
     Blocks come finest first. Of blocks of one stride, as those of plain vision transformers, four levels of 4,
-    2, 1 and ½ times the size are made by transposed convolutions and pooling (Li et al., "Exploring Plain Vision
-    Transformer Backbones for Object Detection", 2022, section 3): all of one block, or one of each of four.
+    2, 1 and ½ times the size are made by transposed convolutions and pooling (Li et al., "Exploring Plain
+    Vision Transformer Backbones for Object Detection", 2022, section 3): all of one block, or one of each of
+    four.
 
     Shape: maps (n, c, h, w), of the patches from tokens, to (n, num_classes, upsample * h, upsample * w) of the
     finest level.

@@ -31,9 +31,7 @@ class Layout:
     legacy: Sequence[Renaming] = ()
     dropped: Sequence[str] = ()
 
-    def key_map(
-        self, name: str, config: Any, blocks: Sequence[str], heads: Sequence[Layout] = ()
-    ) -> KeyMap:
+    def key_map(self, name: str, config: Any, blocks: Sequence[str], heads: Sequence[Layout] = ()) -> KeyMap:
         """The map for a model of ``config`` with ``blocks``, and for what it has of ``heads``."""
         rows = self.rows(config) if callable(self.rows) else self.rows
         parts = [*heads, replace(self, rows=rows)]

@@ -113,7 +113,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "pyramid": {"num_classes": 3, "width": 8, "branch_width": 6, "dropout_rate": 0.0},
     "attention_pool": {"num_classes": 3, "num_heads": 1, "depth": 2},
     "concat": {"num_classes": 3, "norm": "layer"},
-    "dpt": {"num_classes": 3, "width": 8, "channels": [4, 6, 8, 8], "dropout_rate": 0.0},
+    "dpt": {"num_classes": 3, "width": 8, "channels": 4, "dropout_rate": 0.0},
 }
 SEVERAL = ("concat", "dpt", "linear_dense", "pyramid")
 """Heads that read both blocks, beside an ordinary one."""
