@@ -374,7 +374,8 @@ def check_heads(heads: Mapping[str, Sequence[ClassyHead]], sources: Mapping[str,
 def _check_sources(head: ClassyHead, sources: Sequence[Source]) -> None:
     if head.max_blocks is not None and len(sources) > head.max_blocks:
         raise ConfigError(
-            f"head {head.unique_id!r} reads {head.max_blocks} block, not {len(sources)}: "
+            f"head {head.unique_id!r} reads {head.max_blocks} block{'s' * (head.max_blocks > 1)}, not "
+            f"{len(sources)}: "
             f"{', '.join(source.block for source in sources)}"
         )
     expected = head.in_planes or (head.in_plane,) * len(sources)
