@@ -119,6 +119,8 @@ SEVERAL = ("concat", "dpt", "linear_dense", "pyramid")
 """Heads that read both blocks, beside an ordinary one."""
 DENSE = ("dpt", "linear_dense", "pyramid")
 """Heads that read maps alone."""
+SEVERAL_LAYERS = ("attention_pool", "dpt", "pyramid")
+"""Heads whose outputs would grow from layer to layer."""
 CASES = [
     (family, head)
     for family in FAMILIES
@@ -148,6 +150,8 @@ def build(family: str, head: str = "fully_connected", **more: Any) -> ClassyMode
     for name, tensor in model.state_dict().items():  # heads that start at zero would agree always
         if name.startswith("heads.") and tensor.is_floating_point():
             tensor.uniform_(0.1, 1.0)
+            if head in SEVERAL_LAYERS and tensor.dim() > 1:
+                tensor /= tensor[0].numel()
     return model
 
 
