@@ -108,8 +108,8 @@ def _check_strides(trunk: str, found: Mapping[str, FeatureInfo], wanted: Sequenc
     expected = list(STRIDES[start : start + max(2, len(strides))])
     if strides != expected or (wanted and strides[-1] != wanted[-1]):
         raise ConfigError(
-            f"an encoder needs two blocks or more, of which each has twice the stride of the one before, up to "
-            f"{wanted[-1] if wanted else STRIDES[-1]}; those of {trunk} have "
+            f"an encoder needs two blocks or more, of which each has twice the stride of the one before, up "
+            f"to {(wanted or STRIDES)[-1]}; those of {trunk} have "
             f"{', '.join(f'{name}: {info.stride}' for name, info in found.items()) or 'none'}"
         )
     return start
