@@ -103,7 +103,7 @@ def _pack_linear(node: fx.Node, linear: nn.Linear, size: Sequence[int]) -> None:
 def _swap_call(node: fx.Node, graph: fx.GraphModule, dtype: torch.dtype, space: Workspace) -> None:
     x, *rest = node.args or (None,)
     if calls(node, pool):
-        swap(node, MeanPool(), (x,))
+        swap(node, MeanPool(*rest), (x,))
     elif calls(node, torch.cat) and isinstance(x, (list, tuple)) and len(x) == 2 and rest == [1]:
         room = graph.meta["room"]
         if room:

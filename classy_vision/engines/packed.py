@@ -181,10 +181,14 @@ class Excite(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """``classy_vision.heads.classy_head.pool``, by a window of the whole map. Same shapes."""
+    """``classy_vision.heads.pooling.pool``, by a window of the whole map. Same shapes."""
+
+    def __init__(self, prefix: int = 0) -> None:
+        super().__init__()
+        self.prefix = prefix
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, x.shape[2:]).flatten(1) if x.dim() == 4 else pool(x)
+        return F.avg_pool2d(x, x.shape[2:]).flatten(1) if x.dim() == 4 else pool(x, self.prefix)
 
 
 def as_bias(conv: nn.Conv2d) -> Tensor:

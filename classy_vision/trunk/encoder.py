@@ -79,8 +79,8 @@ class SegmentationEncoder(nn.Module):
             ConfigError: always.
         """
         raise ConfigError(
-            f"output_stride = {output_stride}: the strides of a trunk cannot be changed; those of this one go to "
-            f"{self.output_stride}"
+            f"output_stride = {output_stride}: the strides of a trunk cannot be changed; those of this one go "
+            f"to {self.output_stride}"
         )
 
 

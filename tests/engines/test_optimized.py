@@ -55,6 +55,23 @@ def test_same_numbers(family: str, dtype: str, bound: float) -> None:
             agree(fast(x), model(x), bound)
 
 
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        ("regnet", "pyramid"),
+        ("resnet", "linear_dense"),
+        ("vision_transformer", "attention_pool"),
+        ("vision_transformer", "concat"),
+        ("vision_transformer", "dpt"),
+    ],
+)
+def test_heads_of_several_blocks_and_of_every_pixel(family: str, head: str) -> None:
+    model = worn(build(family, head))
+    fast = optimize(model, batch(), tolerance=1e-5)
+    with torch.inference_mode():
+        agree(fast(batch(5, seed=3)), model(batch(5, seed=3)), 1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(family: str) -> None:
     model = worn(build(family))
