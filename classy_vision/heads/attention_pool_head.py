@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
+import torch
 import torch.fx
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,8 +14,59 @@ from classy_vision.config import PositiveFloat, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, register_head
 from classy_vision.heads.pooling import as_tokens, find_num_heads
 from classy_vision.layers.attention_pool import AttentionPool, AttentionStyle, MLPKind
+from classy_vision.weights.key_map import JOIN_QKV, Row, Transform
+from classy_vision.weights.layout import Layout
 
 torch.fx.wrap("as_tokens")
+
+
+def _join(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
+
+
+def _split(tensor: Tensor) -> tuple[Tensor, ...]:
+    query, *others = tensor.chunk(3)
+    return query, torch.cat(others)
+
+
+_JOIN_Q_KV = Transform(_join, _split, "query, key and value joined")
+
+
+def _join_in(theirs: Sequence[str], ours: str, transform: Transform) -> list[Row]:
+    """Rows for the weights and biases of projections that are one here, ``in_proj``."""
+    parts = ("weight", "bias")
+    return [(tuple(f"{name}.{part}" for name in theirs), f"{ours}_{part}", transform) for part in parts]
+
+
+_TIMM: list[Row] = [
+    ("attn_pool.latent", "pool.query"),
+    *_join_in(("attn_pool.q", "attn_pool.kv"), "pool.in_proj", _JOIN_Q_KV),
+    *((f"attn_pool.{name}", f"pool.{name}") for name in ("proj", "norm", "mlp")),
+]
+_SIGLIP: list[Row] = [
+    ("vision_model.head.probe", "pool.query"),
+    ("vision_model.head.attention.in_proj_weight", "pool.in_proj_weight"),
+    ("vision_model.head.attention.in_proj_bias", "pool.in_proj_bias"),
+    ("vision_model.head.attention.out_proj", "pool.proj"),
+    ("vision_model.head.layernorm", "pool.norm"),
+    ("vision_model.head.mlp", "pool.mlp"),
+    ("classifier", "fc"),
+]
+_CROSS, _SELF = "pooler.cross_attention_layer", "pooler.self_attention_layers.{i}"
+_QKV = ("q_proj", "k_proj", "v_proj")
+_VJEPA2: list[Row] = [
+    ("pooler.query_tokens", "pool.query"),
+    (f"{_CROSS}.layer_norm1", "pool.norm_inputs"),
+    *_join_in([f"{_CROSS}.cross_attn.{name}" for name in _QKV], "pool.in_proj", JOIN_QKV),
+    (f"{_CROSS}.layer_norm2", "pool.norm"),
+    (f"{_CROSS}.mlp", "pool.mlp"),
+    (f"{_SELF}.layer_norm1", "pool.layers.{i}.norm1"),
+    (tuple(f"{_SELF}.self_attn.{name}" for name in _QKV), "pool.layers.{i}.qkv", JOIN_QKV),
+    (f"{_SELF}.self_attn.out_proj", "pool.layers.{i}.proj"),
+    (f"{_SELF}.layer_norm2", "pool.layers.{i}.norm2"),
+    (f"{_SELF}.mlp", "pool.layers.{i}.mlp"),
+    ("classifier", "fc"),
+]
 
 
 @register_head("attention_pool")
@@ -40,6 +93,11 @@ class AttentionPoolHead(ClassyHead):
     """
 
     classifier = "fc"
+    published: ClassVar = {
+        "timm": Layout(_TIMM),
+        "transformers_siglip": Layout(_SIGLIP, [("head", "vision_model.head")]),
+        "transformers_vjepa2": Layout(_VJEPA2),
+    }
 
     def __init__(
         self,

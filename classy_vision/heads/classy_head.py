@@ -13,8 +13,10 @@ from typing_extensions import Self
 
 from classy_vision import config as configs
 from classy_vision.config import ConfigError, config_of, drop_unknown
+from classy_vision.heads.published import load_published
 from classy_vision.layers.activation import activation_name
 from classy_vision.registry import Registry
+from classy_vision.weights.layout import Layout
 
 Unknown = Literal["warn", "error"] | None
 """What is done about keys that mean nothing."""
@@ -41,12 +43,14 @@ class Source(NamedTuple):
         channels: of its feature, where they are known.
         stride: input pixels per position of its map; told to heads with ``needs_strides``.
         tokens: how they stand; None where the feature has none.
+        shape: of its feature without the batch, for the trunk's usual input; told as ``stride`` is.
     """
 
     block: str
     channels: int | None = None
     stride: int | None = None
     tokens: TokenLayout | None = None
+    shape: tuple[int, ...] | None = None
 
 
 class ClassyHead(nn.Module):
@@ -70,18 +74,22 @@ class ClassyHead(nn.Module):
     """Channels of the feature it reads, if its layers depend on them."""
     in_planes: tuple[int, ...] | None = None
     """The same, of a head that can read several blocks."""
-    max_blocks: ClassVar[int | None] = 1
+    max_blocks: int | None = 1
     """How many blocks it can read; None for any number."""
-    reads_maps: ClassVar[bool] = False
+    reads_maps: bool = False
     """Whether it reads maps (n, c, h, w) alone; from a vision transformer it gets those of the patches."""
+    reads_token: bool = False
+    """Whether such maps have the class token after the channels of every patch: (n, 2 c, h, w)."""
     needs_strides: ClassVar[bool] = False
-    """Whether its layers depend on the strides of its blocks."""
+    """Whether it is told the strides and shapes of its blocks."""
     trunk_norm: bool = False
     """Whether it reads inner layers of a vision transformer through the trunk's last norm."""
     task: Mapping[str, Any] | None = None
     """What its outputs mean: ``kind`` ("classification", "multilabel", "regression") and ``classes``."""
     classifier: ClassVar[str | None] = None
     """Its last linear layer, if it has one: where a published classifier goes."""
+    published: ClassVar[Mapping[str, Layout]] = {}
+    """How other libraries name its weights, by layout; ours begin with the head's own parts."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Keeps the arguments of whatever constructor a subclass has."""
@@ -107,6 +115,31 @@ class ClassyHead(nn.Module):
         options = config_of(cls.__init__).parse(known, where=f"head {config.get('name', cls.__name__)!r}")
         return cls(**{name: getattr(options, name) for name in options.model_fields_set})
 
+    @staticmethod
+    def from_module(
+        module: nn.Module,
+        unique_id: str | int | None = None,
+        num_classes: int | None = None,
+        *,
+        in_planes: int | Sequence[int] | None = None,
+        reads_maps: bool = False,
+        max_blocks: int | None = 1,
+    ) -> ModuleHead:
+        """A head of any module, whose forward gets the features of its blocks, in their order.
+
+        Args:
+            module: kept as it is.
+            unique_id: the head's name; by default the name of the module's class.
+            num_classes: the size of the prediction, where it has one.
+            in_planes: channels of the blocks, which are checked when the head is attached; by default any.
+            reads_maps: give it maps (n, c, h, w) from vision transformers too.
+            max_blocks: how many blocks it can read; None for any number.
+
+        Raises:
+            ConfigError: the name cannot be used, or ``module`` is not a module.
+        """
+        return ModuleHead(module, unique_id, num_classes, in_planes, reads_maps, max_blocks)
+
     def to_config(self) -> dict[str, Any]:
         """The config, of JSON values, from which ``build_head`` makes this head again, with new weights.
 
@@ -118,7 +151,8 @@ class ClassyHead(nn.Module):
         cls = type(self)
         names = [entry.name for entry in HEADS if entry.cls is cls]
         if not names:
-            raise ConfigError(f"no config can name a {cls.__name__}: its class needs register_head(name)")
+            why = "it was made of a module" if cls is ModuleHead else "its class needs register_head(name)"
+            raise ConfigError(f"head {self.unique_id!r}: no config can name a {cls.__name__}: {why}")
         parameters = inspect.signature(cls.__init__).parameters
         defaults = {} if _has_own_from_config(cls) else {k: _to_json(p.default) for k, p in parameters.items()}
         for key in ("in_plane", "in_planes"):
@@ -143,6 +177,21 @@ class ClassyHead(nn.Module):
     def build(self, in_plane: int) -> None:
         """Makes the layers for a feature of ``in_plane`` channels, once that is known."""
 
+    def load_published(self, state: Mapping[str, Tensor], layout: str | None = None) -> None:
+        """Loads the head's part of the weights of a published model, or raises and changes nothing.
+
+        For a head whose trunk comes from elsewhere; ``load_weights`` loads the trunk as well. A classifier
+        that the state does not have stays as it is.
+
+        Args:
+            state: of the whole model, or of the head alone.
+            layout: whose key names it has: one of ``published``. By default it is found from the names.
+
+        Raises:
+            ConfigError: the head has no layers yet, or keys or shapes are not its own.
+        """
+        load_published(self, state, layout)
+
     def output_layers(self) -> list[nn.Linear | nn.Conv2d]:
         """The linear layers or convolutions whose mean over layers and positions is the output, which a dense
         head only resizes; none if something else comes last."""
@@ -151,6 +200,33 @@ class ClassyHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
+
+
+class ModuleHead(ClassyHead):
+    """A head of any module; see ``ClassyHead.from_module``."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        unique_id: str | int | None,
+        num_classes: int | None,
+        in_planes: int | Sequence[int] | None,
+        reads_maps: bool,
+        max_blocks: int | None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"from_module takes a torch.nn.Module, not {type(module).__name__}")
+        super().__init__(type(module).__name__ if unique_id is None else unique_id, num_classes)
+        self.module = module
+        self.reads_maps, self.max_blocks = reads_maps, max_blocks
+        if isinstance(in_planes, int):
+            self.in_plane = in_planes
+        elif in_planes is not None:
+            self.in_planes = tuple(in_planes)
+            self.max_blocks = max_blocks and max(max_blocks, len(self.in_planes))
+
+    def forward(self, *features: Tensor) -> Any:
+        return self.module(*features)
 
 
 HEADS: Registry[ClassyHead] = Registry("head", ClassyHead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from classy_vision.config import ConfigError, PositiveInt, Probability
 from classy_vision.heads.classy_head import Source, check_choice, register_head
 from classy_vision.heads.pooled_head import PooledHead
 from classy_vision.heads.pooling import POOLINGS, Pooling
+from classy_vision.weights.layout import Layout
 
 
 @register_head("concat")
@@ -39,6 +40,7 @@ class ConcatHead(PooledHead):
     """
 
     classifier = "fc"
+    published: ClassVar = {"transformers_dinov2": Layout([("classifier", "fc")])}
     max_blocks = None
 
     def __init__(

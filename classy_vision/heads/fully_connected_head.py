@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
@@ -14,6 +14,7 @@ from classy_vision.heads.classy_head import check_choice, register_head
 from classy_vision.heads.pooled_head import PooledHead
 from classy_vision.heads.pooling import POOLINGS, Pooling
 from classy_vision.layers.activation import ActivationType, new_activation
+from classy_vision.weights.layout import Layout
 
 NORMALIZE_L2 = "l2"
 Activation = Annotated[ActivationType, Field(strict=False)] | SkipJsonSchema[nn.Module] | None
@@ -44,6 +45,7 @@ class FullyConnectedHead(PooledHead):
     """
 
     classifier = "fc"
+    published: ClassVar = {"transformers_dinov2": Layout([("classifier", "fc")])}
 
     def __init__(
         self,

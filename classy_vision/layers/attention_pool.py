@@ -93,8 +93,9 @@ class AttentionPool(nn.Module):
             SelfAttentionLayer(width, num_heads, hidden, activation) for _ in range(depth - 1)
         )
         self.norm_inputs = nn.LayerNorm(width, EPS) if self.adds_query else None
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
+        self.width = width
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # as in nn.MultiheadAttention
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.proj = None if self.adds_query else nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, EPS)
         self.mlp = MLP(width, hidden, activation)
@@ -106,8 +107,10 @@ class AttentionPool(nn.Module):
         if self.norm_inputs is not None:
             x = self.norm_inputs(x)
         query = self.query.expand(x.shape[0], -1, -1)
-        k, v = self.kv(x).chunk(2, 2)
-        found = attend(self.q(query), k, v, self.num_heads)
+        c, weight, bias = self.width, self.in_proj_weight, self.in_proj_bias
+        q = F.linear(query, weight[:c], bias[:c])
+        k, v = F.linear(x, weight[c:], bias[c:]).chunk(2, 2)
+        found = attend(q, k, v, self.num_heads)
         if self.proj is not None:
             found = self.proj(found)
         if self.adds_query:
@@ -118,6 +121,7 @@ class AttentionPool(nn.Module):
     def _initialize(self, width: int) -> None:
         """As in vision transformers: weights of a truncated normal distribution, biases of zero."""
         nn.init.trunc_normal_(self.query, std=width**-0.5)
+        nn.init.trunc_normal_(self.in_proj_weight, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -126,5 +130,6 @@ class AttentionPool(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     """Attention of several heads. Shapes: (n, q, c), (n, s, c), (n, s, c) to (n, q, c)."""
-    q, k, v = (part.reshape(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (q, k, v))
+    n, width = q.shape[0], q.shape[2] // num_heads
+    q, k, v = (part.reshape(n, -1, num_heads, width).transpose(1, 2) for part in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -16,6 +16,7 @@ from classy_vision.models.resnext.model import ResNeXt
 from classy_vision.models.resnext3d.model import ResNeXt3D
 from classy_vision.models.vision_transformer.model import VisionTransformer
 from classy_vision.removed import explain_removed
+from classy_vision.trunk.encoder import SegmentationEncoder
 from classy_vision.trunk.features import FeatureInfo
 from classy_vision.trunk.loading import load_weights
 from classy_vision.trunk.saving import save_weights
@@ -32,6 +33,7 @@ __all__ = [
     "ResNeXt",
     "ResNeXt3D",
     "ResNet",
+    "SegmentationEncoder",
     "SqueezeAndExcitationLayer",
     "VisionTransformer",
     "build_head",

@@ -42,19 +42,22 @@ class OverwrittenError(ConfigError):
     """A block changes its input in place, so that a head cannot read it."""
 
 
-def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int]) -> Tensor:
-    """Tokens of square patches as a map, without those before the patches.
+def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int], with_token: bool = False) -> Tensor:
+    """Tokens of square patches as a map, without those before the patches; other features as they are.
 
-    Shape: (n, prefix + h * w, c) to (n, c, h, w).
+    Shape: (n, prefix + h * w, c) to (n, c, h, w), or (n, 2 c, h, w) with the class token.
 
     Args:
         x: tokens, row by row.
         prefix: how many stand before the patches.
         image: height and width of the image.
+        with_token: put the first token after the channels of every patch.
 
     Raises:
         ValueError: the tokens are not a grid of such patches, as after some were dropped.
     """
+    if x.dim() != 3:
+        return x
     number = x.shape[1] - prefix
     patch = round((image[0] * image[1] / max(1, number)) ** 0.5)
     height, width = image[0] // max(1, patch), image[1] // max(1, patch)
@@ -63,7 +66,10 @@ def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int]) -> Tensor:
             f"{number} tokens are no grid of patches of an image of {image[0]}x{image[1]}: a head that reads "
             f"maps needs all of them, and to know how many others stand before them ({prefix} here)"
         )
-    return x[:, prefix:].transpose(1, 2).reshape(x.shape[0], -1, height, width)
+    patches = x[:, prefix:]
+    if with_token:
+        patches = torch.cat([patches, x[:, :1].expand_as(patches)], 2)
+    return patches.transpose(1, 2).reshape(x.shape[0], -1, height, width)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import ClassyHead
+from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, Trunk
 from classy_vision.weights.layout import CLASSIFIER, HEAD
 from classy_vision.weights.state import StateError, head_of
@@ -43,11 +44,11 @@ def find_misfits(model: Trunk, native: Mapping[str, Any]) -> set[str]:
 
 
 def find_end_heads(model: Trunk) -> dict[str, ClassyHead]:
-    """The heads at the end of the trunk, by their place in the state dict."""
+    """The heads that read the end of the trunk and nothing else, by their place in the state dict."""
     return {
         f"heads.{block}.{head.unique_id}": head
         for block, heads in model.get_heads().items()
-        if model._step(block) in (END, _default_block(model))
+        if len(split_place(block)) == 1 and model._step(block) in (END, _default_block(model))
         for head in heads
         if head.classifier
     }

@@ -173,13 +173,14 @@ def _describe(
     """What is known of the blocks that heads read, by place."""
     known = {step: traced.info(step).channels for step in steps} if traced else told_channels(trunk)
     need_strides = any(head.needs_strides for entries in heads.values() for head in entries)
-    strides = {step: info.stride for step, info in trunk.feature_info(steps).items()} if need_strides else {}
+    infos = trunk.feature_info(steps) if need_strides else {}
 
     def describe(block: str, step: str) -> Source:
         tokens = trunk.token_layout(step)
         if traced:
             tokens = (tokens or TokenLayout()) if traced.features[step].dim() == 3 else None
-        return Source(block, known.get(step), strides.get(step), tokens)
+        info = infos.get(step)
+        return Source(block, known.get(step), info and info.stride, tokens, info and info.shape)
 
     return {
         place: tuple(describe(block, step) for block, step in zip(split_place(place), read, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -76,8 +76,18 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 def _window(sizes: Sequence[int], kernel: Sequence[int], *options: Sequence[int]) -> list[int]:
     """Sizes after a window of ``kernel``; options are stride, padding and dilation."""
-    full = [list(option) * (len(sizes) // len(option)) for option in (kernel, *options)]
-    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(sizes, *full)]
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in _by_axis(sizes, kernel, *options)]
+
+
+def _spread(sizes: Sequence[int], kernel: Sequence[int], *options: Sequence[int]) -> list[int]:
+    """Sizes before a window; options are stride, padding, dilation and output padding."""
+    rows = _by_axis(sizes, kernel, *options)
+    return [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in rows]
+
+
+def _by_axis(sizes: Sequence[int], *options: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The size and the options of each axis."""
+    return zip(sizes, *(list(option) * (len(sizes) // len(option)) for option in options), strict=True)
 
 
 def _max_pool(
@@ -88,8 +98,14 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil: bool = False,
 ) -> Any:
-    sizes = _window(x.shape[2:], kernel, stride or kernel, padding, dilation)
-    if x.dim() != 4 or ceil or min(sizes) < 1 or any(2 * p > k for p, k in zip(padding, kernel)):
+    if x.dim() != 4:
+        return NotImplemented
+    options = (kernel, stride or kernel, padding, dilation)
+    sizes = _window(x.shape[2:], *options)
+    rows = _by_axis(x.shape[2:], *options)
+    if ceil and any((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in rows):
+        return NotImplemented
+    if min(sizes) < 1 or any(2 * p > k for p, k in zip(padding, kernel)):
         return NotImplemented
     shape = (*x.shape[:2], *sizes)
     return (
@@ -109,17 +125,27 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Any:
-    fits = x.dim() == weight.dim() and x.dtype == weight.dtype and x.shape[1] == weight.shape[1] * groups
-    if transposed or not fits or weight.shape[0] % groups:
+    inputs, outputs = weight.shape[:2] if transposed else (weight.shape[1] * groups, weight.shape[0])
+    fits = x.dim() == weight.dim() and x.dtype == weight.dtype and x.shape[1] == inputs
+    if not fits or weight.shape[0] % groups:
         return NotImplemented
-    sizes = _window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    options = (stride, padding, dilation)
+    if transposed:
+        sizes = _spread(x.shape[2:], weight.shape[2:], *options, output_padding)
+        outputs *= groups
+    else:
+        sizes = _window(x.shape[2:], weight.shape[2:], *options)
     if min(sizes, default=0) < 1:
         return NotImplemented
-    return torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device="meta")
+    return torch.empty((x.shape[0], outputs, *sizes), dtype=x.dtype, device="meta")
 
 
 def _like(x: Tensor, *, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
     return torch.empty(x.shape, dtype=dtype or x.dtype, device="meta")
+
+
+def _resized(x: Tensor, size: Sequence[int], *options: Any) -> Tensor:
+    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device="meta")
 
 
 def _normed(x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +183,10 @@ SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
     _aten.max_pool2d_with_indices: _max_pool,
     _aten.mean: _mean,
     _aten.native_batch_norm: _normed,
+    _aten.native_group_norm: _normed,
     _aten.native_layer_norm: _normed,
+    _aten.upsample_bilinear2d: _resized,
+    _aten.upsample_nearest2d: _resized,
 }
 
 

@@ -47,16 +47,18 @@ def to_layout(model: Trunk, layout: str, skip_heads: bool | Iterable[str] = ()) 
     if layout == "classy_vision":
         key_map = model.key_map()
         return _rename_trunk(state, key_map) if key_map else state
-    ends = find_end_heads(model)
+    key_map = model.foreign_key_maps()[layout]
+    known = {head_of(key) for key in state if head_of(key) and key_map.to_theirs(key)}
+    ends = {name: head for name, head in find_end_heads(model).items() if name not in known}
     targets = {name for name in ends if ends[name].unique_id not in skipped}
-    lost = sorted({str(head_of(key)) for key in state if head_of(key)} - targets)
+    lost = sorted({str(head_of(key)) for key in state if head_of(key)} - targets - known)
     if lost or len(targets) > 1:
         names = [name.split(".")[2] for name in lost or sorted(targets)]
         raise ConfigError(
             f"the {layout} layout has one classifier, at the end of the trunk, and no place for the "
             f"heads {', '.join(names)}: name those to leave out in skip_heads"
         )
-    return model.foreign_key_maps()[layout].save({to_virtual_key(key, ends): v for key, v in state.items()})
+    return key_map.save({to_virtual_key(key, ends): value for key, value in state.items()})
 
 
 def check_layout(family: type[Trunk], layout: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 from typing_extensions import Self
 
 from classy_vision.config import Config, ConfigError, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, TokenLayout
+from classy_vision.heads.published import published_heads
 from classy_vision.trunk.features import FeatureInfo, Trace, tokens_to_map, trace
 from classy_vision.trunk.heads_on_blocks import (
     NO_HEADS,
@@ -34,6 +36,8 @@ from classy_vision.weights.layout import Layouts
 from classy_vision.weights.shapes import FamilyShapes
 
 __all__ = ["END", "ModelConfig", "Trunk"]
+
+torch.fx.wrap("tokens_to_map")
 
 
 class ModelConfig(Config):
@@ -151,9 +155,10 @@ class Trunk(nn.Module):
             feature: of the step.
             x: the trunk's input.
         """
-        if not head.reads_maps or feature.dim() != 3:
+        if not head.reads_maps:
             return feature
-        return tokens_to_map(feature, (self.token_layout(step) or TokenLayout()).prefix, x.shape[-2:])
+        prefix = (self.token_layout(step) or TokenLayout()).prefix
+        return tokens_to_map(feature, prefix, x.shape[-2:], head.reads_token)
 
     def modules_for_heads(self) -> set[str]:
         """Names of modules that heads read features through, though no feature that they read needs them."""
@@ -443,7 +448,10 @@ class Trunk(nn.Module):
         """The names of other libraries, by library; those of the head at the end begin with ``head``."""
         blocks = list(self.blocks) if "blocks" in self._modules else []
         layouts = {name: layout for name, layout in self.layouts.items() if name != "classy_vision"}
-        return {name: layout.key_map(name, self.config, blocks) for name, layout in layouts.items()}
+        return {
+            name: layout.key_map(name, self.config, blocks, published_heads(self.get_heads(), name))
+            for name, layout in layouts.items()
+        }
 
     def get_classy_state(self, deep_copy: bool = False) -> dict[str, Any]:
         """The state in the original's layout: {"model": {"trunk": ..., "heads": ...}}.

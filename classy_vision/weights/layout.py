@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from classy_vision.weights.key_map import KeyMap, Renaming, Row, Transform
@@ -31,10 +31,27 @@ class Layout:
     legacy: Sequence[Renaming] = ()
     dropped: Sequence[str] = ()
 
-    def key_map(self, name: str, config: Any, blocks: Sequence[str]) -> KeyMap:
-        """The map for a model of ``config`` with ``blocks``."""
+    def key_map(self, name: str, config: Any, blocks: Sequence[str], heads: Sequence[Layout] = ()) -> KeyMap:
+        """The map for a model of ``config`` with ``blocks``, and for what it has of ``heads``."""
         rows = self.rows(config) if callable(self.rows) else self.rows
-        return KeyMap(name, rows, self.legacy, self.dropped, blocks)
+        parts = [*heads, replace(self, rows=rows)]
+        return KeyMap(
+            name,
+            [row for part in parts for row in part.list_rows()],
+            [renaming for part in parts for renaming in part.legacy],
+            [prefix for part in parts for prefix in part.dropped],
+            blocks,
+        )
+
+    def list_rows(self) -> Sequence[Row]:
+        """The rows, where they are the same for all configs."""
+        assert not callable(self.rows)
+        return self.rows
+
+    def move_to(self, place: str) -> Layout:
+        """This layout with ``place`` before our prefixes."""
+        rows: list[Row] = [(row[0], f"{place}.{row[1]}", *row[2:]) for row in self.list_rows()]
+        return replace(self, rows=rows)
 
 
 Layouts = Mapping[str, Layout]

@@ -37,11 +37,11 @@ def data_parallel(freeze: bool = False) -> None:
 
 def sharded() -> None:
     for family, head in CASES:
-        reference, model = build(family, head), build(family, head)
+        reference, model = build(family, head).double(), build(family, head).double()
         for block in model.blocks.values():
             fully_shard(block)
         fully_shard(model)
-        wanted, given = reference(batch()), model(batch())
+        wanted, given = reference(batch().double()), model(batch().double())
         for name in wanted:
             torch.testing.assert_close(given[name], wanted[name])
         loss(given).backward()

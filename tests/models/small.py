@@ -109,8 +109,24 @@ HEADS: dict[str, dict[str, Any]] = {
     "fully_convolutional_linear": {"num_classes": 3},
     "vision_transformer_head": {"num_classes": 3, "hidden_dim": 4},
     "identity": {},
+    "linear_dense": {"num_classes": 3},
+    "pyramid": {"num_classes": 3, "width": 8, "branch_width": 6, "dropout_rate": 0.0},
+    "attention_pool": {"num_classes": 3, "num_heads": 1, "depth": 2},
+    "concat": {"num_classes": 3, "norm": "layer"},
+    "dpt": {"num_classes": 3, "width": 8, "channels": 4, "dropout_rate": 0.0},
 }
-CASES = [(family, head) for family in FAMILIES for head in HEADS]
+SEVERAL = ("concat", "dpt", "linear_dense", "pyramid")
+"""Heads that read both blocks, beside an ordinary one."""
+DENSE = ("dpt", "linear_dense", "pyramid")
+"""Heads that read maps alone."""
+SEVERAL_LAYERS = ("attention_pool", "dpt", "pyramid")
+"""Heads whose outputs would grow from layer to layer."""
+CASES = [
+    (family, head)
+    for family in FAMILIES
+    for head in HEADS
+    if head not in DENSE or family not in ("mlp", "resnext3d")
+]
 # The quick part of them: every family with some head, and every head with some family.
 QUICK = {(family, list(HEADS)[i % len(HEADS)]) for i, family in enumerate(FAMILIES)}
 
@@ -118,11 +134,12 @@ QUICK = {(family, list(HEADS)[i % len(HEADS)]) for i, family in enumerate(FAMILI
 def config(family: str, head: str = "fully_connected") -> dict[str, Any]:
     base, early, late = FAMILIES[family]
     options = {"name": head, **HEADS[head]}
+    beside = {"name": "fully_connected", "num_classes": 3} if head in SEVERAL else options
     return {
         **base,
         "heads": [
-            {**options, "unique_id": "early", "fork_block": early},
-            {**options, "unique_id": "late", "fork_block": late},
+            {**options, "unique_id": "early", "fork_block": [early, late] if head in SEVERAL else early},
+            {**beside, "unique_id": "late", "fork_block": late},
         ],
     }
 
@@ -133,6 +150,8 @@ def build(family: str, head: str = "fully_connected", **more: Any) -> ClassyMode
     for name, tensor in model.state_dict().items():  # heads that start at zero would agree always
         if name.startswith("heads.") and tensor.is_floating_point():
             tensor.uniform_(0.1, 1.0)
+            if head in SEVERAL_LAYERS and tensor.dim() > 1:
+                tensor /= tensor[0].numel()
     return model
 
 

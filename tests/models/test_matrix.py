@@ -12,7 +12,8 @@ from torch import Tensor
 
 from classy_vision.heads import HEADS as REGISTERED_HEADS
 from classy_vision.models import ClassyModel
-from tests.models.small import CASES, FAMILIES, HEADS, QUICK, batch, build, loss, wrong_answers
+from classy_vision.trunk.names import split_place
+from tests.models.small import CASES, FAMILIES, HEADS, QUICK, SEVERAL, batch, build, loss, wrong_answers
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 all_cases = pytest.mark.parametrize(
@@ -114,6 +115,33 @@ def test_symbolic_trace(family: str, head: str, training: bool) -> None:
 def test_four_threads(family: str, head: str) -> None:
     model = build(family, head).eval()
     assert wrong_answers(model) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in CASES
+        if case[1] in SEVERAL
+    ],
+)
+def test_a_head_of_several_blocks_alone(family: str, head: str) -> None:
+    torch.compiler.reset()
+    model = build(family, head).eval()
+    model.set_heads({place: heads for place, heads in model.get_heads().items() if len(split_place(place)) > 1})
+    wanted = model(batch())
+    program = torch.export.export(model, (batch(3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    runs = [
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        program.module(),
+        torch.compile(model, fullgraph=True, backend="eager"),
+        torch.fx.symbolic_trace(model),
+    ]
+    for run in runs:
+        torch.testing.assert_close(run(batch()), wanted, rtol=1e-4, atol=1e-5)
+    model.train()(batch()).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 @all_cases

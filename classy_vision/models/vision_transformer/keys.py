@@ -172,6 +172,54 @@ _TRANSFORMERS: list[Row] = [
 ]
 
 
+_DINO_LAYER = "dinov2.encoder.layer.{i}"
+_DINO_ATTENTION = f"{_DINO_LAYER}.attention.attention"
+_DINOV2 = {
+    "norm1": "norm1",
+    "attention.output.dense": "attn.proj",
+    "layer_scale1.lambda1": "scale1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "mlp.weights_in": "mlp.fc1",
+    "mlp.weights_out": "mlp.fc2",
+    "mlp.down_proj": "mlp.fc2",
+    "layer_scale2.lambda1": "scale2",
+}
+
+
+def _transformers_dinov2(config: Any) -> list[Row]:
+    """As the files have it; the library has other names for some, and splits the first layer of SwiGLU."""
+    parts = ("query", "key", "value")
+    gates = (f"{_DINO_LAYER}.mlp.gate_proj", f"{_DINO_LAYER}.mlp.up_proj")
+    unused = ("mlp.fc1", "mlp.fc2") if config.activation == "swiglu" else ("mlp.weights_in", "mlp.weights_out")
+    return [
+        ("dinov2.embeddings.cls_token", "stem.class_token"),
+        ("dinov2.embeddings.position_embeddings", "stem.positions"),
+        ("dinov2.embeddings.patch_embeddings.projection", "stem.proj"),
+        (tuple(f"{_DINO_ATTENTION}.{part}" for part in parts), f"{_LAYER}.attn.qkv", JOIN_QKV),
+        *nest_rows(_DINO_LAYER, _LAYER, {a: b for a, b in _DINOV2.items() if a not in unused}),
+        (gates, f"{_LAYER}.mlp.fc1", _JOIN_GATES),
+        ("dinov2.layernorm", "blocks.ln"),
+    ]
+
+
+def _halves(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.chunk(2)
+
+
+_JOIN_GATES = Transform(lambda *parts: torch.cat(parts), _halves, "gate and value joined")
+_DINOV2_NAMES: list[Renaming] = [
+    ("backbone", "dinov2"),  # below a head for every pixel
+    *((part, f"dinov2.{part}") for part in ("embeddings", "encoder", "layernorm")),  # without a head
+    *(
+        (f"{_DINO_LAYER}.attention.{ours}_proj", f"{_DINO_ATTENTION}.{theirs}")
+        for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value"))
+    ),
+    (f"{_DINO_LAYER}.attention.o_proj", f"{_DINO_LAYER}.attention.output.dense"),
+]
+
+
 # -- Google's, of JAX: kernels have their inputs first, and attention an axis of heads
 
 
@@ -247,7 +295,12 @@ LAYOUTS: Layouts = {
     "torchvision": Layout(_torchvision, _BEFORE_0_14),
     "timm": Layout(_TIMM, _AS_TIMM, dropped=["mask_token"]),
     "pycls": Layout(_pycls),
-    "transformers": Layout(_TRANSFORMERS),
+    "transformers": Layout(_TRANSFORMERS, [("dpt", "vit")]),
+    "transformers_dinov2": Layout(
+        _transformers_dinov2,
+        _DINOV2_NAMES,
+        dropped=[f"{prefix}embeddings.mask_token" for prefix in ("dinov2.", "backbone.", "")],
+    ),
     "google": Layout(_google),
     "swag": Layout(_swag),
 }
