@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -103,7 +103,7 @@ def _pack_linear(node: fx.Node, linear: nn.Linear, size: Sequence[int]) -> None:
 def _swap_call(node: fx.Node, graph: fx.GraphModule, dtype: torch.dtype, space: Workspace) -> None:
     x, *rest = node.args or (None,)
     if calls(node, pool):
-        swap(node, MeanPool(*rest), (x,))
+        swap(node, MeanPool(cast(int, rest[0] if rest else 0)), (x,))
     elif calls(node, torch.cat) and isinstance(x, (list, tuple)) and len(x) == 2 and rest == [1]:
         room = graph.meta["room"]
         if room:
