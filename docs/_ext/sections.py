@@ -20,7 +20,7 @@ from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import TrainConfig
 from classy_vision.trunk.trunk import ModelConfig
 
-from . import costs
+from . import costs, heads
 from .fields import Schema, definitions, fields
 from .markdown import code, fence, paragraphs, plain, table
 
@@ -159,6 +159,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "model keys": _model_keys,
     "head keys": _head_keys,
     "heads": _heads,
+    "head costs": heads.costs,
     "train": _train,
     "data": _data,
     "tasks": _section("TaskConfig"),

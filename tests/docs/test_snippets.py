@@ -98,7 +98,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("page", "device"), list(cases()))
 def test_what_a_page_shows(page: str, device: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with torch.device(device):
-        run_page([block for block in blocks(page) if not needs_timm(block)], capsys)
+        run_page([block for block in blocks(page) if not needs_a_peer(block)], capsys)
 
 
 def run_page(shown: list[Block], capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,8 +122,8 @@ def check_config(config: Any) -> None:
         build_model(config)
 
 
-def needs_timm(block: Block) -> bool:
-    return block.caption == "timm" or "timm." in block.text
+def needs_a_peer(block: Block) -> bool:
+    return block.caption in ("timm", "segmentation_models_pytorch") or "timm." in block.text
 
 
 @pytest.mark.slow

@@ -179,26 +179,23 @@ _DINOV2 = {
     "attention.output.dense": "attn.proj",
     "layer_scale1.lambda1": "scale1",
     "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-    "mlp.weights_in": "mlp.fc1",
-    "mlp.weights_out": "mlp.fc2",
-    "mlp.down_proj": "mlp.fc2",
     "layer_scale2.lambda1": "scale2",
 }
+_DINO_MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_DINO_SWIGLU = {"mlp.weights_in": "mlp.fc1", "mlp.weights_out": "mlp.fc2", "mlp.down_proj": "mlp.fc2"}
 
 
 def _transformers_dinov2(config: Any) -> list[Row]:
     """As the files have it; the library has other names for some, and splits the first layer of SwiGLU."""
     parts = ("query", "key", "value")
     gates = (f"{_DINO_LAYER}.mlp.gate_proj", f"{_DINO_LAYER}.mlp.up_proj")
-    unused = ("mlp.fc1", "mlp.fc2") if config.activation == "swiglu" else ("mlp.weights_in", "mlp.weights_out")
+    mlps = [_DINO_SWIGLU, _DINO_MLP] if config.activation == "swiglu" else [_DINO_MLP, _DINO_SWIGLU]
     return [
         ("dinov2.embeddings.cls_token", "stem.class_token"),
         ("dinov2.embeddings.position_embeddings", "stem.positions"),
         ("dinov2.embeddings.patch_embeddings.projection", "stem.proj"),
         (tuple(f"{_DINO_ATTENTION}.{part}" for part in parts), f"{_LAYER}.attn.qkv", JOIN_QKV),
-        *nest_rows(_DINO_LAYER, _LAYER, {a: b for a, b in _DINOV2.items() if a not in unused}),
+        *nest_rows(_DINO_LAYER, _LAYER, {**_DINOV2, **mlps[0], **mlps[1]}),
         (gates, f"{_LAYER}.mlp.fc1", _JOIN_GATES),
         ("dinov2.layernorm", "blocks.ln"),
     ]

@@ -75,8 +75,9 @@ def _guess_heads(width: int, inner: int, layers: int) -> int:
 def probe(theirs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     biases = [v.shape for key, v in theirs.items() if key.endswith("Attention_1.query.bias") and v.dim() == 2]
     heads, size = biases[0] if biases else (1, 1)
+    sizes = {"num_heads": heads, "hidden_dim": heads * size, "activation": "gelu"}
     for layers in (None, range(4)):
-        yield {"conv_stem_layers": layers, "num_heads": heads, "hidden_dim": heads * size}
+        yield {"conv_stem_layers": layers, **sizes}
 
 
 SHAPES = FamilyShapes(
