@@ -69,7 +69,7 @@ def draw_predictions(job: Job, rows: Sequence[int], outputs: Mapping[str, Tensor
     """
     clip = job.settings.data.clip
     stills = min(3, clip.frames) if clip else 1 + 2 * len(job.dense)
-    columns = min(6 if stills == 1 else max(1, 9 // stills), len(rows))
+    columns = min(6 if stills == 1 else max(1, 12 // stills if job.dense else 9 // stills), len(rows))
     lines = -(-len(rows) // columns)
     width = 2.0 if stills == 1 else 1.4 * stills
     height = (1.7 if stills == 1 else 1.4) + 0.22 * (len(job.tasks) - len(job.dense))
