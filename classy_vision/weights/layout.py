@@ -23,18 +23,19 @@ class Layout:
     Attributes:
         rows: (their prefix, our prefix[, transform]), or a function that gives them for a config.
             Ours begin with ``stem``, ``blocks``, ``tail`` or ``head``.
-        legacy: (older prefix, prefix), for files written before a renaming.
+        legacy: (older prefix, prefix), for files written before a renaming; or a function as well.
         dropped: prefixes that hold nothing the model has a place for.
     """
 
     rows: Sequence[Row] | Callable[[Any], Sequence[Row]]
-    legacy: Sequence[Renaming] = ()
+    legacy: Sequence[Renaming] | Callable[[Any], Sequence[Renaming]] = ()
     dropped: Sequence[str] = ()
 
     def key_map(self, name: str, config: Any, blocks: Sequence[str]) -> KeyMap:
         """The map for a model of ``config`` with ``blocks``."""
         rows = self.rows(config) if callable(self.rows) else self.rows
-        return KeyMap(name, rows, self.legacy, self.dropped, blocks)
+        legacy = self.legacy(config) if callable(self.legacy) else self.legacy
+        return KeyMap(name, rows, legacy, self.dropped, blocks)
 
 
 Layouts = Mapping[str, Layout]
