@@ -150,7 +150,9 @@ def of_regnet(model: Any) -> Config | None:
 
 
 def of_vision_transformer(model: Any) -> Config | None:
-    if type(model).__name__ not in ("VisionTransformer", "VisionTransformerDistilled") or beyond_us(model):
+    if type(model).__name__ not in ("VisionTransformer", "VisionTransformerDistilled", "Eva") or beyond_us(
+        model
+    ):
         return None
     config = config_of_vit(model)
     height, width = config["image_size"]
@@ -171,6 +173,7 @@ TIMM = {
     "timm.models.regnet": of_regnet,
     "timm.models.vision_transformer": of_vision_transformer,
     "timm.models.deit": of_vision_transformer,
+    "timm.models.eva": of_vision_transformer,
 }
 
 
