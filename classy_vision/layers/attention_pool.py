@@ -128,5 +128,5 @@ class AttentionPool(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     """Attention of several heads. Shapes: (n, q, c), (n, s, c), (n, s, c) to (n, q, c)."""
-    q, k, v = (part.reshape(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (q, k, v))
+    q, k, v = (part.reshape(part.shape[0], part.shape[1], num_heads, -1).transpose(1, 2) for part in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

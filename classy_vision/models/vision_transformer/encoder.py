@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
         q, k, v = self._project(x).chunk(3, 2)  # along the last axis: their gradients are joined in one copy
-        shape = (*x.shape[:2], self.heads, -1)
+        shape = (x.shape[0], x.shape[1], self.heads, -1)
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)

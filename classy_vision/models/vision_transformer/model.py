@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.fx
 from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -33,9 +34,12 @@ from classy_vision.models.vision_transformer.shapes import SHAPES
 from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
 from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, ModelConfig
+from classy_vision.weights.fitting import Fitting
+
+torch.fx.wrap("make_rotation")
+torch.fx.wrap("make_grid")
 
 # -- config
-from classy_vision.weights.fitting import Fitting
 
 
 class VisionTransformerConfig(ModelConfig, EncoderConfig):
@@ -181,6 +185,7 @@ class VisionTransformer(ClassyModel):
         if c.final_norm == "before_pool":
             self.add_step("ln", c.norm(), c.hidden_dim)
         self.add_step(END, _pool(c, self.stem.prefix), c.hidden_dim)
+        self._rotary = {} if c.rotary is None else c.rotary.model_dump()
         last = f"layer_{c.num_layers - 1}"
         norm_name = {} if "ln" in self.blocks else {"ln": last}
         self.aliases = {"layers": last, **norm_name, "encoder": list(self.blocks)[-1]}
@@ -213,8 +218,8 @@ class VisionTransformer(ClassyModel):
             return ()
         size = stem.size_of(x)
         if stem.directions is not None:
-            return (stem.directions(make_grid(c.rotary, size, x), stem.prefix),)
-        return (make_rotation(c.rotary, c.hidden_dim // c.num_heads, stem.prefix, size, x),)
+            return (stem.directions(make_grid(x, size, **self._rotary), stem.prefix),)
+        return (make_rotation(x, size, c.hidden_dim // c.num_heads, stem.prefix, **self._rotary),)
 
     def check_input(self, x: Tensor) -> None:
         super().check_input(x)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.config import Config, PositiveFloat, PositiveInt
 from classy_vision.layers.eager import is_eager
-
-torch.fx.wrap("make_rotation")
-torch.fx.wrap("make_grid")
 
 
 class RotaryConfig(Config):
@@ -44,6 +41,17 @@ class RotaryConfig(Config):
     halves: bool = False
 
 
+class _Rotary(NamedTuple):
+    """The values of a ``RotaryConfig``, which compilers can look into."""
+
+    kind: str
+    temperature: float
+    reference_grid: tuple[int, int] | None
+    offset: float
+    columns_first: bool
+    halves: bool
+
+
 class MixedDirections(nn.Module):
     """What "mixed" learns: for each pair of channels the angle that a step along each axis turns it by.
 
@@ -66,11 +74,10 @@ class MixedDirections(nn.Module):
         first, second = grid.unbind(0)
         freqs = self.freqs.float().unsqueeze(3)
         angles = first[:, None] * freqs[0] + second[:, None] * freqs[1]
-        sin_cos = torch.stack([_pair(angles.sin(), False), _pair(angles.cos(), False)], 1)
-        return _with_prefix(sin_cos, prefix)
+        return _with_prefix(_pair(angles.sin(), False), _pair(angles.cos(), False), prefix, 1)
 
 
-def make_rotation(c: RotaryConfig, width: int, prefix: int, size: tuple[int, int], x: Tensor) -> Tensor:
+def make_rotation(x: Tensor, size: tuple[int, int], width: int, prefix: int, **rotary: Any) -> Tensor:
     """Sine and cosine of the angles, in single precision at least; tokens before the patches are not rotated.
 
     They are computed once for each size of the grid.
@@ -78,19 +85,20 @@ def make_rotation(c: RotaryConfig, width: int, prefix: int, size: tuple[int, int
     Shape: (2, prefix + h * w, width).
 
     Args:
-        c: of another kind than "mixed".
+        x: has the device and type that are wanted.
+        size: (h, w) of the grid of patches.
         width: of a head of attention; a multiple of 4.
         prefix: tokens before the patches.
-        size: (h, w) of the grid of patches.
-        x: has the device and type that are wanted.
+        rotary: of a ``RotaryConfig`` of another kind than "mixed".
     """
     make = _keep if is_eager(x) else _rotation
-    return make(c, width, prefix, size, x.device, torch.promote_types(x.dtype, torch.float32))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return make(_Rotary(**rotary), width, prefix, size, x.device, dtype)
 
 
-def make_grid(c: RotaryConfig, size: tuple[int, int], x: Tensor) -> Tensor:
+def make_grid(x: Tensor, size: tuple[int, int], **rotary: Any) -> Tensor:
     """The two coordinates of the patches, row by row, in float32. Shape: (2, h * w)."""
-    return _grid(c, size, x.device)
+    return _grid(_Rotary(**rotary), size, x.device)
 
 
 def rotate(x: Tensor, rotation: Tensor, halves: bool) -> Tensor:
@@ -105,14 +113,14 @@ def rotate(x: Tensor, rotation: Tensor, halves: bool) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _keep(
-    c: RotaryConfig, width: int, prefix: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
+    c: _Rotary, width: int, prefix: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         return _rotation(c, width, prefix, size, device, dtype)
 
 
 def _rotation(
-    c: RotaryConfig, width: int, prefix: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
+    c: _Rotary, width: int, prefix: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     steps = torch.arange(width // 4, device=device).float()
     if c.kind == "centered":
@@ -121,10 +129,10 @@ def _rotation(
     else:
         angles = _grid(c, size, device).T[:, :, None] * (1.0 / c.temperature ** (steps / (width // 4)))
     angles = angles.flatten(1)
-    return _with_prefix(torch.stack([_pair(angles.sin(), c.halves), _pair(angles.cos(), c.halves)]), prefix)
+    return _with_prefix(_pair(angles.sin(), c.halves), _pair(angles.cos(), c.halves), prefix, 0)
 
 
-def _grid(c: RotaryConfig, size: tuple[int, int], device: torch.device) -> Tensor:
+def _grid(c: _Rotary, size: tuple[int, int], device: torch.device) -> Tensor:
     lines = []
     for axis, number in enumerate(size):
         if c.kind == "centered":
@@ -142,13 +150,7 @@ def _pair(x: Tensor, halves: bool) -> Tensor:
     return torch.cat([x, x], -1) if halves else x.repeat_interleave(2, -1)
 
 
-def _with_prefix(sin_cos: Tensor, prefix: int) -> Tensor:
-    """Puts tokens that are not rotated first. The axis of sine and cosine is the first of (2, s, d), and the
-    second of (i, 2, a, s, d)."""
-    if not prefix:
-        return sin_cos
-    axis = 0 if sin_cos.dim() == 3 else 1
-    sin, cos = sin_cos.unbind(axis)
-    shape = (*sin.shape[:-2], prefix, sin.shape[-1])
-    sin = torch.cat([sin.new_zeros(shape), sin], -2)
-    return torch.stack([sin, torch.cat([cos.new_ones(shape), cos], -2)], axis)
+def _with_prefix(sin: Tensor, cos: Tensor, prefix: int, axis: int) -> Tensor:
+    """Puts tokens that are not rotated first, and sine and cosine along a new axis."""
+    sin = F.pad(sin, (0, 0, prefix, 0))
+    return torch.stack([sin, F.pad(cos, (0, 0, prefix, 0), value=1.0)], axis)
