@@ -38,7 +38,7 @@ def _join_in(theirs: Sequence[str], ours: str, transform: Transform) -> list[Row
     return [(tuple(f"{name}.{part}" for name in theirs), f"{ours}_{part}", transform) for part in parts]
 
 
-_TIMM: list[Row] = [
+TIMM: list[Row] = [
     ("attn_pool.latent", "pool.query"),
     *_join_in(("attn_pool.q", "attn_pool.kv"), "pool.in_proj", _JOIN_Q_KV),
     *((f"attn_pool.{name}", f"pool.{name}") for name in ("proj", "norm", "mlp")),
@@ -94,7 +94,7 @@ class AttentionPoolHead(ClassyHead):
 
     classifier = "fc"
     published: ClassVar = {
-        "timm": Layout(_TIMM),
+        "timm": Layout(TIMM),
         "transformers_siglip": Layout(_SIGLIP, [("head", "vision_model.head")]),
         "transformers_vjepa2": Layout(_VJEPA2),
     }

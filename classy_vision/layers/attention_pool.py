@@ -67,6 +67,7 @@ class AttentionPool(nn.Module):
         mlp_ratio: inner width of the MLPs, as a multiple of c.
         style: see above.
         activation: of the MLPs: "gelu" or its approximation, "gelu_tanh".
+        eps: of the norms.
 
     Raises:
         ConfigError: ``num_heads`` does not divide the width.
@@ -81,23 +82,24 @@ class AttentionPool(nn.Module):
         mlp_ratio: float = 4.0,
         style: AttentionStyle = "siglip",
         activation: MLPKind = "gelu",
+        eps: float = EPS,
     ) -> None:
         super().__init__()
         if width % num_heads:
             raise ConfigError(f"num_heads = {num_heads} does not divide the {width} channels of the block")
-        hidden = int(width * mlp_ratio)
+        hidden = round(width * mlp_ratio)
         self.num_heads = num_heads
         self.adds_query = style == "vjepa2"
         self.query = nn.Parameter(torch.empty(1, num_queries, width))
         self.layers = nn.ModuleList(
             SelfAttentionLayer(width, num_heads, hidden, activation) for _ in range(depth - 1)
         )
-        self.norm_inputs = nn.LayerNorm(width, EPS) if self.adds_query else None
+        self.norm_inputs = nn.LayerNorm(width, eps) if self.adds_query else None
         self.width = width
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # as in nn.MultiheadAttention
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.proj = None if self.adds_query else nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, hidden, activation)
         self._initialize(width)
 

@@ -48,12 +48,14 @@ class ConvFactory:
         activation: after each norm.
         bn_epsilon, bn_momentum: of the batch norms.
         same_padding: pad as TensorFlow does, instead of symmetrically.
+        groups_in_norms: use group norms with so many groups in place of batch norms.
     """
 
     activation: ActivationType
     bn_epsilon: float
     bn_momentum: float
     same_padding: bool = False
+    groups_in_norms: int | None = None
 
     def __call__(
         self,
@@ -68,7 +70,7 @@ class ConvFactory:
         conv = SameConv2d if self.same_padding else nn.Conv2d
         return ConvNormAct(
             conv(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(channels_out, self.bn_epsilon, self.bn_momentum) if norm else None,
+            self.norm(channels_out) if norm else None,
             self.act() if act else None,
         )
 
@@ -78,6 +80,11 @@ class ConvFactory:
         if pool:
             stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
         return stem
+
+    def norm(self, channels: int) -> nn.Module:
+        if self.groups_in_norms is not None:
+            return nn.GroupNorm(self.groups_in_norms, channels, self.bn_epsilon)
+        return nn.BatchNorm2d(channels, self.bn_epsilon, self.bn_momentum)
 
     def act(self) -> nn.Module:
         return new_activation(self.activation)

@@ -11,21 +11,21 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, keeping only ``x`` for the backward pass, which runs the block again.
+def recompute(block: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
+    """``block(x, *more)``, keeping only ``x`` for the backward pass, which runs the block again.
 
     The second run leaves the running statistics of batch norms alone, so that training gives
     the same numbers with and without it.
     """
     if torch.compiler.is_compiling():  # a compiled graph mutates its buffers once by itself
-        return checkpoint(block, x, use_reentrant=False)
+        return checkpoint(block, x, *more, use_reentrant=False)
 
     modes = _modes()
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _AsBefore(block, modes)
 
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, x, *more, use_reentrant=False, context_fn=contexts)
 
 
 def _modes() -> list[TorchFunctionMode]:

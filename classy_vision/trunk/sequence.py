@@ -56,13 +56,15 @@ class InSequence(Route):
     def walk(self, trunk: Any, x: Tensor, until: str) -> Features:
         if "blocks" not in trunk._modules or (until != END and until not in trunk.blocks):
             until = self.find(trunk, until)
+        more = trunk.block_arguments(x)
         x = trunk.stem(x)
         yield "stem", x
         if until == "stem":
             return
         recomputes = trunk.config.gradient_checkpointing and trunk.training and torch.is_grad_enabled()
         for name, block in trunk.blocks.items():
-            x = recompute(block, x) if recomputes else block(x)
+            given = more if more and getattr(block, "takes_arguments", False) else ()
+            x = recompute(block, x, *given) if recomputes else block(x, *given)
             yield name, x
             if until == name:
                 return

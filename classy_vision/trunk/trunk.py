@@ -142,6 +142,10 @@ class Trunk(nn.Module):
         """
         return set()
 
+    def block_arguments(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What blocks with ``takes_arguments`` get beside a feature, made of the trunk's input."""
+        return ()
+
     def token_layout(self, step: str) -> TokenLayout | None:
         """How the tokens of a step stand; None where its feature is a map, a clip or a vector."""
         return None

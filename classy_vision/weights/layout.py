@@ -23,22 +23,23 @@ class Layout:
     Attributes:
         rows: (their prefix, our prefix[, transform]), or a function that gives them for a config.
             Ours begin with ``stem``, ``blocks``, ``tail`` or ``head``.
-        legacy: (older prefix, prefix), for files written before a renaming.
+        legacy: (older prefix, prefix), for files written before a renaming; or a function as well.
         dropped: prefixes that hold nothing the model has a place for.
     """
 
     rows: Sequence[Row] | Callable[[Any], Sequence[Row]]
-    legacy: Sequence[Renaming] = ()
+    legacy: Sequence[Renaming] | Callable[[Any], Sequence[Renaming]] = ()
     dropped: Sequence[str] = ()
 
     def key_map(self, name: str, config: Any, blocks: Sequence[str], heads: Sequence[Layout] = ()) -> KeyMap:
         """The map for a model of ``config`` with ``blocks``, and for what it has of ``heads``."""
         rows = self.rows(config) if callable(self.rows) else self.rows
-        parts = [*heads, replace(self, rows=rows)]
+        legacy = self.legacy(config) if callable(self.legacy) else self.legacy
+        parts = [*heads, replace(self, rows=rows, legacy=legacy)]
         return KeyMap(
             name,
             [row for part in parts for row in part.list_rows()],
-            [renaming for part in parts for renaming in part.legacy],
+            [renaming for part in parts for renaming in part.list_legacy()],
             [prefix for part in parts for prefix in part.dropped],
             blocks,
         )
@@ -47,6 +48,11 @@ class Layout:
         """The rows, where they are the same for all configs."""
         assert not callable(self.rows)
         return self.rows
+
+    def list_legacy(self) -> Sequence[Renaming]:
+        """The older names, where they are the same for all configs."""
+        assert not callable(self.legacy)
+        return self.legacy
 
     def move_to(self, place: str) -> Layout:
         """This layout with ``place`` before our prefixes."""

@@ -35,26 +35,53 @@ IMAGENET, KINETICS = "imagenet_1k", "kinetics_400"
 def of_resnet(model: Any) -> Config | None:
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     block = stages[0][0]
-    plain = type(model.conv1) is nn.Conv2d and model.conv1.kernel_size == (7, 7)
-    downsample = stages[1][0].downsample
-    if not plain or type(model.maxpool) is not nn.MaxPool2d or len(downsample) != 2:
+    kinds = {type(block).__name__ for stage in stages for block in stage}
+    reduced = block.conv1.out_channels != block.conv2.in_channels
+    if len(kinds) > 1 or reduced or _is_pruned(stages):
         return None
-    if any(type(m) is nn.AvgPool2d or "Group" in type(m).__name__ for m in model.modules()):
-        return None
-    basic = type(block).__name__ == "BasicBlock"
+    basic = kinds == {"BasicBlock"}
     groups = block.conv2.groups
     config: Config = {"name": "resnext", "num_blocks": [len(stage) for stage in stages], "basic_layer": basic}
-    config |= {"init_planes": model.conv1.out_channels, "zero_init_bn_residuals": True}
+    config |= {"init_planes": 64, "zero_init_bn_residuals": True, **_stem_of_resnet(model)}
     if basic:
         config["reduction"] = 1
     elif (groups, block.conv2.out_channels) != (1, 64):
         config["base_width_and_cardinality"] = [block.conv2.out_channels // groups, groups]
-    se = getattr(block, "se", None)
-    if se is not None:
-        if not hasattr(se, "fc1"):
-            return None
-        config |= {"use_se": True, "se_reduction_ratio": round(se.fc1.in_channels / se.fc1.out_channels)}
+    downsample = stages[1][0].downsample
+    if downsample[0].kernel_size not in (1, 2, (1, 1)):
+        return None
+    if len(downsample) == 3:
+        config["shortcut"] = "avg"
+    if isinstance(model.bn1, nn.GroupNorm):
+        config["norm"] = "group"
+    return config | _attention_of_resnet(block)
+
+
+def _is_pruned(stages: list[Any]) -> bool:
+    widths = {block.conv2.out_channels for block in stages[0]}
+    return len(widths) > 1 or stages[0][0].bn1.weight.shape[0] not in (64, 128, 256, 512, 1024, 2048)
+
+
+def _stem_of_resnet(model: Any) -> Config:
+    config: Config = {}
+    if type(model.conv1) is nn.Sequential:
+        width = model.conv1[3].out_channels
+        config |= {"stem": "deep" if model.conv1[0].out_channels == width else "tiered", "stem_width": width}
+    aa = getattr(model.layer2[0], "aa", None)
+    if aa is not None and type(aa) is not nn.Identity:
+        config["anti_alias"] = "avg" if type(aa) is nn.AvgPool2d else "blur"
+    if type(model.maxpool) is nn.Sequential and type(model.maxpool[0]) is nn.Conv2d:
+        config["stem_pool"] = "conv"
     return config
+
+
+def _attention_of_resnet(block: Any) -> Config:
+    se = getattr(block, "se", None)
+    if se is None:
+        return {}
+    if not hasattr(se, "fc1"):
+        return {"use_eca": True}
+    return {"use_se": True, "se_reduction_ratio": round(se.fc1.in_channels / se.fc1.out_channels)}
 
 
 def of_densenet(model: Any) -> Config | None:
@@ -123,7 +150,9 @@ def of_regnet(model: Any) -> Config | None:
 
 
 def of_vision_transformer(model: Any) -> Config | None:
-    if type(model).__name__ not in ("VisionTransformer", "VisionTransformerDistilled") or beyond_us(model):
+    if type(model).__name__ not in ("VisionTransformer", "VisionTransformerDistilled", "Eva") or beyond_us(
+        model
+    ):
         return None
     config = config_of_vit(model)
     height, width = config["image_size"]
@@ -144,6 +173,7 @@ TIMM = {
     "timm.models.regnet": of_regnet,
     "timm.models.vision_transformer": of_vision_transformer,
     "timm.models.deit": of_vision_transformer,
+    "timm.models.eva": of_vision_transformer,
 }
 
 

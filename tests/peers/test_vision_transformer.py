@@ -21,18 +21,19 @@ GELUS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "Si
 def beyond_us(theirs: Any) -> str | None:
     """What of timm's model ours does not have."""
     block = theirs.blocks[0]
-    if type(block).__name__ != "Block":
+    if type(block).__name__ not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
         return f"block {type(block).__name__}"
-    if type(block.attn).__name__ not in ("Attention", "DiffAttention"):
+    if type(block.attn).__name__ not in ("Attention", "DiffAttention", "EvaAttention", "AttentionRope"):
         return f"attention {type(block.attn).__name__}"
-    if theirs.attn_pool is not None:
-        return "attention pool"
-    modules = {name: m for name, m in theirs.named_modules() if not name.endswith(".sub_norm")}
-    norms = {type(m).__name__ for m in modules.values() if type(m).__name__.endswith("Norm")}
-    if norms != {"LayerNorm"}:
+    if getattr(block.attn, "gate", None) is not None or getattr(block.attn, "num_kv_heads", None) not in (
+        None,
+        block.attn.num_heads,
+    ):
+        return "attention with gates or fewer keys"
+    names = {type(module).__name__ for module in theirs.modules()}
+    norms = {name for name in names if name.endswith("Norm") and "Block" not in name} - {"RMSNorm"}
+    if norms not in ({"RmsNorm"}, {"LayerNorm"}):
         return f"norms {sorted(norms)}"
-    if not isinstance(block.mlp.norm, nn.Identity):
-        return "norms inside attention and MLP"
     return None
 
 
@@ -43,6 +44,7 @@ def config_of(theirs: Any) -> dict[str, Any]:
         final_norm = "none" if isinstance(theirs.fc_norm, nn.Identity) else "after_pool"
     else:
         final_norm = "before_pool"
+    parts = _config_of_parts(theirs)
     return {
         "image_size": [side * patch for side in theirs.patch_embed.grid_size],
         "patch_size": patch,
@@ -50,22 +52,79 @@ def config_of(theirs: Any) -> dict[str, Any]:
         "num_heads": block.attn.num_heads,
         "hidden_dim": theirs.embed_dim,
         "mlp_dim": block.mlp.fc2.in_features,
-        "classifier": {"token": "token", "avg": "gap"}[theirs.global_pool],
+        "classifier": {"token": "token", "avg": "gap", "map": "attention"}[theirs.global_pool],
         "layer_norm_eps": block.norm1.eps,
         "class_token": theirs.cls_token is not None,
         "distillation_token": hasattr(theirs, "dist_token"),
-        "num_register_tokens": theirs.num_reg_tokens,
+        "num_register_tokens": 0 if theirs.reg_token is None else theirs.reg_token.shape[1],
         "pos_embed_prefix": not theirs.no_embed_class,
         "pos_embed_resize": "bicubic_antialias",
         "patch_bias": theirs.patch_embed.proj.bias is not None,
-        "qkv_bias": block.attn.qkv.bias is not None,
         "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
         "attention": "differential" if type(block.attn).__name__ == "DiffAttention" else "softmax",
-        "layer_scale": getattr(block.ls1, "init_values", None),
         "pre_norm": not isinstance(theirs.norm_pre, nn.Identity),
         "final_norm": final_norm,
-        "activation": GELUS[type(block.mlp.act).__name__],
+        **parts,
     }
+
+
+def _config_of_parts(theirs: Any) -> dict[str, Any]:
+    """What differs from ours by default, where timm's classes tell it in different ways."""
+    block = theirs.blocks[0]
+    attn, mlp = block.attn, block.mlp
+    found: dict[str, Any] = {"activation": "swiglu" if hasattr(mlp, "fc1_g") else GELUS[type(mlp.act).__name__]}
+    scale = getattr(block, "gamma_1", None) if hasattr(block, "gamma_1") else None
+    found["layer_scale"] = (
+        block.init_values if scale is not None else getattr(getattr(block, "ls1", None), "init_values", None)
+    )
+    qkv = getattr(attn, "qkv", None)
+    if getattr(attn, "q_bias", None) is not None or (qkv is None and attn.q_proj.bias is not None):
+        found["qkv_bias"] = "qv"
+    else:
+        found["qkv_bias"] = qkv is not None and qkv.bias is not None
+    switches = {
+        "norm_after": type(block).__name__ == "EvaBlockPostNorm",
+        "attention_norm": not isinstance(getattr(attn, "norm", nn.Identity()), nn.Identity),
+        "mlp_norm": not isinstance(mlp.norm, nn.Identity),
+        "patch_norm": not isinstance(getattr(theirs.patch_embed, "norm", nn.Identity()), nn.Identity),
+    }
+    found |= {name: True for name, is_on in switches.items() if is_on}
+    if attn.proj.bias is None:
+        found["linear_bias"] = False
+    if type(block.norm1).__name__ == "RmsNorm":
+        found["norm_type"] = "rms"
+    if theirs.pos_embed is None:
+        found["pos_embed"] = False
+    if theirs.attn_pool is not None:
+        inner = theirs.attn_pool.mlp.fc1.out_features
+        found |= (
+            {"pool_num_heads": theirs.attn_pool.num_heads}
+            if theirs.attn_pool.num_heads != attn.num_heads
+            else {}
+        )
+        found |= {"pool_mlp_dim": inner} if inner != mlp.fc2.in_features else {}
+    if (rope := getattr(theirs, "rope", None)) is not None:
+        found["rotary"] = _config_of_rotary(theirs, rope)
+    return found
+
+
+def _config_of_rotary(theirs: Any, rope: Any) -> dict[str, Any]:
+    kinds = {
+        "RotaryEmbeddingCat": "axial",
+        "RotaryEmbeddingDinoV3": "centered",
+        "RotaryEmbeddingMixed": "mixed",
+    }
+    grid = getattr(rope, "ref_feat_shape", None)
+    found = {
+        "kind": kinds[type(rope).__name__],
+        "temperature": float(rope.temperature),
+        "reference_grid": list(grid) if grid else None,
+        "offset": getattr(rope, "grid_offset", 0.0),
+        "columns_first": rope.grid_indexing == "xy",
+        "halves": bool(getattr(theirs.blocks[0].attn, "rotate_half", False)),
+    }
+    usual = {"reference_grid": None, "offset": 0.0, "columns_first": False, "halves": False}
+    return {key: value for key, value in found.items() if usual.get(key, "") != value}
 
 
 def ours_for(theirs: Any, **more: Any) -> ClassyModel:

@@ -22,6 +22,15 @@ SWITCHES: list[dict[str, Any]] = [
     {"name": "vision_transformer", "feature_format": "map"},
     {"name": "densenet", "final_bn_relu": False},
     {"name": "resnext", "final_bn_relu": False},
+    {"name": "resnext", "stem": "deep", "stem_width": 4, "shortcut": "avg", "anti_alias": "blur"},
+    {
+        "name": "resnext",
+        "stem": "tiered",
+        "stem_width": 8,
+        "stem_pool": "conv",
+        "use_se": False,
+        "use_eca": True,
+    },
     {"name": "resnext3d", "residual_transformation_type": "postactivated_bottleneck_transformation"},
     {"name": "anynet", "final_activation": True},
 ]

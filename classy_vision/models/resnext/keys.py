@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from classy_vision.weights.key_map import REVERSE_CHANNELS, Renaming, Row
@@ -40,6 +41,14 @@ _TORCHVISION = {
     "se.fc1": "se.excitation.0",  # timm's
     "se.fc2": "se.excitation.2",
 }
+_TIMM_D = {"downsample.1": "shortcut.project.conv", "downsample.2": "shortcut.project.norm"}
+_DEEP: list[Row] = [
+    ("conv1.0", "stem.a.conv"),
+    ("conv1.1", "stem.a.norm"),
+    ("conv1.3", "stem.b.conv"),
+    ("conv1.4", "stem.b.norm"),
+    ("conv1.6", "stem.conv"),
+]
 _PYCLS = {
     "f.a": "residual.a.conv",
     "f.a_bn": "residual.a.norm",
@@ -71,10 +80,37 @@ def _torchvision(prefix: str, head: str) -> list[Row]:
     ]
 
 
+def _timm(config: Any) -> list[Row]:
+    """As torchvision's, with what timm's variants have besides."""
+    parts = dict(_TORCHVISION)
+    if config.shortcut == "avg":
+        parts = {key: ours for key, ours in parts.items() if "downsample" not in key} | _TIMM_D
+    if config.use_eca:
+        parts = {key: ours for key, ours in parts.items() if "se." not in key} | {"se.conv": "se.conv"}
+    return [
+        *([("conv1", "stem.conv")] if config.stem == "conv7" else _DEEP),
+        ("bn1", "stem.norm"),
+        ("maxpool.0", "stem.pool.conv"),
+        ("maxpool.1", "stem.pool.norm"),
+        *nest_rows("layer{s+1}.{i}", _BLOCK, parts),
+        ("fc", CLASSIFIER),
+    ]
+
+
+def list_probes(theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What rows read of a config, for the keys of a file."""
+    variant = {
+        "stem": "deep" if any("conv1.6." in key for key in theirs) else "conv7",
+        "shortcut": "avg" if any(".downsample.2." in key for key in theirs) else "conv",
+        "use_eca": any(".se.conv." in key for key in theirs),
+    }
+    return [{"is_basic": basic, **variant} for basic in (True, False)]
+
+
 LAYOUTS: Layouts = {
     "classy_vision": Layout(_classy_vision, _BEFORE_0_2),
     "torchvision": Layout(_torchvision("", "fc")),
-    "timm": Layout(_torchvision("", "fc")),
+    "timm": Layout(_timm),
     "vissl": Layout(_torchvision("_feature_blocks.", "heads.0.clf.0")),
     "pycls": Layout(
         [

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
 from classy_vision.layers.initialize import bare_linear
 from classy_vision.layers.stochastic_depth import StochasticDepth
+from classy_vision.models.vision_transformer.rotary import RotaryConfig, rotate
 
 AttentionType = Literal["softmax", "differential"]
 MLPActivation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
@@ -33,8 +34,13 @@ class EncoderConfig(Config):
         dropout_rate: after embeddings, attention and each linear layer of the MLP.
         attention_dropout_rate: on attention weights.
         layer_norm_eps: of all norms.
-        qkv_bias: queries, keys and values have biases.
+        norm_type: "layer", or "rms" norms (Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019).
+        norm_after: norms follow attention and MLP, in their branches, and do not precede them.
+        qkv_bias: queries, keys and values have biases; "qv" leaves out that of the keys.
         qk_norm: norms on the queries and keys of each head.
+        attention_norm, mlp_norm: one more norm before the last layer of attention, and of the MLP.
+        linear_bias: the last layer of attention and the MLPs have biases.
+        rotary: positions rotate queries and keys; see there.
         attention: "softmax", or "differential", the difference of two (Ye et al., "Differential
             Transformer", 2025).
         layer_scale: what a learned factor for each channel of a branch starts at (Touvron et al.,
@@ -48,8 +54,14 @@ class EncoderConfig(Config):
     dropout_rate: Probability = 0.0
     attention_dropout_rate: Probability = 0.0
     layer_norm_eps: PositiveFloat = 1e-6
-    qkv_bias: bool = True
+    norm_type: Literal["layer", "rms"] = "layer"
+    norm_after: bool = False
+    qkv_bias: bool | Literal["qv"] = True
     qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    linear_bias: bool = True
+    rotary: RotaryConfig | None = None
     attention: AttentionType = "softmax"
     layer_scale: PositiveFloat | None = None
     activation: MLPActivation = "gelu"
@@ -63,11 +75,22 @@ class EncoderConfig(Config):
                 f"attention = 'differential' halves heads: num_heads = {self.num_heads} must divide "
                 f"hidden_dim = {self.hidden_dim} into even parts"
             )
+        plain = (self.qkv_bias != "qv", not self.attention_norm, self.linear_bias, self.rotary is None)
+        if self.attention == "differential" and not all(plain):
+            raise ValueError(
+                "attention = 'differential' goes without qkv_bias = 'qv', attention_norm, linear_bias = False "
+                "and rotary"
+            )
+        if self.rotary is not None and self.hidden_dim // self.num_heads % 4:
+            raise ValueError(
+                f"rotary needs heads whose width is a multiple of 4, not {self.hidden_dim // self.num_heads}"
+            )
         return self
 
-    def norm(self) -> nn.LayerNorm:
-        """A norm over the width of tokens."""
-        return nn.LayerNorm(self.hidden_dim, self.layer_norm_eps)
+    def norm(self, width: int | None = None) -> nn.Module:
+        """A norm over the width of tokens, or another one."""
+        kind = nn.LayerNorm if self.norm_type == "layer" else nn.RMSNorm
+        return kind(width or self.hidden_dim, eps=self.layer_norm_eps)
 
 
 class Attention(nn.Module):
@@ -77,38 +100,43 @@ class Attention(nn.Module):
     ends with ``dropout``, for which torch has no such kernel.
 
     Args:
-        width: d.
-        heads: number of heads; divides d.
-        dropout: rate, on attention weights.
-        qkv_bias: queries, keys and values have biases.
-        qk_norm_eps: queries and keys are normed in each head with this epsilon (Dehghani et al.,
-            "Scaling Vision Transformers to 22 Billion Parameters", 2023); None leaves them as they are.
+        c: of the encoder. Queries and keys may be normed in each head (Dehghani et al., "Scaling Vision
+            Transformers to 22 Billion Parameters", 2023).
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        qkv_bias: bool = True,
-        qk_norm_eps: float | None = None,
-    ) -> None:
+    def __init__(self, c: EncoderConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.qkv = bare_linear(width, 3 * width, qkv_bias)
-        self.q_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
-        self.k_norm = None if qk_norm_eps is None else nn.LayerNorm(width // heads, qk_norm_eps)
-        self.proj = nn.Linear(width, width)
+        width = c.hidden_dim
+        self.heads = c.num_heads
+        self.dropout = c.attention_dropout_rate
+        self.halves = c.rotary is not None and c.rotary.halves
+        self.qkv = bare_linear(width, 3 * width, c.qkv_bias is True)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if c.qkv_bias == "qv" else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if c.qkv_bias == "qv" else None
+        self.q_norm = c.norm(width // c.num_heads) if c.qk_norm else None
+        self.k_norm = c.norm(width // c.num_heads) if c.qk_norm else None
+        self.norm = c.norm() if c.attention_norm else None
+        self.proj = nn.Linear(width, width, c.linear_bias)
         _initialize(self.qkv, self.proj)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, 2)  # along the last axis: their gradients are joined in one copy
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        q, k, v = self._project(x).chunk(3, 2)  # along the last axis: their gradients are joined in one copy
+        shape = (x.shape[0], x.shape[1], self.heads, -1)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation, self.halves), rotate(k, rotation, self.halves)
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        x = x.transpose(1, 2).flatten(2)
+        return self.proj(x if self.norm is None else self.norm(x))
+
+    def _project(self, x: Tensor) -> Tensor:
+        if self.q_bias is None or self.v_bias is None:
+            qkv: Tensor = self.qkv(x)
+            return qkv
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return F.linear(x, self.qkv.weight, bias)
 
 
 class DifferentialAttention(nn.Module):
@@ -177,29 +205,29 @@ class MLP(nn.Module):
     """Linear, activation, linear. Shape: (n, s, d), unchanged.
 
     Args:
-        width: d.
-        inner: width after the activation.
-        dropout: rate, after the activation and at the end.
-        activation: "gelu", its approximations "gelu_tanh" and "quick_gelu" (x * sigmoid(1.702 x),
-            that of OpenAI's CLIP), or "swiglu" (Shazeer, "GLU Variants Improve Transformer", 2020):
-            ``fc1`` gives 2 * inner channels then, and SiLU of the first half gates the second.
+        c: of the encoder. The activation is "gelu", one of its approximations "gelu_tanh" and "quick_gelu"
+            (x * sigmoid(1.702 x), that of OpenAI's CLIP), or "swiglu" (Shazeer, "GLU Variants Improve
+            Transformer", 2020): ``fc1`` gives 2 * ``mlp_dim`` channels then, and SiLU of the first half gates
+            the second.
     """
 
-    def __init__(
-        self, width: int, inner: int, dropout: float = 0.0, activation: MLPActivation = "gelu"
-    ) -> None:
+    def __init__(self, c: EncoderConfig) -> None:
         super().__init__()
-        self.activation = activation
-        self.fc1 = bare_linear(width, 2 * inner if activation == "swiglu" else inner)
-        self.fc2 = bare_linear(inner, width)
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        inner = c.mlp_dim
+        self.activation = c.activation
+        self.fc1 = bare_linear(c.hidden_dim, 2 * inner if c.activation == "swiglu" else inner, c.linear_bias)
+        self.norm = c.norm(inner) if c.mlp_norm else None
+        self.fc2 = bare_linear(inner, c.hidden_dim, c.linear_bias)
+        self.dropout = nn.Dropout(c.dropout_rate) if c.dropout_rate else None
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = _ACTIVATIONS[self.activation](self.fc1(x))
-        x = self.fc2(x if self.dropout is None else self.dropout(x))
+        x = x if self.dropout is None else self.dropout(x)
+        x = self.fc2(x if self.norm is None else self.norm(x))
         return x if self.dropout is None else self.dropout(x)
 
 
@@ -233,21 +261,33 @@ class EncoderLayer(nn.Module):
         layer: its number, from 0.
     """
 
+    takes_arguments = True
+
     def __init__(self, c: EncoderConfig, stochastic_depth: float = 0.0, layer: int = 0) -> None:
         super().__init__()
+        # Of the rotations those of this layer, where each has its own.
+        self.layer = layer if c.rotary is not None and c.rotary.kind == "mixed" else None
+        self.norm_after = c.norm_after
         self.norm1 = c.norm()
         self.attn = _attention(c, layer)
         self.norm2 = c.norm()
-        self.mlp = MLP(c.hidden_dim, c.mlp_dim, c.dropout_rate, c.activation)
+        self.mlp = MLP(c)
         self.scale1, self.scale2 = _layer_scale(c), _layer_scale(c)
         # What does nothing is left out: a call of a module costs more than small layers can spare.
         self.dropout = nn.Dropout(c.dropout_rate) if c.dropout_rate else None
         self.drop = StochasticDepth(stochastic_depth) if stochastic_depth else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.attn(self.norm1(x))
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        if rotation is not None and self.layer is not None:
+            rotation = rotation[self.layer]
+        rotations = () if rotation is None else (rotation,)
+        if self.norm_after:
+            branch = self.norm1(self.attn(x, *rotations))
+        else:
+            branch = self.attn(self.norm1(x), *rotations)
         x = self._add(x, branch if self.dropout is None else self.dropout(branch), self.scale1)
-        return self._add(x, self.mlp(self.norm2(x)), self.scale2)
+        branch = self.norm2(self.mlp(x)) if self.norm_after else self.mlp(self.norm2(x))
+        return self._add(x, branch, self.scale2)
 
     def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
         if self.drop is not None:
@@ -256,11 +296,11 @@ class EncoderLayer(nn.Module):
 
 
 def _attention(c: EncoderConfig, layer: int) -> Attention | DifferentialAttention:
-    qk_norm_eps = c.layer_norm_eps if c.qk_norm else None
     if c.attention == "softmax":
-        return Attention(c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps)
+        return Attention(c)
+    qk_norm_eps = c.layer_norm_eps if c.qk_norm else None
     return DifferentialAttention(
-        c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias, qk_norm_eps, layer
+        c.hidden_dim, c.num_heads, c.attention_dropout_rate, c.qkv_bias is True, qk_norm_eps, layer
     )
 
 

@@ -115,7 +115,7 @@ def _has_placed_prefix(native: Mapping[str, Any], given: Tensor, stem: Tokens) -
 def _fit_positions(native: dict[str, Any], stem: Tokens, fitting: Fitting) -> None:
     """Makes positions learned for other image sizes or tokens fit."""
     given = native.get(_POSITIONS)
-    if not isinstance(given, Tensor) or given.shape == stem.positions.shape:
+    if not isinstance(given, Tensor) or stem.positions is None or given.shape == stem.positions.shape:
         return
     if given.dim() != 3 or given.shape[::2] != stem.positions.shape[::2]:
         return  # the check of shapes tells

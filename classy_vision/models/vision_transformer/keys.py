@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from classy_vision.heads import attention_pool_head
 from classy_vision.weights.key_map import (
     JOIN_QKV,
     REVERSE_CHANNELS,
@@ -111,17 +113,77 @@ _TIMM: list[Row] = [
     *((f"blocks.{{i}}.{name}", f"{_LAYER}.{name}") for name in ("norm1", "attn", "norm2", "mlp")),
     ("norm", "blocks.ln"),
     ("fc_norm", "tail.norm"),
+    ("patch_embed.norm", "stem.patch_norm"),
+    ("rope.freqs", "stem.directions.freqs"),
     ("head", CLASSIFIER),
     ("head_dist", f"{HEAD}layers_1.head"),
     ("pre_logits.fc", _PRE_LOGITS),
 ]
+_JOIN_GATE = Transform(
+    lambda *parts: torch.cat(parts), lambda ours: tuple(ours.chunk(2)), "gate and value joined"
+)
+
+
+def is_eva(config: Any) -> bool:
+    """Whether timm has such models in its class Eva, which calls layer scales otherwise."""
+    return getattr(config, "rotary", None) is not None or getattr(config, "qkv_bias", True) == "qv"
+
+
+def has_split_gate(config: Any) -> bool:
+    """Whether timm keeps the halves of the first layer of SwiGLU apart: in EVA-02, DINOv3 and AIMv2."""
+    rotary = getattr(config, "rotary", None)
+    split = (config.mlp_norm, config.norm_type == "rms", rotary is not None and rotary.kind == "centered")
+    return config.activation == "swiglu" and any(split)
+
+
+def has_split_qkv(config: Any) -> bool:
+    """Whether timm keeps queries, keys and values apart: in EVA-02's base and large models."""
+    return config.activation == "swiglu" and config.mlp_norm
+
+
+def _timm(config: Any) -> list[Row]:
+    rows: list[Row] = []
+    if is_eva(config):
+        rows += [(f"blocks.{{i}}.gamma_{n}", f"{_LAYER}.scale{n}") for n in (1, 2)]
+    if has_split_gate(config):
+        for leaf in ("weight", "bias"):
+            halves = tuple(f"blocks.{{i}}.mlp.fc1_{half}.{leaf}" for half in ("g", "x"))
+            rows.append((halves, f"{_LAYER}.mlp.fc1.{leaf}", _JOIN_GATE))
+    if has_split_qkv(config):
+        three = tuple(f"blocks.{{i}}.attn.{name}_proj.weight" for name in "qkv")
+        rows.append((three, f"{_LAYER}.attn.qkv.weight", JOIN_QKV))
+        rows += [(f"blocks.{{i}}.attn.{name}_proj.bias", f"{_LAYER}.attn.{name}_bias") for name in "qv"]
+    if getattr(config, "classifier", "") == "attention":
+        rows += [(row[0], row[1].replace("pool.", "tail."), *row[2:]) for row in attention_pool_head.TIMM]
+    return [*rows, *(row for row in _TIMM if not (is_eva(config) and ".ls" in row[0]))]
+
+
+def probe(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows read of a config, for the keys of a file."""
+    has_gate = any(".mlp.fc1_g." in key for key in theirs)
+    has_qkv = any(".attn.q_proj." in key for key in theirs)
+    return {
+        "qkv_bias": "qv" if any("gamma_1" in key or "q_bias" in key for key in theirs) else True,
+        "rotary": None,
+        "activation": "swiglu" if has_gate else "gelu",
+        "mlp_norm": has_qkv,
+        "norm_type": "rms" if has_gate else "layer",
+        "classifier": "attention" if any(key.startswith("attn_pool.") for key in theirs) else "token",
+    }
+
+
+_GAMMAS: list[Renaming] = [(f"blocks.{{i}}.gamma_{n}", f"blocks.{{i}}.ls{n}.gamma") for n in (1, 2)]
 _AS_TIMM: list[Renaming] = [  # DeiT III and DINOv2 as they were published first
-    ("blocks.{i}.gamma_1", "blocks.{i}.ls1.gamma"),
-    ("blocks.{i}.gamma_2", "blocks.{i}.ls2.gamma"),
     ("blocks.{i}.mlp.w12", "blocks.{i}.mlp.fc1"),
     ("blocks.{i}.mlp.w3", "blocks.{i}.mlp.fc2"),
     ("register_tokens", "reg_token"),
 ]
+
+
+def _as_timm(config: Any) -> list[Renaming]:
+    return _AS_TIMM if is_eva(config) else [*_GAMMAS, *_AS_TIMM]
+
+
 _PYCLS = {
     "ln_1": "norm1",
     "self_attention.block.in_proj_weight": "attn.qkv.weight",
@@ -290,7 +352,7 @@ def _dense(theirs: str, ours: str) -> list[Row]:
 LAYOUTS: Layouts = {
     "classy_vision": Layout(_classy_vision),
     "torchvision": Layout(_torchvision, _BEFORE_0_14),
-    "timm": Layout(_TIMM, _AS_TIMM, dropped=["mask_token"]),
+    "timm": Layout(_timm, _as_timm, dropped=["mask_token"]),
     "pycls": Layout(_pycls),
     "transformers": Layout(_TRANSFORMERS, [("dpt", "vit")]),
     "transformers_dinov2": Layout(

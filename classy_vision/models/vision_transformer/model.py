@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.fx
 from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, NonNegativeInt, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, TokenLayout
+from classy_vision.layers.attention_pool import AttentionPool
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.vision_transformer.conv_stem import ConvStemLayer, conv_stem, patch_conv
@@ -27,13 +29,17 @@ from classy_vision.models.vision_transformer.encoder import EncoderConfig, Encod
 from classy_vision.models.vision_transformer.fit import CLASS_TOKEN, fit_tokens
 from classy_vision.models.vision_transformer.keys import LAYOUTS
 from classy_vision.models.vision_transformer.positions import PositionResize
+from classy_vision.models.vision_transformer.rotary import MixedDirections, make_grid, make_rotation
 from classy_vision.models.vision_transformer.shapes import SHAPES
 from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
 from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, ModelConfig
+from classy_vision.weights.fitting import Fitting
+
+torch.fx.wrap("make_rotation")
+torch.fx.wrap("make_grid")
 
 # -- config
-from classy_vision.weights.fitting import Fitting
 
 
 class VisionTransformerConfig(ModelConfig, EncoderConfig):
@@ -44,15 +50,18 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
             other images are resized.
         patch_size: height and width of a token, in pixels.
         num_layers: of the encoder.
-        classifier: "token", or "gap", the mean over patches.
+        classifier: "token", "gap", the mean over patches, or "attention", what a learned query finds (SigLIP).
+        pool_num_heads, pool_mlp_dim: of that attention and the MLP after it; by default as in the encoder.
         conv_stem_layers: convolutions instead of one patch embedding; their strides multiply to
             ``patch_size``.
         class_token: whether there is one; by default where the classifier reads it.
         distillation_token: a second one, after it (DeiT); the default head reads both.
         num_register_tokens: further tokens that nothing reads (DINOv2).
+        pos_embed: positions are learned and added to the tokens.
         pos_embed_prefix: tokens that are not patches have positions too; not in DeiT III.
         pos_embed_resize: how positions are resized; see ``classy_vision.models.vision_transformer.positions``.
         patch_bias: the patch embedding has biases.
+        patch_norm: a norm of the patches before positions are added (AIMv2).
         pre_norm: a norm before the encoder (CLIP).
         final_norm: before pooling, which is block ``ln``, after it (MAE), or none.
         patch_drop_rate: part of the patches that is left out in training, at random.
@@ -62,14 +71,18 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
     patch_size: PositiveInt
     num_layers: PositiveInt
-    classifier: Literal["token", "gap"] = "token"
+    classifier: Literal["token", "gap", "attention"] = "token"
+    pool_num_heads: PositiveInt | None = None
+    pool_mlp_dim: PositiveInt | None = None
     conv_stem_layers: tuple[ConvStemLayer, ...] | None = None
     class_token: bool | None = None
     distillation_token: bool = False
     num_register_tokens: NonNegativeInt = 0
+    pos_embed: bool = True
     pos_embed_prefix: bool = True
     pos_embed_resize: PositionResize = "bicubic_align_corners"
     patch_bias: bool = True
+    patch_norm: bool = False
     pre_norm: bool = False
     final_norm: Literal["before_pool", "after_pool", "none"] = "before_pool"
     patch_drop_rate: Probability = 0.0
@@ -96,11 +109,17 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
     def _check_tokens(self) -> Self:
         if self.classifier == "token" and self.class_token is False:
             raise ValueError("classifier = 'token' needs class_token = True; without one it is 'gap'")
-        if self.distillation_token and (self.classifier == "gap" or self.final_norm == "after_pool"):
+        if self.distillation_token and (self.classifier != "token" or self.final_norm == "after_pool"):
             raise ValueError(
                 "distillation_token = True needs classifier = 'token' and a final_norm = 'before_pool' or "
                 "'none': each token has a classifier of its own"
             )
+        if self.patch_drop_rate and self.rotary is not None:
+            raise ValueError(
+                f"patch_drop_rate = {self.patch_drop_rate:g} beside rotary: rotations are for all patches"
+            )
+        if self.classifier == "attention" and self.final_norm == "after_pool":
+            raise ValueError("classifier = 'attention' pools what the last norm gives, or 'none'")
         if self.patch_drop_rate and self.feature_format == "map":
             raise ValueError(
                 f"patch_drop_rate = {self.patch_drop_rate:g} leaves holes in maps: it needs "
@@ -165,8 +184,8 @@ class VisionTransformer(ClassyModel):
             self.add_step(f"layer_{i}", EncoderLayer(c, drop, i), c.hidden_dim)
         if c.final_norm == "before_pool":
             self.add_step("ln", c.norm(), c.hidden_dim)
-        norm = c.norm() if c.final_norm == "after_pool" else None
-        self.add_step(END, TokenPool(self.stem.prefix if c.classifier == "gap" else None, norm), c.hidden_dim)
+        self.add_step(END, _pool(c, self.stem.prefix), c.hidden_dim)
+        self._rotary = {} if c.rotary is None else c.rotary.model_dump()
         last = f"layer_{c.num_layers - 1}"
         norm_name = {} if "ln" in self.blocks else {"ln": last}
         self.aliases = {"layers": last, **norm_name, "encoder": list(self.blocks)[-1]}
@@ -189,7 +208,18 @@ class VisionTransformer(ClassyModel):
         return (self.config.in_channels, *self.config.image_shape)
 
     def no_weight_decay(self) -> set[str]:
-        return {f"stem.{name}" for name in ("positions", *self.stem.prefix_tokens())}
+        names = {"positions", "directions.freqs", *self.stem.prefix_tokens()}
+        return {f"stem.{name}" for name, _ in self.stem.named_parameters() if name in names}
+
+    def block_arguments(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Where rotary positions rotate queries and keys, by how much."""
+        c, stem = self.config, self.stem
+        if c.rotary is None:
+            return ()
+        size = stem.size_of(x)
+        if stem.directions is not None:
+            return (stem.directions(make_grid(x, size, **self._rotary), stem.prefix),)
+        return (make_rotation(x, size, c.hidden_dim // c.num_heads, stem.prefix, **self._rotary),)
 
     def check_input(self, x: Tensor) -> None:
         super().check_input(x)
@@ -255,4 +285,26 @@ def _tokens(c: VisionTransformerConfig) -> Tokens:
         dropout=c.dropout_rate,
         patch_drop=c.patch_drop_rate,
         norm=c.norm() if c.pre_norm else None,
+        has_positions=c.pos_embed,
+        patch_norm=c.norm() if c.patch_norm else None,
+        directions=_directions(c),
     )
+
+
+def _directions(c: VisionTransformerConfig) -> nn.Module | None:
+    if c.rotary is None or c.rotary.kind != "mixed":
+        return None
+    return MixedDirections(c.rotary, c.num_layers, c.num_heads, c.hidden_dim // c.num_heads)
+
+
+def _pool(c: VisionTransformerConfig, prefix: int) -> nn.Module:
+    if c.classifier == "attention":
+        return AttentionPool(
+            c.hidden_dim,
+            c.pool_num_heads or c.num_heads,
+            mlp_ratio=(c.pool_mlp_dim or c.mlp_dim) / c.hidden_dim,
+            activation="gelu_tanh" if c.activation == "gelu_tanh" else "gelu",
+            eps=c.layer_norm_eps,
+        )
+    norm = c.norm() if c.final_norm == "after_pool" else None
+    return TokenPool(prefix if c.classifier == "gap" else None, norm)

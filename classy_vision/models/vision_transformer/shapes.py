@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from math import isqrt
 from typing import Any
 
+from classy_vision.models.vision_transformer import keys
 from classy_vision.weights.catalogue import names, published
 from classy_vision.weights.shapes import FamilyShapes, Inferred, Shapes, count_blocks
 
@@ -20,27 +21,42 @@ def infer(t: Shapes) -> Inferred:
     heads = width // of_head[0] if of_head else _guess_heads(width, inner, layers)
     stem, patch = _infer_stem(t)
     tokens = {name: t.get(f"stem.{name}", (1, 0))[1] for name in _TOKENS}
-    placed, grid = _infer_grid(t["stem.positions"][1], sum(tokens.values()))
+    given = t.get("stem.positions")
+    placed, grid = _infer_grid(given[1], sum(tokens.values())) if given else (True, 224 // patch)
     norm = "before_pool" if "blocks.ln.weight" in t else "after_pool" if "tail.norm.weight" in t else "none"
     gap = norm == "after_pool" or not tokens["class_token"]
     sizes = {"patch_size": patch, "num_layers": layers, "hidden_dim": width, "mlp_dim": inner}
     options = {
         **stem,
         "image_size": grid * patch,
-        "classifier": "gap" if gap else "token",
+        "classifier": "attention" if "tail.query" in t else "gap" if gap else "token",
+        "pos_embed": given is not None,
         "class_token": True if gap and tokens["class_token"] else None,
         "distillation_token": bool(tokens["distillation_token"]),
         "num_register_tokens": tokens["register_tokens"],
         "pos_embed_prefix": placed,
         "pre_norm": "stem.norm.weight" in t,
         "final_norm": norm,
-        "qkv_bias": f"{first}.attn.qkv.bias" in t,
+        "qkv_bias": "qv" if f"{first}.attn.q_bias" in t else f"{first}.attn.qkv.bias" in t,
+        "norm_type": "rms" if f"{first}.norm1.bias" not in t else "layer",
+        "attention_norm": f"{first}.attn.norm.weight" in t,
+        "mlp_norm": f"{first}.mlp.norm.weight" in t,
+        "linear_bias": f"{first}.attn.proj.bias" in t,
+        "patch_norm": "stem.patch_norm.weight" in t,
+        **_infer_directions(t),
         "qk_norm": q_norm is not None,
         "attention": "differential" if f"{first}.attn.lambda_q1" in t else "softmax",
         "layer_scale": 1e-5 if f"{first}.scale1" in t else None,
         "activation": "swiglu" if t[f"{first}.mlp.fc1.weight"][0] == 2 * inner else "gelu",
     }
     return Inferred(options, {**sizes, "num_heads": heads})
+
+
+def _infer_directions(t: Shapes) -> dict[str, Any]:
+    """Returns options of rotary positions, where they are learned: others leave nothing in the file."""
+    if "stem.directions.freqs" not in t:
+        return {}
+    return {"rotary": {"kind": "mixed", "temperature": 10.0, "columns_first": True}}
 
 
 _TOKENS = ("class_token", "distillation_token", "register_tokens")
@@ -75,7 +91,7 @@ def _guess_heads(width: int, inner: int, layers: int) -> int:
 def probe(theirs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     biases = [v.shape for key, v in theirs.items() if key.endswith("Attention_1.query.bias") and v.dim() == 2]
     heads, size = biases[0] if biases else (1, 1)
-    sizes = {"num_heads": heads, "hidden_dim": heads * size, "activation": "gelu"}
+    sizes = {"num_heads": heads, "hidden_dim": heads * size, **keys.probe(theirs)}
     for layers in (None, range(4)):
         yield {"conv_stem_layers": layers, **sizes}
 
@@ -84,6 +100,16 @@ SHAPES = FamilyShapes(
     "vision_transformer",
     infer,
     lambda config: (config.num_layers,),
-    ("num_heads", "layer_norm_eps", "activation", "classifier", "pos_embed_resize", "stochastic_depth"),
+    (
+        "rotary",
+        "norm_after",
+        "pool_num_heads",
+        "num_heads",
+        "layer_norm_eps",
+        "activation",
+        "classifier",
+        "pos_embed_resize",
+        "stochastic_depth",
+    ),
     probe,
 )

@@ -41,6 +41,9 @@ class Tokens(nn.Module):
         patch_drop: in training, the part of the patches that is left out, at random in each image
             (Li et al., "Scaling Language-Image Pre-training via Masking", 2023).
         norm: after all of it.
+        has_positions: whether positions are learned and added.
+        patch_norm: of the patches, before the positions.
+        directions: what rotary positions learn.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class Tokens(nn.Module):
         dropout: float = 0.0,
         patch_drop: float = 0.0,
         norm: nn.Module | None = None,
+        has_positions: bool = True,
+        patch_norm: nn.Module | None = None,
+        directions: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -70,20 +76,27 @@ class Tokens(nn.Module):
         self.proj = proj
         self.prefix = sum(token.shape[1] for token in self.prefix_tokens().values())
         self.placed = self.prefix if prefix_positions else 0  # tokens of the prefix that have positions
-        self.positions = nn.Parameter(torch.empty(1, self.placed + grid[0] * grid[1], width))
-        nn.init.normal_(self.positions, std=0.02)
+        self.positions = _learned(has_positions * (self.placed + grid[0] * grid[1]), width, std=0.02)
+        self.patch_norm = patch_norm
+        self.directions = directions
         self.dropout = nn.Dropout(dropout)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = resized(self.positions, self.placed, self.grid, self.size_of(x), self.resize)
+        size = self.size_of(x)
         x = self.proj(x).flatten(2).transpose(1, 2)
-        # A sum is laid out in memory as what stands first, and patches are not: that would slow all layers.
-        x = self._behind_prefix(x) + positions if self.placed else self._behind_prefix(positions + x)
+        x = self._place(x if self.patch_norm is None else self.patch_norm(x), size)
         x = self.dropout(x)
         if self.training and self.patch_drop:
             x = some_patches(x, self.prefix, self.patch_drop)
         return x if self.norm is None else self.norm(x)
+
+    def _place(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.positions is None:
+            return self._behind_prefix(x)
+        positions = resized(self.positions, self.placed, self.grid, size, self.resize)
+        # A sum is laid out in memory as what stands first, and patches are not: that would slow all layers.
+        return self._behind_prefix(x) + positions if self.placed else self._behind_prefix(positions + x)
 
     def size_of(self, x: Tensor) -> tuple[int, int]:
         """Height and width of the grid of patches of an image."""

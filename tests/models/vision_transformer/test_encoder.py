@@ -34,14 +34,21 @@ def tokens(number: int = 5, width: int = 12) -> Tensor:
     return torch.randn(2, number, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+def encoder(**options: object) -> EncoderConfig:
+    return EncoderConfig.parse({**SIZES, **options})
+
+
 def layer(stochastic_depth: float = 0.0, **options: object) -> EncoderLayer:
-    return EncoderLayer(EncoderConfig.parse({**SIZES, **options}), stochastic_depth)
+    return EncoderLayer(encoder(**options), stochastic_depth)
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize("eps", [None, 0.1])
 def test_attention(qkv_bias: bool, eps: float | None) -> None:
-    module, x = scrambled(Attention(12, 3, 0.0, qkv_bias, eps)), tokens()
+    module, x = (
+        scrambled(Attention(encoder(qkv_bias=qkv_bias, qk_norm=eps is not None, layer_norm_eps=eps or 1e-6))),
+        tokens(),
+    )
     assert (module.qkv.bias is None) == (not qkv_bias)
     bias = module.qkv.bias.unflatten(0, (3, 3, 4)) if qkv_bias else torch.zeros(3, 3, 4)
     q, k, v = (
@@ -103,7 +110,7 @@ def swiglu(x: Tensor) -> Tensor:
     [("gelu", gelu), ("gelu_tanh", gelu_tanh), ("quick_gelu", quick_gelu), ("swiglu", swiglu)],
 )
 def test_mlp(activation: MLPActivation, formula: Callable[[Tensor], Tensor]) -> None:
-    module, x = scrambled(MLP(12, 20, activation=activation)), tokens()
+    module, x = scrambled(MLP(encoder(activation=activation))), tokens()
     assert module.fc1.out_features == (40 if activation == "swiglu" else 20)
     inner = formula(x @ module.fc1.weight.T + module.fc1.bias)
     torch.testing.assert_close(module(x), inner @ module.fc2.weight.T + module.fc2.bias)
@@ -133,9 +140,9 @@ def test_what_does_nothing_is_not_there() -> None:
     [
         layer(0.0, dropout_rate=0.5),
         layer(0.5, layer_scale=2.0),
-        Attention(12, 3, dropout=0.5),
+        Attention(encoder(attention_dropout_rate=0.5)),
         DifferentialAttention(12, 3, dropout=0.5),
-        MLP(12, 20, dropout=0.5),
+        MLP(encoder(dropout_rate=0.5)),
     ],
 )
 def test_random_in_training_only(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from classy_vision.cost import count
 from classy_vision.heads import IdentityHead, VisionTransformerHead
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.models.vision_transformer import VisionTransformer
+from classy_vision.models.vision_transformer.rotary import rotate
 from classy_vision.trunk.trunk import END
 
 SMALL: dict[str, Any] = {
@@ -344,6 +345,21 @@ MODELS = {
     "tokens": {**EVERYTHING, "gradient_checkpointing": True},
     "fewer tokens": {**EVERYTHING, "patch_drop_rate": 0.5},
     "maps": {**EVERYTHING, "feature_format": "map", "classifier": "gap", "distillation_token": False},
+    "as EVA-02": {
+        **{"qkv_bias": "qv", "attention_norm": True, "mlp_norm": True, "activation": "swiglu"},
+        "rotary": {"reference_grid": [2, 2]},
+    },
+    "as DINOv3": {
+        **{"rotary": {"kind": "centered", "temperature": 100.0, "halves": True}, "layer_scale": 0.5},
+        **{"pos_embed": False, "num_register_tokens": 2, "gradient_checkpointing": True},
+    },
+    "as RoPE-ViT": {"rotary": {"kind": "mixed", "temperature": 10.0, "columns_first": True}},
+    "as SigLIP": {"classifier": "attention", "activation": "gelu_tanh"},
+    "as AIMv2": {
+        **{"norm_type": "rms", "linear_bias": False, "qkv_bias": False, "patch_norm": True},
+        **{"classifier": "gap", "activation": "swiglu"},
+    },
+    "norms after": {"norm_after": True, "classifier": "attention", "pool_num_heads": 1, "pool_mlp_dim": 4},
 }
 
 
@@ -364,7 +380,10 @@ def agree(given: dict[str, Tensor], wanted: dict[str, Tensor], random: bool) -> 
             torch.testing.assert_close(given[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
-QUICK = [("tokens", False), ("fewer tokens", True), ("maps", True)]
+QUICK = [
+    *(("tokens", False), ("fewer tokens", True), ("maps", True), ("as EVA-02", False), ("as DINOv3", True)),
+    *(("as RoPE-ViT", True), ("as SigLIP", False), ("as AIMv2", False), ("norms after", False)),
+]
 
 
 @pytest.mark.parametrize(
@@ -406,6 +425,48 @@ def test_gradient_checkpointing_changes_no_number() -> None:
         torch.testing.assert_close(q.grad, p.grad, msg=name)
 
 
+# -- rotary positions
+
+
+def rotary(**options: Any) -> ClassyModel:
+    return scrambled(rotary={"kind": "axial", **options}, pos_embed=False, num_heads=1)
+
+
+@pytest.mark.parametrize("kind", ["axial", "centered", "mixed"])
+def test_rotations_are_told_by_angles(kind: str) -> None:
+    """The product of two rotated vectors depends on how far their patches are apart, and on nothing else."""
+    model = rotary(kind=kind, temperature=10.0)
+    x = images(64, 64)
+    (rotation,) = model.block_arguments(x)
+    rotation = rotation[0] if kind == "mixed" else rotation
+    grid = rotation[..., model.stem.prefix :, :].unflatten(-2, (8, 8)).double()
+    vector = torch.randn(1, 1, 1, 8, dtype=torch.float64)
+    turned = rotate(vector.expand(1, 1, 64, 8), grid.flatten(-3, -2), halves=False).reshape(8, 8, 8)
+    for step in ((0, 1), (1, 0), (2, 3)):
+        first = turned[: 8 - step[0], : 8 - step[1]]
+        products = (first * turned[step[0] :, step[1] :]).sum(-1)
+        assert products.std() < 1e-5 < (turned[0, 0] - turned[step]).abs().max()
+    assert (rotation[1][..., : model.stem.prefix, :] == 1).all()
+
+
+def test_tables_are_made_once_for_a_size() -> None:
+    model = rotary()
+    first, again, other = (model.block_arguments(images(16, size))[0] for size in (24, 24, 32))
+    assert first is again
+    assert other.shape[1] > first.shape[1]
+    with torch.inference_mode():
+        (made_there,) = model.block_arguments(images(40, 40))
+    assert not made_there.is_inference()
+    model.train()(images(40, 40)).sum().backward()
+
+
+def test_what_mixed_learns_is_trained_and_spared_from_decay() -> None:
+    model = rotary(kind="mixed", temperature=10.0).train()
+    model(images()).sum().backward()
+    assert model.stem.directions.freqs.grad.abs().sum() > 0
+    assert "stem.directions.freqs" in model.no_weight_decay()
+
+
 # -- configs
 
 
@@ -430,6 +491,10 @@ def test_gradient_checkpointing_changes_no_number() -> None:
         ({"pos_embed_resize": "nearest"}, "pos_embed_resize = 'nearest': input should be 'bicubic_align"),
         ({"final_norm": None}, "final_norm"),
         ({"conv_stem_layers": STEM[:1]}, "multiply to 4, not to patch_size = 8"),
+        ({"rotary": {}, "num_heads": 4}, "rotary needs heads whose width is a multiple of 4, not 2"),
+        ({"rotary": {}, "patch_drop_rate": 0.5}, "patch_drop_rate = 0.5 beside rotary"),
+        ({"classifier": "attention", "final_norm": "after_pool"}, "classifier = 'attention' pools what"),
+        ({"attention": "differential", "rotary": {}}, "attention = 'differential' goes without"),
         ({"num_registers": 4}, "did you mean 'num_register_tokens'"),
     ],
 )
