@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from classy_vision.layers.activation import SiLU
+from classy_vision.layers.activation import Hardswish, SiLU
 from classy_vision.layers.conv_norm_act import SameConv2d
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.models.densenet.model import DenseLayer
 
-LEAVES = (SameConv2d, SiLU)
+LEAVES = (SameConv2d, SiLU, Hardswish)
 """Modules of ours that stay one call: what they do depends on their input."""
 TRACING = threading.RLock()
 """fx changes ``nn.Module`` for the whole process while it traces, and reads the globals of what others call."""

@@ -37,7 +37,7 @@ from classy_vision.engines.packed import (
     Workspace,
 )
 from classy_vision.heads.classy_head import pool
-from classy_vision.layers.activation import SiLU
+from classy_vision.layers.activation import Hardswish, SiLU
 from classy_vision.models.vision_transformer.positions import resized
 
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
@@ -47,6 +47,7 @@ _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
     nn.Hardswish: "hardswish",
+    Hardswish: "hardswish",
 }
 
 

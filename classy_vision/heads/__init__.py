@@ -4,6 +4,7 @@ from classy_vision.heads.classy_head import HEADS, ClassyHead, build_head, regis
 from classy_vision.heads.fully_connected_head import FullyConnectedHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.heads.identity_head import IdentityHead
+from classy_vision.heads.mobilenet_head import MobileNetHead
 from classy_vision.heads.vision_transformer_head import VisionTransformerHead
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FullyConnectedHead",
     "FullyConvolutionalLinearHead",
     "IdentityHead",
+    "MobileNetHead",
     "VisionTransformerHead",
     "build_head",
     "register_head",
