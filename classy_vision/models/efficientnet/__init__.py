@@ -8,12 +8,12 @@ from classy_vision.models.efficientnet.blocks import BlockParams, MBConvBlock, S
 from classy_vision.models.efficientnet.model import (
     BLOCK_PARAMS,
     MODEL_PARAMS,
-    PRESETS,
     EfficientNet,
     EfficientNetConfig,
     EfficientNetParams,
     HiddenParams,
 )
+from classy_vision.models.efficientnet.networks import PRESETS
 from classy_vision.removed import explain_removed
 
 __all__ = [

@@ -5,12 +5,13 @@ A block is a sequence of named parts and a shortcut around them. Axes: n batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, model_validator
-from torch import Tensor, cat, nn, ones
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
@@ -30,10 +31,10 @@ class BlockParams(Config):
     """A row of a stage: one or more blocks of one kind.
 
     Attributes:
-        block: "mbconv" (1x1 expansion, depthwise convolution, 1x1 projection), "separable" (the same without the
-            expansion), "fused" (one convolution for expansion and depthwise convolution), "universal" (an mbconv
-            with another depthwise convolution before it, both optional), "conv" (nothing but a convolution), or
-            "attention" (heads share one key and value).
+        block: "mbconv" (1x1 expansion, depthwise convolution, 1x1 projection), "separable" (the same without
+            the expansion), "fused" (one convolution for expansion and depthwise convolution), "universal" (an
+            mbconv with another depthwise convolution before it, both optional), "conv" (nothing but a
+            convolution), or "attention" (heads share one key and value).
         channels: of the output, at a width of 1.
         repeats: the number of blocks, at a depth of 1; the first has the stride.
         kernel: of the depthwise convolution or, in "conv" and "fused", of the convolution. Several share the
@@ -114,22 +115,28 @@ def round_width(width: float, divisor: int, least: int | None = None) -> int:
     return rounded + divisor if rounded < 0.9 * width else rounded
 
 
+Parts = dict[str, nn.Module]
+"""Of a block, by name, in their order."""
+
 # -- layers
 
 
 class MixedConv2d(nn.ModuleList):
-    """Depthwise convolutions with kernels of several sizes, each for a part of the channels (Tan & Le, "MixConv:
-    Mixed Depthwise Convolutional Kernels", 2019).
+    """Depthwise convolutions with kernels of several sizes, each for a part of the channels (Tan & Le,
+    "MixConv: Mixed Depthwise Convolutional Kernels", 2019).
 
     Shape: (n, c, h, w) to (n, c, ceil(h / stride), ceil(w / stride)).
     """
 
-    def __init__(self, convs: list[nn.Conv2d]) -> None:
+    def __init__(self, convs: Sequence[Any]) -> None:
         super().__init__(convs)
         self.widths = [conv.in_channels for conv in convs]
 
     def forward(self, x: Tensor) -> Tensor:
-        return cat([conv(part) for conv, part in zip(self, x.split(self.widths, 1))], 1)
+        parts = torch.split(x, self.widths, 1)  # tracers cannot iterate over them
+        return torch.cat(
+            [conv(parts[i]) for i, conv in enumerate(self)], 1
+        )
 
 
 class LayerScale2d(nn.Module):
@@ -140,7 +147,7 @@ class LayerScale2d(nn.Module):
 
     def __init__(self, channels: int, value: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(value * ones(channels))
+        self.gamma = nn.Parameter(value * torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma[:, None, None]
@@ -168,18 +175,19 @@ class MultiQueryAttention2d(nn.Module):
 
     @staticmethod
     def _shrink(conv: ConvFactory, channels: int, row: BlockParams) -> nn.Sequential:
-        parts = {"project": _pointwise(channels, row.head_width)}
+        parts: Parts = {"project": _pointwise(channels, row.head_width)}
         if row.key_stride > 1:
             parts = {"down": conv(channels, channels, 3, row.key_stride, channels, act=False), **parts}
         return sequential(**parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.query(x).unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
+        n, _, h, w = x.shape
+        q = self.query(x).reshape(n, self.heads, -1, h * w).transpose(2, 3)
         k, v = (
             part(x).flatten(2).mT[:, None].expand(-1, self.heads, -1, -1) for part in (self.key, self.value)
         )
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.project(out.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
+        return self.project(out.transpose(2, 3).reshape(n, -1, h, w))
 
 
 def _pointwise(width_in: int, width: int) -> nn.Conv2d:
@@ -256,7 +264,7 @@ class BlockFactory:
         share = width // len(kernel)
         shares = [width - share * (len(kernel) - 1), *[share] * (len(kernel) - 1)]
         layers = self.conv(width, width, 1, 1, width, act=act)
-        layers[0] = MixedConv2d([self.conv(n, n, k, stride, n)[0] for n, k in zip(shares, kernel)])
+        layers[0] = MixedConv2d([self.conv(n, n, k, stride, n).conv for n, k in zip(shares, kernel)])
         return layers
 
     def strided(
@@ -289,9 +297,6 @@ def inner_width(row: BlockParams, width_in: int) -> int:
     """Channels inside a block."""
     inner = width_in * row.expansion
     return int(inner) if row.expansion == int(row.expansion) else round_width(inner, 8)
-
-
-Parts = dict[str, nn.Module]
 
 
 def mbconv(make: BlockFactory, row: BlockParams, width_in: int, width: int, stride: int) -> Parts:

@@ -257,6 +257,8 @@ _CLASSY_VISION: list[Row] = [
             ("project_conv", "bn2"),
         ),
     ),
+    # What the original did not have; under other names than ours, by which a file is known.
+    *nest_rows(_BLOCK, _BLOCK, {f"other.{p}": p for p in ("before", "conv", "norm", "attention", "scale")}),
     ("conv_head", "tail.conv"),
     ("bn1", "tail.norm"),
 ]

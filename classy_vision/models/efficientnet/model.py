@@ -263,5 +263,5 @@ class EfficientNet(ClassyModel):
     def key_map(self) -> KeyMap:
         # The original kept a classifier in the trunk, beside whatever heads there were.
         own = any(head.unique_id == "default_head" for head in self.get_heads().get(END, []))
-        layout = LAYOUTS["classy_vision"] if own else WITHOUT_CLASSIFIER
+        layout = LAYOUTS["classy_vision"] if own and self.config.hidden is None else WITHOUT_CLASSIFIER
         return layout.key_map("ClassyVision", self.config, ())

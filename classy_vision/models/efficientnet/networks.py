@@ -53,8 +53,9 @@ def attention(channels: int, heads: int, head_width: int, key_stride: int = 1) -
     return {**row, "key_stride": key_stride}
 
 
-SE, RELU = {"squeeze": 0.25}, {"activation": "relu"}
-ACTS = {"project_activation": True, "shortcut": False}
+SE: Row = {"squeeze": 0.25}
+RELU: Row = {"activation": "relu"}
+ACTS: Row = {"project_activation": True, "shortcut": False}
 
 
 def _repeat(stages: Stages, *repeats: int) -> Stages:
@@ -247,8 +248,10 @@ _LCNET = (
 
 # -- MixNet: kernels of several sizes; a pair of groups in the 1x1 convolutions of the expansion, the projection
 
-_BOTH, _OUT = {"groups": (2, 2)}, {"groups": (1, 2)}
-_HALF, _QUARTER = {"squeeze": 0.5, "activation": "silu"}, {"squeeze": 0.25, "activation": "silu"}
+_BOTH: Row = {"groups": (2, 2)}
+_OUT: Row = {"groups": (1, 2)}
+_HALF: Row = {"squeeze": 0.5, "activation": "silu"}
+_QUARTER: Row = {"squeeze": 0.25, "activation": "silu"}
 _MIXNET_S = (
     (sep(16),),
     (mb(24, 3, 2, 6, **_BOTH), mb(24, 3, 1, 3, **_BOTH)),
