@@ -8,6 +8,7 @@ from classy_vision.heads.fully_connected_head import FullyConnectedHead
 from classy_vision.heads.fully_convolutional_linear_head import FullyConvolutionalLinearHead
 from classy_vision.heads.identity_head import IdentityHead
 from classy_vision.heads.linear_dense_head import LinearDenseHead
+from classy_vision.heads.mobilenet_head import MobileNetHead
 from classy_vision.heads.pyramid_head import PyramidHead
 from classy_vision.heads.vision_transformer_head import VisionTransformerHead
 
@@ -21,6 +22,7 @@ __all__ = [
     "FullyConvolutionalLinearHead",
     "IdentityHead",
     "LinearDenseHead",
+    "MobileNetHead",
     "PyramidHead",
     "VisionTransformerHead",
     "build_head",

@@ -40,6 +40,8 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
         act = config.get("activation") or dict(MODELS[config["name"]].preset).get("activation", "relu")
         more = {"num_classes": classes, "conv_planes": weights["conv.weight"], "activation": act}
         return {"name": "fully_connected", **more, **common}
+    if "hidden.weight" in weights:
+        return _infer_hidden(parts, config) | common if place else {"num_classes": weights.get("fc.weight")}
     if "fc.weight" in weights:
         return {"name": "fully_connected", "num_classes": weights["fc.weight"], **common}
     if "head_fcl.projection.weight" in weights or (not place and _is_convolutional(config)):
@@ -55,9 +57,22 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
     return {"name": "vision_transformer_head", **given, **common}
 
 
+def _infer_hidden(parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of a head with a hidden layer; no tensor shows its activation."""
+    hidden = {"hidden_dim": parts["hidden.weight"][0], "bias": "hidden.bias" in parts}
+    options = {**hidden, "norm": "norm.weight" in parts, "activation": _default_head(config).get("activation")}
+    return {"name": "mobilenet_head", "num_classes": parts.get("fc.weight", (None,))[0]} | {
+        key: value for key, value in options.items() if value is not None
+    }
+
+
 def _is_convolutional(config: Mapping[str, Any]) -> bool:
     """Tells whether the default head of the model's family is a fully convolutional one."""
+    return bool(_default_head(config)["name"] == "fully_convolutional_linear")
+
+
+def _default_head(config: Mapping[str, Any]) -> dict[str, Any]:
     entry = MODELS[config["name"]]
     options = {key: value for key, value in config.items() if key != "name"}
     parsed = entry.cls.config_class.parse({**entry.preset, **options})
-    return bool(entry.cls.default_head(parsed)["name"] == "fully_convolutional_linear")
+    return entry.cls.default_head(parsed)

@@ -14,6 +14,9 @@ class ActivationType(Choice):
 
     RELU = "relu"
     SILU = "silu"
+    RELU6 = "relu6"
+    HARDSWISH = "hardswish"
+    GELU = "gelu"
 
 
 class SiLU(nn.SiLU):
@@ -24,15 +27,26 @@ class SiLU(nn.SiLU):
         return F.silu(x, inplace=self.inplace and not (is_eager(x) and needs_gradient(x)))
 
 
+class Hardswish(nn.Hardswish):
+    """A hard swish that works in place only where no gradient is wanted, as ``SiLU`` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardswish(x, inplace=self.inplace and not (is_eager(x) and needs_gradient(x)))
+
+
 _CLASSES: dict[ActivationType, type[nn.Module]] = {
     ActivationType.RELU: nn.ReLU,
     ActivationType.SILU: SiLU,
+    ActivationType.RELU6: nn.ReLU6,
+    ActivationType.HARDSWISH: Hardswish,
+    ActivationType.GELU: nn.GELU,
 }
 
 
 def new_activation(kind: ActivationType | str, inplace: bool = True) -> nn.Module:
     """A new activation module. One that works in place is only for what nothing else reads."""
-    return _CLASSES[ActivationType(kind)](inplace=inplace)
+    cls = _CLASSES[ActivationType(kind)]
+    return cls() if cls is nn.GELU else cls(inplace=inplace)  # which has no such form
 
 
 def activation_name(module: nn.Module) -> str | None:

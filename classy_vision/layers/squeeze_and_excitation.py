@@ -15,6 +15,7 @@ class SqueezeAndExcitationLayer(nn.Module):
         reduction_ratio: width of the squeeze as ``in_planes // reduction_ratio``.
         reduced_planes: the width itself; then ``reduction_ratio`` must be None.
         activation: the activation after the squeeze, a ReLU by default.
+        gate: the activation after the excitation, a sigmoid by default.
 
     Raises:
         ValueError: not exactly one of the two widths is given, or it is 0.
@@ -26,6 +27,7 @@ class SqueezeAndExcitationLayer(nn.Module):
         reduction_ratio: int | None = 16,
         reduced_planes: int | None = None,
         activation: nn.Module | None = None,
+        gate: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if (reduction_ratio is None) == (reduced_planes is None):
@@ -43,7 +45,7 @@ class SqueezeAndExcitationLayer(nn.Module):
             nn.Conv2d(in_planes, width, 1),
             activation if activation is not None else nn.ReLU(),
             nn.Conv2d(width, in_planes, 1),
-            nn.Sigmoid(),
+            gate if gate is not None else nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from classy_vision.heads import (
     FullyConnectedHead,
     FullyConvolutionalLinearHead,
     IdentityHead,
+    MobileNetHead,
     VisionTransformerHead,
     build_head,
 )
@@ -27,7 +28,9 @@ def config(name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, "unique_id": "head", **options}
 
 
-@pytest.mark.parametrize("name", ["fully_connected", "fully_convolutional_linear", "vision_transformer_head"])
+@pytest.mark.parametrize(
+    "name", ["fully_connected", "fully_convolutional_linear", "vision_transformer_head", "mobilenet_head"]
+)
 @pytest.mark.parametrize("feature", [MAP, CLIP, TOKENS, MAP[:, :, 0, 0]], ids=["map", "clip", "tokens", "flat"])
 def test_takes_the_features_of_any_family(name: str, feature: Tensor) -> None:
     head = build_head(config(name, num_classes=3, in_plane=6)).eval()
@@ -127,6 +130,22 @@ def test_vision_transformer_head_with_a_hidden_layer() -> None:
     torch.testing.assert_close(head(x), hidden @ head.layers.head.weight.T)
 
 
+# -- mobilenet
+
+
+def test_mobilenet_head_has_a_hidden_layer_after_the_mean() -> None:
+    head = build_head(config("mobilenet_head", in_plane=6, num_classes=3, hidden_dim=5)).eval()
+    hidden = torch.nn.functional.hardswish(head.hidden(MAP.mean((2, 3))))
+    torch.testing.assert_close(head(MAP), head.fc(hidden))
+    torch.testing.assert_close(build_head(head.to_config() | {"in_plane": 6})(MAP).shape, head(MAP).shape)
+    given = config("mobilenet_head", in_plane=6, num_classes=None, hidden_dim=5, bias=False, norm=True)
+    plain = build_head(given | {"activation": "relu"})
+    assert list(plain.state_dict())[:3] == ["norm.weight", "norm.bias", "norm.running_mean"]
+    wanted = plain.norm(plain.hidden(MAP.mean((2, 3)))).relu()
+    torch.testing.assert_close(plain(MAP), wanted)
+    assert isinstance(MobileNetHead("a", 3, 6).activation, nn.Hardswish)
+
+
 def test_without_classes_the_features_pass() -> None:
     assert torch.equal(VisionTransformerHead("a", 6)(MAP[:, :, 0, 0]), MAP[:, :, 0, 0])
     assert IdentityHead("a")(MAP) is MAP
@@ -159,7 +178,7 @@ def test_abstract_and_default_name() -> None:
         (config("fully_conected"), "unknown head 'fully_conected'; did you mean 'fully_connected'?"),
         (config("fully_connected", numclasses=3), "unknown key 'numclasses'; did you mean 'num_classes'?"),
         (config("fully_connected", num_classes=0), "num_classes = 0: input should be greater than 0"),
-        (config("fully_connected", activation="gelu"), "should be 'relu' or 'silu'"),
+        (config("fully_connected", activation="tanh"), "should be 'relu', 'silu'"),
         (config("fully_connected", normalize_inputs="l1"), "normalize_inputs = 'l1'"),
         (config("fully_convolutional_linear", in_plane=6), "key 'num_classes' is required"),
         (config("fully_convolutional_linear", num_classes=3, pool_size=[1, 7]), "pool_size"),

@@ -39,7 +39,8 @@ def test_by_name(kind: ActivationType) -> None:
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ActivationType)
+# torch has no GELU that works in place.
+@pytest.mark.parametrize("kind", [kind for kind in ActivationType if kind is not ActivationType.GELU])
 def test_in_place_without_a_gradient(kind: ActivationType) -> None:
     x = given(False)
     assert new_activation(kind)(x) is x

@@ -51,6 +51,35 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "block1",
         "block4-1",
     ),
+    "mobile": (  # an efficientnet of every other kind of block
+        {
+            "name": "efficientnet",
+            "stochastic_depth": 0.0,
+            "stem_width": 8,
+            "head_width": 16,
+            "layer_scale": 0.5,
+            "activation": "hardswish",
+            "squeeze": {"of": "expanded", "divisor": 8, "activation": "relu", "gate": "hardsigmoid"},
+            "stages": [
+                [
+                    {"block": "conv", "channels": 8, "kernel": 1},
+                    {"block": "fused", "channels": 8, "stride": 2, "expansion": 2, "repeats": 2},
+                ],
+                [
+                    {"block": "universal", "channels": 16, "kernel_before": 3, "kernel": 0, "stride": 2},
+                    {"block": "universal", "channels": 16, "kernel_before": 3, "kernel": 5, "expansion": 1.5},
+                    {"block": "attention", "channels": 16, "heads": 2, "head_width": 4, "key_stride": 2},
+                ],
+                [
+                    {"block": "mbconv", "channels": 16, "kernel": [3, 5], "expansion": 2, "groups": [2, 2]},
+                    {"block": "separable", "channels": 16, "squeeze": 0.25, "project_activation": True},
+                ],
+            ],
+            "heads": [],
+        },
+        "block1-0",
+        "block2-0",
+    ),
     "regnet": (
         {"name": "regnet", "depth": 5, "w_0": 8, "w_a": 8.0, "w_m": 2.0, "group_width": 8},
         "block1",
@@ -108,6 +137,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "fully_connected": {"num_classes": 3},
     "fully_convolutional_linear": {"num_classes": 3},
     "vision_transformer_head": {"num_classes": 3, "hidden_dim": 4},
+    "mobilenet_head": {"num_classes": 3, "hidden_dim": 4},
     "identity": {},
     "linear_dense": {"num_classes": 3},
     "pyramid": {"num_classes": 3, "width": 8, "branch_width": 6, "dropout_rate": 0.0},

@@ -61,7 +61,7 @@ def build_again(model: ClassyModel, x: Tensor | None = None) -> dict[str, Any]:
 def test_every_family_with_every_head(family: str, head: str) -> None:
     given = config(family, head)
     found = build_again(build_model(given), batch())
-    assert found["name"] == family
+    assert found["name"] == given["name"]
     assert found["heads"] == given["heads"]
 
 
@@ -197,7 +197,7 @@ def test_a_config_is_parsed_once_and_each_head_is_built_once(
 ) -> None:
     given = config(family)
     parsed, built = [], []
-    cls = MODELS[family].cls.config_class
+    cls = MODELS[given["name"]].cls.config_class
     parse, init = cls.parse.__func__, FullyConnectedHead.__init__  # type: ignore[attr-defined]
     monkeypatch.setattr(cls, "parse", classmethod(lambda c, *a, **k: parsed.append(c) or parse(c, *a, **k)))
     monkeypatch.setattr(

@@ -100,23 +100,29 @@ def of_densenet(model: Any) -> Config | None:
 
 
 def of_efficientnet(model: Any) -> Config | None:
+    """Its networks by name: what a module does with strides and shortcuts can't be read from it at once."""
+    name = preset_of_timm(model.pretrained_cfg["architecture"])
+    if name not in MODELS:
+        return None
     same = "Same" in type(model.conv_stem).__name__
-    options = {"bn_epsilon": model.bn1.eps, "padding": "same" if same else "symmetric"}
-    depths = [len(stage) for stage in model.blocks]
-    for entry in MODELS:
-        if entry.is_preset and entry.family == "efficientnet":
-            with torch.device("meta"):
-                ours = build_model(entry.name, heads=[])
-            stages: dict[str, int] = {}
-            for block in ours.blocks:
-                stages[block.partition("-")[0]] = stages.get(block.partition("-")[0], 0) + 1
-            widths = (ours.stem.conv.out_channels, ours.tail.conv.out_channels)
-            if list(stages.values()) == depths and widths == (
-                model.conv_stem.out_channels,
-                model.conv_head.out_channels,
-            ):
-                return {"name": entry.name, **options}
-    return None
+    return {"name": name, "bn_epsilon": model.bn1.eps, "padding": "same" if same else "symmetric"}
+
+
+OTHER_NAMES = {
+    "efficientnet_el_pruned": "efficientnet_el",  # whose pruned weights are zeros
+    "efficientnet_es_pruned": "efficientnet_es",
+    "fbnetc_100": "fbnet_c",
+    "mnasnet_100": "mnasnet1_0",
+}
+
+
+def preset_of_timm(name: str) -> str:
+    """What we call a network of timm's modules efficientnet and mobilenetv3; some are not here."""
+    name = name.removeprefix("tf_")
+    spaced = re.sub(r"^(efficientnet|mobilenet|fbnet)(v\d)", r"\1_\2", name)
+    if spaced.startswith(("mobilenet_v1_100", "mobilenet_v2_100", "mobilenet_v3")):
+        spaced = spaced.removesuffix("_100")
+    return OTHER_NAMES.get(name, spaced)
 
 
 def of_regnet(model: Any) -> Config | None:
@@ -165,11 +171,11 @@ def of_vision_transformer(model: Any) -> Config | None:
     return {"name": "vision_transformer", **config}
 
 
-B_SERIES = re.compile(r"(tf_)?efficientnet_b\d\.")
 TIMM = {
     "timm.models.resnet": of_resnet,
     "timm.models.densenet": of_densenet,
     "timm.models.efficientnet": of_efficientnet,
+    "timm.models.mobilenetv3": of_efficientnet,
     "timm.models.regnet": of_regnet,
     "timm.models.vision_transformer": of_vision_transformer,
     "timm.models.deit": of_vision_transformer,
@@ -235,7 +241,7 @@ def row(config: Config, theirs: nn.Module, layout: str, **more: Any) -> Config |
 
 def of_timm(name: str) -> Config | None:
     read = TIMM.get(model_entrypoint(name.partition(".")[0]).__module__)
-    if read is None or (read is of_efficientnet and not B_SERIES.match(name)):
+    if read is None:
         return None
     cfg = get_pretrained_cfg(name)
     with torch.device("meta"):
@@ -288,6 +294,9 @@ TORCHVISION = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
     *("densenet121", "densenet161", "densenet169", "densenet201"),
     *(f"efficientnet_b{n}" for n in range(8)),
+    *("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
+    *("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
+    *("mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
     *(f"regnet_y_{n}" for n in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf", "128gf")),
     *(f"regnet_x_{n}" for n in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")),
     *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"),

@@ -21,9 +21,13 @@ from tests.models.small import FAMILIES
 PUBLISHED = layouts()
 
 
-# What other libraries do not have: there is no squeeze-and-excitation in pycls and transformers, and no
-# pre-activated video network anywhere.
+# What other libraries do not have: there is no squeeze-and-excitation in pycls and transformers, no
+# pre-activated video network anywhere, and most have but one kind of block in an EfficientNet.
 FOREIGN = {
+    "mobile": {
+        "activation": "silu",
+        "stages": [[{"block": "mbconv", "channels": 8, "squeeze": 0.5, "repeats": 2}]],
+    },
     "resnext": {"use_se": False},
     "resnext3d": {
         "skip_transformation_type": "postactivated_shortcut",
