@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch.fx
 from pydantic import Field
 from torch import Tensor, nn
 
 from classy_vision.config import PositiveInt, Probability
-from classy_vision.heads.classy_head import ClassyHead, pool, register_head
+from classy_vision.heads.classy_head import register_head
+from classy_vision.heads.pooled_head import PooledHead
 from classy_vision.layers.activation import ActivationType, new_activation
-
-torch.fx.wrap("pool")
 
 
 @register_head("mobilenet_head")
-class MobileNetHead(ClassyHead):
+class MobileNetHead(PooledHead):
     """Mean over positions; hidden layer; optional norm; activation; linear.
 
     Shape: (n, c, h, w), (n, c, t, h, w), tokens (n, s, c) or (n, c) to (n, num_classes).
@@ -56,10 +54,11 @@ class MobileNetHead(ClassyHead):
 
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
+        self.make_pools([in_plane])
         self.hidden = nn.Linear(in_plane, self.hidden_dim, self.has_bias)
         if self.num_classes is not None:
             self.fc = nn.Linear(self.hidden_dim, self.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm(self.hidden(pool(x))))
+        x = self.activation(self.norm(self.hidden(self.pooled(x)[0])))
         return x if self.num_classes is None else self.fc(self.dropout(x))
