@@ -32,7 +32,7 @@ class FullyConnectedHead(PooledHead):
         num_classes: the number of logits; None gives the pooled features, (n, c).
         in_plane: channels of the block; taken from the block if it is left out.
         conv_planes: width of a 1x1 convolution before the pooling, as in RegNetZ.
-        activation: after that convolution: "relu" or "silu", or a module.
+        activation: after that convolution: by its name, or a module.
         zero_init_bias: start from a bias of zero.
         normalize_inputs: "l2" scales the pooled features to length 1.
         pooling: "mean" over positions, or over patches; "token", "token_and_mean", "max", "gem" or

@@ -41,7 +41,8 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
         more = {"num_classes": classes, "conv_planes": weights["conv.weight"], "activation": act}
         return {"name": "fully_connected", **more, **common}
     if "hidden.weight" in weights:
-        return _infer_hidden(parts, config) | common if place else {"num_classes": weights.get("fc.weight")}
+        classes = weights.get("fc.weight", weights.get("classifier.weight"))
+        return _infer_hidden(parts, config) | common if place else {"num_classes": classes}
     if "fc.weight" in weights:
         return {"name": "fully_connected", "num_classes": weights["fc.weight"], **common}
     if "head_fcl.projection.weight" in weights or (not place and _is_convolutional(config)):

@@ -81,6 +81,9 @@ def test_small_networks_in_every_layout(family: str) -> None:
         ({"name": "resnext50_32x4d", "use_se": True}, {"name": "resnext50_32x4d", "use_se": True}),
         ({"name": "densenet121", "small_input": True}, {"name": "densenet121", "small_input": True}),
         ({"name": "efficientnet_b2", "heads": []}, {"name": "efficientnet_b2", "heads": []}),
+        ({"name": "mixnet_s", "heads": []}, {"name": "mixnet_s", "heads": []}),
+        ({"name": "mobilenet_v2", "heads": []}, {"name": "mobilenet_v2", "heads": []}),
+        ({"name": "mobilenet_v4_conv_small", "heads": []}, {"name": "mobilenet_v4_conv_small", "heads": []}),
         ({"name": "regnet_x_12gf"}, {"name": "regnet_x_12gf"}),
         ({"name": "vit_b_32", "image_size": 384}, {"name": "vit_b_32", "image_size": 384}),
         ({"name": "vit_h_14"}, {"name": "vit_h_14"}),  # 80 channels per head, which no tensor shows

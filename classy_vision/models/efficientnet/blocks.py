@@ -42,7 +42,8 @@ class BlockParams(Config):
         kernel_before: of the depthwise convolution before a "universal" block; 0 leaves it out.
         stride: of the kernel.
         expansion: channels inside per channel of the input; multiples of 8 where it is not a whole number.
-        squeeze: channels of squeeze-and-excitation, as a part of the input's; 0 leaves it out.
+        squeeze: channels of squeeze-and-excitation per channel of the input, or of those inside: see ``of`` of
+            the network's ``squeeze``. 0 leaves it out.
         activation: another than the network's.
         shortcut: whether the input is added to the output where their shapes are the same.
         project_activation: an activation after the projection of a "separable" block.
