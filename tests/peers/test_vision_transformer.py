@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from classy_vision.models import ClassyModel, build_model
+from classy_vision.models import ClassyModel, build_model, load_weights, save_weights
+from classy_vision.weights.files import read_tensors
 from classy_vision.weights.layout import CLASSIFIER, HEAD
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -145,13 +147,13 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def architectures() -> list[str]:
     """Timm's plain vision transformers with published weights."""
-    places = ("timm.models.vision_transformer", "timm.models.deit")
+    places = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
     names = dict.fromkeys(tag.partition(".")[0] for tag in timm.list_models(pretrained=True))
     return [name for name in names if timm.model_entrypoint(name).__module__ in places]
 
 
-# Attention pools, norms inside attention and MLP, RMS norms, other attention and blocks.
-BEYOND_US = re.compile(r"siglip_\d+$|^test_vit3$|^beit3_|^aimv2_|^vit_d?pwee_|_rpn_224$")
+# Attention and MLP side by side, norms after both with others before, gated attention with fewer keys.
+BEYOND_US = re.compile(r"^vit_d?pwee_|_rpn_224$|_sapiens2$")
 
 
 @pytest.mark.slow
@@ -170,7 +172,46 @@ def test_architectures_with_published_weights() -> None:
             assert shapes(renamed(theirs, ours)) == shapes(ours.state_dict()), name
             assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
     assert set(beyond) == set(filter(BEYOND_US.search, names)), beyond
-    assert len(names) - len(beyond) > 100
+    assert len(names) - len(beyond) > 180
+
+
+# One for each mechanism that KNOBS do not have.
+NAMES = [
+    *("vit_base_patch16_siglip_224", "vit_base_patch32_siglip_256", "eva02_tiny_patch14_224"),
+    *("eva02_base_patch14_224", "eva02_base_patch16_clip_224", "vit_small_patch16_dinov3"),
+    *("vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3", "vit_small_patch16_rope_224"),
+    *("vit_small_patch16_rope_ape_224", "vit_small_patch16_rope_mixed_ape_224", "vit_pe_core_tiny_patch16_384"),
+    *("vit_medium_patch16_rope_reg1_gap_256", "vit_pe_spatial_tiny_patch16_512", "test_vit3"),
+    *("beit3_base_patch16_224", "aimv2_large_patch14_224", "eva_giant_patch14_clip_224"),
+    "eva02_enormous_patch14_clip_224",
+]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1)], ids=["square", "tall"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_todays_trunks(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Outputs and the features of every layer, and the file of ours at timm."""
+    side = 56 if "patch14" in name else 64
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, depth=2, img_size=(side * size[0], side * size[1]), num_classes=7)
+    for key, parameter in theirs.named_parameters():
+        if "freqs" not in key:
+            nn.init.normal_(parameter, std=0.2 if parameter.dim() > 1 else 0.3)
+    theirs = theirs.double().eval()
+    ours = ours_for(theirs).double().eval()
+    load_weights(ours, theirs.state_dict(), layout="timm")
+    x = images(*theirs.patch_embed.img_size)[:1]
+    wanted: dict[str, Tensor] = {}
+    for i, block in enumerate(theirs.blocks):
+        block.register_forward_hook(lambda *args, i=i: wanted.update({f"layer_{i}": args[2]}))
+    logits = theirs(x)
+    torch.testing.assert_close(ours(x), logits, rtol=0, atol=1e-9 * float(logits.abs().max()))
+    for block, feature in ours.features(x, list(wanted)).items():
+        scale = float(wanted[block].abs().max())
+        torch.testing.assert_close(feature, wanted[block], rtol=0, atol=1e-9 * scale)
+    save_weights(ours, tmp_path / "theirs.safetensors", layout="timm")
+    theirs.load_state_dict(read_tensors(tmp_path / "theirs.safetensors"))
 
 
 # -- numbers
