@@ -43,7 +43,7 @@ TIMM: list[Row] = [
     *_join_in(("attn_pool.q", "attn_pool.kv"), "pool.in_proj", _JOIN_Q_KV),
     *((f"attn_pool.{name}", f"pool.{name}") for name in ("proj", "norm", "mlp")),
 ]
-_SIGLIP: list[Row] = [
+SIGLIP: list[Row] = [
     ("vision_model.head.probe", "pool.query"),
     ("vision_model.head.attention.in_proj_weight", "pool.in_proj_weight"),
     ("vision_model.head.attention.in_proj_bias", "pool.in_proj_bias"),
@@ -95,7 +95,7 @@ class AttentionPoolHead(ClassyHead):
     classifier = "fc"
     published: ClassVar = {
         "timm": Layout(TIMM),
-        "transformers_siglip": Layout(_SIGLIP, [("head", "vision_model.head")]),
+        "transformers_siglip": Layout(SIGLIP, [("head", "vision_model.head")]),
         "transformers_vjepa2": Layout(_VJEPA2),
     }
 

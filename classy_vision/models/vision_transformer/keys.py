@@ -234,6 +234,15 @@ _TRANSFORMERS: list[Row] = [
 ]
 
 
+def _add_axis(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
+def _take_axis(tensor: Tensor) -> Tensor:
+    return tensor[0]
+
+
+ADD_FIRST_AXIS = Transform(_add_axis, _take_axis, "with an axis for the batch")
 _DINO_LAYER = "dinov2.encoder.layer.{i}"
 _DINO_ATTENTION = f"{_DINO_LAYER}.attention.attention"
 _DINOV2 = {
@@ -277,6 +286,62 @@ _DINOV2_NAMES: list[Renaming] = [
     ),
     (f"{_DINO_LAYER}.attention.o_proj", f"{_DINO_LAYER}.attention.output.dense"),
 ]
+
+
+_DINOV3_LAYER = "model.layer.{i}"
+
+
+def _transformers_dinov3(config: Any) -> list[Row]:
+    attention, mlp = f"{_DINOV3_LAYER}.attention", f"{_DINOV3_LAYER}.mlp"
+    parts = {"norm1": "norm1", "norm2": "norm2", "attention.o_proj": "attn.proj", "mlp.down_proj": "mlp.fc2"}
+    scales = {f"layer_scale{n}.lambda1": f"scale{n}" for n in (1, 2)}
+    gated = config.activation == "swiglu"
+    rows: list[Row] = (
+        [((f"{mlp}.gate_proj", f"{mlp}.up_proj"), f"{_LAYER}.mlp.fc1", _JOIN_GATES)] if gated else []
+    )
+    three = tuple(f"{attention}.{name}_proj.weight" for name in "qkv")
+    return [
+        *rows,
+        ("embeddings.cls_token", "stem.class_token"),
+        ("embeddings.register_tokens", "stem.register_tokens"),
+        ("embeddings.patch_embeddings", "stem.proj"),
+        (three, f"{_LAYER}.attn.qkv.weight", JOIN_QKV),
+        *((f"{attention}.{name}_proj.bias", f"{_LAYER}.attn.{name}_bias") for name in "qv"),
+        *nest_rows(_DINOV3_LAYER, _LAYER, {**parts, **scales, **({} if gated else {"mlp.up_proj": "mlp.fc1"})}),
+        ("norm", "blocks.ln"),
+    ]
+
+
+_SIGLIP_LAYER = "vision_model.encoder.layers.{i}"
+_SIGLIP: list[Row] = [
+    ("vision_model.embeddings.patch_embedding", "stem.proj"),
+    ("vision_model.embeddings.position_embedding.weight", "stem.positions", ADD_FIRST_AXIS),
+    (tuple(f"{_SIGLIP_LAYER}.self_attn.{name}_proj" for name in "qkv"), f"{_LAYER}.attn.qkv", JOIN_QKV),
+    *nest_rows(
+        _SIGLIP_LAYER,
+        _LAYER,
+        {
+            "layer_norm1": "norm1",
+            "self_attn.out_proj": "attn.proj",
+            "layer_norm2": "norm2",
+            "mlp.fc1": "mlp.fc1",
+            "mlp.fc2": "mlp.fc2",
+        },
+    ),
+    ("vision_model.post_layernorm", "blocks.ln"),
+]
+
+
+_SIGLIP_NAMES: list[Renaming] = [  # of the image tower alone
+    (part, f"vision_model.{part}") for part in ("embeddings", "encoder", "post_layernorm", "head")
+]
+
+
+def _transformers_siglip(config: Any) -> list[Row]:
+    if getattr(config, "classifier", "") != "attention":
+        return _SIGLIP
+    pool = attention_pool_head.SIGLIP
+    return [*_SIGLIP, *((row[0], row[1].replace("pool.", "tail."), *row[2:]) for row in pool if row[1] != "fc")]
 
 
 # -- Google's, of JAX: kernels have their inputs first, and attention an axis of heads
@@ -359,6 +424,12 @@ LAYOUTS: Layouts = {
         _transformers_dinov2,
         _DINOV2_NAMES,
         dropped=[f"{prefix}embeddings.mask_token" for prefix in ("dinov2.", "backbone.", "")],
+    ),
+    "transformers_dinov3": Layout(
+        _transformers_dinov3, [("layer.{i}", _DINOV3_LAYER)], dropped=["embeddings.mask_token"]
+    ),
+    "transformers_siglip": Layout(
+        _transformers_siglip, _SIGLIP_NAMES, dropped=["text_model", "logit_scale", "logit_bias"]
     ),
     "google": Layout(_google),
     "swag": Layout(_swag),
