@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 from classy_vision.cli.command import HELP, Command, Group
 from classy_vision.cli.options import FORMATS, OUTPUT, WORDS, ForceOption, Format, FormatOption, option
 from classy_vision.config import ConfigError, system_error, unknown
+from classy_vision.presets import families
 
 if TYPE_CHECKING:
     from classy_vision.models import ClassyModel
@@ -46,11 +47,37 @@ Pattern = Annotated[
 ]
 Source = Annotated[Publisher | None, option("--source", "timm|torchvision", "List only those of this library.")]
 Preset = Annotated[str | None, option("--preset", "NAME", "List only those of this model, such as resnet50.")]
+Family = Annotated[str | None, option("--family", "NAME", "List only those of this family, such as resnext.")]
+MaxParams = Annotated[
+    float | None, option("--max-params", "MILLIONS", "List only those of at most so many million parameters.")
+]
+ImageSize = Annotated[
+    int | None, option("--image-size", "N", "List only those for images of this many pixels.")
+]
+MinTop1 = Annotated[float | None, option("--min-top1", "PERCENT", "List only those of at least this accuracy.")]
+License = Annotated[str | None, option("--license", "TEXT", "List only those with this in their license.")]
+Data = Annotated[
+    str | None,
+    option("--trained-on", "TEXT", "List only those whose tag has this, such as in22k, laion2b or dinov3."),
+]
+Sort = Annotated[
+    str | None, option("--sort", "COLUMN", "Order by this column; '-top1' puts the largest first.")
+]
 
 
 @weights.command("list", cls=Command)
 def list_weights(
-    pattern: Pattern = "*", source: Source = None, preset: Preset = None, format: FormatOption = Format.TABLE
+    pattern: Pattern = "*",
+    source: Source = None,
+    preset: Preset = None,
+    family: Family = None,
+    max_params: MaxParams = None,
+    image_size: ImageSize = None,
+    min_top1: MinTop1 = None,
+    license: License = None,
+    trained_on: Data = None,
+    sort: Sort = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """List published weights that load here: model, parameters, image size, accuracy, license.
 
@@ -59,7 +86,8 @@ def list_weights(
     """
     from classy_vision.text import dump, print_grid
 
-    rows = _find_published(pattern, source, preset)
+    wanted = Wanted(family, max_params, image_size, min_top1, license, trained_on)
+    rows = _sort(_choose(_find_published(pattern, source, preset), wanted), sort)
     text = dump(rows, rows, format.value)
     if text is not None:
         print(text)
@@ -97,6 +125,50 @@ def _find_published(pattern: str, source: Publisher | None, preset: str | None) 
         }
         for entry in found
     ]
+
+
+class Wanted(NamedTuple):
+    """What rows are listed for; None asks for nothing."""
+
+    family: str | None
+    max_params: float | None
+    image_size: int | None
+    min_top1: float | None
+    license: str | None
+    trained_on: str | None
+
+
+def _choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
+    known = families()
+    if wanted.family is not None and wanted.family not in known:
+        raise unknown("family", wanted.family, known)
+    of_family = {wanted.family, *known.get(wanted.family or "", ())}
+    keep: dict[str, Callable[[dict[str, Any], Any], bool]] = {
+        "family": lambda row, _: row["network"] in of_family,
+        "max_params": lambda row, most: row["params"] <= 1e6 * most,
+        "image_size": lambda row, size: row["image_size"] == size,
+        "min_top1": lambda row, least: row["top1"] is not None and row["top1"] >= least,
+        "license": lambda row, text: text.lower() in (row["license"] or "").lower(),
+        "trained_on": lambda row, text: text.lower() in row["name"].partition(".")[2].lower(),
+    }
+    asked = {name: value for name, value in wanted._asdict().items() if value is not None}
+    found = [row for row in rows if all(keep[name](row, value) for name, value in asked.items())]
+    if not found:
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asked.items())
+        raise ConfigError(f"none of {len(rows)} published weights have all of this: {options}")
+    return found
+
+
+def _sort(rows: list[dict[str, Any]], column: str | None) -> list[dict[str, Any]]:
+    """Orders rows; those without a value come last."""
+    if column is None:
+        return rows
+    name = column.removeprefix("-")
+    if name not in HEADINGS:
+        raise unknown("column", name, HEADINGS, "--sort")
+    there = [row for row in rows if row[name] is not None]
+    ordered = sorted(there, key=lambda row: row[name], reverse=column.startswith("-"))
+    return [*ordered, *(row for row in rows if row[name] is None)]
 
 
 HEADINGS = {

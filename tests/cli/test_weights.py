@@ -80,6 +80,36 @@ def test_list_filters(run: Any) -> None:
     assert {row["network"] for row in found} == {"vit_h_14"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "holds"),
+    [
+        (["--family", "densenet"], lambda row: "densenet" in row["network"]),
+        (["--max-params", "6"], lambda row: row["params"] <= 6e6),
+        (["--image-size", "384"], lambda row: row["image_size"] == 384),
+        (["--min-top1", "86"], lambda row: row["top1"] >= 86),
+        (["--license", "MIT"], lambda row: "mit" in row["license"]),
+        (["--trained-on", "in22k"], lambda row: "in22k" in row["name"]),
+        (
+            ["--family", "vision_transformer", "--max-params", "30", "--min-top1", "82"],
+            lambda row: row["top1"] >= 82,
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_list_by_what_they_are(run: Any, arguments: list[str], holds: Any) -> None:
+    rows = json.loads(run("list", "--format", "json", *arguments)[1])
+    everything = json.loads(run("list", "--format", "json")[1])
+    assert 0 < len(rows) < len(everything)
+    assert all(map(holds, rows))
+
+
+def test_list_sorted(run: Any) -> None:
+    rows = json.loads(run("list", "resnet", "--sort", "-top1", "--format", "json")[1])
+    there = [row["top1"] for row in rows if row["top1"] is not None]
+    assert there == sorted(there, reverse=True)
+    assert [row["top1"] for row in rows[: len(there)]] == there
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_names_are_whole_in_any_width(run: Any, columns: int) -> None:
     code, out, _ = run("list", "*clip*", columns=columns)
@@ -96,6 +126,9 @@ def test_names_are_whole_in_any_width(run: Any, columns: int) -> None:
     [
         (["resnt50"], "no published weights have 'resnt50' in their name; did you mean 'resnet50'?"),
         (["--preset", "resnet5"], "did you mean 'resnet50'?"),
+        (["--family", "resnxt"], "did you mean 'resnext'?"),
+        (["--sort", "top"], "--sort: unknown column 'top'"),
+        (["--min-top1", "99"], "have all of this: --min-top1 99"),
     ],
 )
 def test_list_errors(run: Any, arguments: list[str], message: str) -> None:
