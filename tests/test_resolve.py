@@ -83,7 +83,7 @@ def offline(words: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": None}
     row |= {"place": "someone/tiny", "preprocessing": seen}
     rows = {"timm": {"tiny.test": row}, "torchvision": {}}
-    monkeypatch.setattr(catalogue, "_rows", rows.__getitem__)
+    monkeypatch.setattr(catalogue, "_read_rows", rows.__getitem__)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
     with serve(folder / "hub") as address:
