@@ -353,8 +353,8 @@ def write(name: str, rows: Mapping[str, Any]) -> None:
 def accuracies() -> dict[tuple[str, int], float]:
     """By name and image size. Timm's package does not tell them, so those that are there are kept.
 
-    ``results-imagenet.csv`` has others, of results/results-imagenet.csv in timm's repository as of
-    August 2024, and one of its release notes (the last row).
+    ``results-imagenet.csv`` has others, of results/results-imagenet.csv in timm's repository, and one of its
+    release notes. Many are for a larger image than a file's own preprocessing gives; those are not taken.
     """
     found: dict[tuple[str, int], float] = {}
     with Path(__file__).with_name("results-imagenet.csv").open() as file:
