@@ -39,7 +39,7 @@ def list_models(pattern: Pattern = "*", format: FormatOption = Format.TABLE) -> 
     if text is not None:
         print(text)
         return
-    print_grid(_make_grid(rows), (), "")
+    print_grid(_make_grid(rows), ("acts",), "--format csv and json have them.")
     Console(highlight=False).print(_write_caption(), style="dim")
 
 

@@ -34,10 +34,17 @@ class Hardswish(nn.Hardswish):
         return F.hardswish(x, inplace=self.inplace and not (is_eager(x) and needs_gradient(x)))
 
 
+class ReLU6(nn.ReLU6):
+    """A ReLU6 that works in place only where no gradient is wanted, as ``SiLU`` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x, inplace=self.inplace and not (is_eager(x) and needs_gradient(x)))
+
+
 _CLASSES: dict[ActivationType, type[nn.Module]] = {
     ActivationType.RELU: nn.ReLU,
     ActivationType.SILU: SiLU,
-    ActivationType.RELU6: nn.ReLU6,
+    ActivationType.RELU6: ReLU6,
     ActivationType.HARDSWISH: Hardswish,
     ActivationType.GELU: nn.GELU,
 }

@@ -321,7 +321,7 @@ def test_configs_are_left_as_they_are() -> None:
         ({"name": "regnet_y_400mf", "bot_mul": 4}, "'bot_mul'; did you mean 'bottleneck_multiplier'"),
         ({"name": "regnet", "depth": 3}, "key 'w_0' is required"),
         ({"name": "regnet_y_400mf", "w_0": 50}, "w_0 = 50: must be a multiple of 8, for example 48"),
-        ({"name": "regnet_y_400mf", "activation": "rélu"}, "should be 'relu' or 'silu'"),
+        ({"name": "regnet_y_400mf", "activation": "rélu"}, "should be 'relu', 'silu', 'relu6'"),
         ({"name": "resnet18", "use_se": "yes"}, "use_se = 'yes': input should be a valid boolean"),
         ({"name": "resnet18", "in_channels": 0}, "in_channels = 0: input should be greater than 0"),
         ({"name": "resnet18", "stochastic_depth": 1.0}, "less than 1"),
