@@ -166,7 +166,7 @@ class MultiQueryAttention2d(nn.Module):
 
     def __init__(self, conv: ConvFactory, channels: int, width: int, row: BlockParams) -> None:
         super().__init__()
-        self.heads = row.heads
+        self.heads, self.head_width = row.heads, row.head_width
         self.query = _pointwise(channels, row.heads * row.head_width)
         self.key = self._shrink(conv, channels, row)
         self.value = self._shrink(conv, channels, row)
@@ -181,12 +181,13 @@ class MultiQueryAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
-        q = self.query(x).reshape(n, self.heads, -1, h * w).transpose(2, 3)
+        q = self.query(x).reshape(n, self.heads, self.head_width, h * w).transpose(2, 3)
         k, v = (
             part(x).flatten(2).mT[:, None].expand(-1, self.heads, -1, -1) for part in (self.key, self.value)
         )
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.project(out.transpose(2, 3).reshape(n, -1, h, w))
+        out = out.transpose(2, 3).contiguous()  # Inductor fails to see that h and w split a view's last axis
+        return self.project(out.view(n, self.heads * self.head_width, h, w))
 
 
 def _pointwise(width_in: int, width: int) -> nn.Conv2d:
