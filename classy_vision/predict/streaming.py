@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from classy_vision.predict.inputs import Input, find_inputs, read_input
 BATCH = 32
 """The images or clips in a batch."""
 
+T = TypeVar("T")
 Array = np.ndarray[Any, Any]
 Run = Callable[[Array], Mapping[str, Array]]
 """Maps views (n, v, c, h, w) or (n, v, c, t, h, w) to outputs (n, k) in float32, by head."""
@@ -69,31 +70,39 @@ def stream(
     """
     size = max(1, (batch_size or BATCH) // data.views)
     inputs = find_inputs(source, data)
-    read = _read_ahead(inputs, lambda one: read_input(one, data, channels), size, workers or count_workers())
+    count = workers or count_workers()
+    read = read_ahead(inputs, lambda one: read_input(one, data, channels), size + count, count)
     try:
         yield from _answer(iter(lambda: list(islice(read, size)), []), run_all)
     finally:
         read.close()
 
 
-def _read_ahead(
-    inputs: Iterable[Input], read: Callable[[Input], Array], size: int, workers: int
-) -> Generator[tuple[Input, Array | ImageError], None, None]:
-    """Yields inputs with their views, or their errors; threads read up to a batch ahead."""
-    waiting: deque[tuple[Input, Future[Array]]] = deque()
+def read_ahead(
+    inputs: Iterable[Input], read: Callable[[Input], T], ahead: int, workers: int
+) -> Generator[tuple[Input, T | ImageError], None, None]:
+    """Yields inputs with what ``read`` makes of them, or their errors.
+
+    Args:
+        inputs: any number of them.
+        read: runs in threads.
+        ahead: how many inputs may be read and not yet taken.
+        workers: number of threads.
+    """
+    waiting: deque[tuple[Input, Future[T]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
     try:
         for one in inputs:
             waiting.append((one, pool.submit(read, one)))
-            if len(waiting) >= size + workers:
-                yield _result(*waiting.popleft())
+            if len(waiting) >= ahead:
+                yield _take(*waiting.popleft())
         while waiting:
-            yield _result(*waiting.popleft())
+            yield _take(*waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result(one: Input, future: Future[Array]) -> tuple[Input, Array | ImageError]:
+def _take(one: Input, future: Future[T]) -> tuple[Input, T | ImageError]:
     try:
         return one, future.result()
     except ImageError as error:

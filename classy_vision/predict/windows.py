@@ -8,9 +8,7 @@ what they see without this. Axes: n windows, c channels, k outputs, h height, w 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +22,7 @@ from classy_vision.data.images import ImageError, Picture, Planes
 from classy_vision.data.preprocessing import RESAMPLING, Preprocessing
 from classy_vision.errors import ConfigError, first_line
 from classy_vision.predict.inputs import MAX_VALUES, Input, find_inputs, read_picture
-from classy_vision.predict.streaming import BATCH, Array, Output, Run
+from classy_vision.predict.streaming import BATCH, Array, Output, Run, read_ahead
 
 Window = Literal["slide", "whole"]
 """Whether windows slide over an image, or the model sees all of it at once, whatever its shape."""
@@ -189,7 +187,8 @@ class Tiler:
         Raises:
             ConfigError: something is not an input, or a folder holds no images.
         """
-        read = _read_ahead(find_inputs(source, self.data), self.cut, workers or count_workers())
+        count = workers or count_workers()
+        read = read_ahead(find_inputs(source, self.data), self.cut, 2 * count + 1, count)
         batch: list[tuple[Input, _Cut | ImageError]] = []
         waiting = 0
         for one, found in read:
@@ -264,27 +263,3 @@ class Tiler:
         except RuntimeError as error:
             raise ConfigError(f"the model does not run on inputs of {shape}: {first_line(error)}") from error
         return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
-
-
-def _read_ahead(
-    inputs: Iterable[Input], read: Callable[[Input], _Cut], workers: int
-) -> Generator[tuple[Input, _Cut | ImageError], None, None]:
-    """Inputs as they are read; threads are a few inputs ahead."""
-    waiting: deque[tuple[Input, Future[_Cut]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="classy-read")
-    try:
-        for one in inputs:
-            waiting.append((one, pool.submit(read, one)))
-            if len(waiting) > 2 * workers:
-                yield _take(*waiting.popleft())
-        while waiting:
-            yield _take(*waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _take(one: Input, future: Future[_Cut]) -> tuple[Input, _Cut | ImageError]:
-    try:
-        return one, future.result()
-    except ImageError as error:
-        return one, error
