@@ -95,18 +95,20 @@ def read_ahead(
         for one in inputs:
             waiting.append((one, pool.submit(read, one)))
             if len(waiting) >= ahead:
-                yield _take(*waiting.popleft())
-        while waiting:
-            yield _take(*waiting.popleft())
+                first, future = waiting.popleft()
+                yield first, _wait_for(future)
+        for one, future in waiting:
+            yield one, _wait_for(future)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _take(one: Input, future: Future[T]) -> tuple[Input, T | ImageError]:
+def _wait_for(future: Future[Any]) -> Any:
+    """Returns the result, or the error of an input that cannot be read."""
     try:
-        return one, future.result()
+        return future.result()
     except ImageError as error:
-        return one, error
+        return error
 
 
 def _answer(
