@@ -6,10 +6,10 @@ from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from classy_vision.engines.optimized import Optimized, load_optimized
-    from classy_vision.engines.report import Attempt, Report
+    from classy_vision.engines.report import Attempt, EngineReport
     from classy_vision.engines.search import optimize
 
-__all__ = ["Attempt", "Optimized", "Report", "load_optimized", "optimize"]
+__all__ = ["Attempt", "EngineReport", "Optimized", "load_optimized", "optimize"]
 
 # Looked up when they are used: a saved model runs without torch, whose import takes seconds.
 __getattr__ = lazy(
@@ -17,7 +17,7 @@ __getattr__ = lazy(
     {
         "Attempt": "report",
         "Optimized": "optimized",
-        "Report": "report",
+        "EngineReport": "report",
         "load_optimized": "optimized",
         "optimize": "search",
     },

@@ -17,7 +17,7 @@ from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.engine import check_installed, find_engine
 
 if TYPE_CHECKING:
-    from classy_vision.engines.report import Report
+    from classy_vision.engines.report import EngineReport
 
 ABOUT = "classy_vision.json"
 """The part of an archive that says what is in it."""
@@ -87,7 +87,7 @@ class Optimized:
         self,
         about: About,
         running: Iterable[Running],
-        report: Report | None = None,
+        report: EngineReport | None = None,
         build: Builder | None = None,
     ) -> None:
         self._about = about

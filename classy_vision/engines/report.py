@@ -32,7 +32,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Report:
+class EngineReport:
     """All engines in the order in which they were tried; ``print(fast.report)`` shows it as a table.
 
     Attributes:

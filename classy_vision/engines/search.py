@@ -20,7 +20,7 @@ from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.engine import NAMES, check_installed, find_engine, find_missing
 from classy_vision.engines.optimized import About, Optimized, Part, Running
 from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance, measure_difference
-from classy_vision.engines.report import Attempt, Report
+from classy_vision.engines.report import Attempt, EngineReport
 from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
 
@@ -321,5 +321,5 @@ def _finish(tried: Sequence[_Candidate], program: Program, tolerance: float) -> 
         engine=engine.name, dtype=program.dtype, model=type(model).__name__, parts=(best.running.part,)
     )
     attempts = tuple(one.describe() for one in tried)
-    report = Report(engine.name, tuple(program.example.shape), program.dtype, program.threads, attempts)
+    report = EngineReport(engine.name, tuple(program.example.shape), program.dtype, program.threads, attempts)
     return Optimized(about, [best.running], report, build)
