@@ -117,6 +117,7 @@ RULES: Mapping[Any, Callable[..., Any]] = {
     _aten.max_pool3d.default: lambda call, node, *args: _first(
         call, _aten.max_pool3d_with_indices.default, *args
     ),
+    _aten.mT.default: lambda call, node, x: call(_aten.transpose.int, x, -2, -1),
     _aten.pad.default: lambda call, node, x, pads, mode, value: call(
         _aten.constant_pad_nd.default, x, pads, value or 0.0
     ),

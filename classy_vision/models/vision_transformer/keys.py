@@ -309,6 +309,7 @@ def _transformers_dinov3(config: Any) -> list[Row]:
         *((f"{attention}.{name}_proj.bias", f"{_LAYER}.attn.{name}_bias") for name in "qv"),
         *nest_rows(_DINOV3_LAYER, _LAYER, {**parts, **scales, **({} if gated else {"mlp.up_proj": "mlp.fc1"})}),
         ("norm", "blocks.ln"),
+        ("classifier", CLASSIFIER),
     ]
 
 
@@ -329,6 +330,7 @@ _SIGLIP: list[Row] = [
         },
     ),
     ("vision_model.post_layernorm", "blocks.ln"),
+    ("classifier", CLASSIFIER),
 ]
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from classy_vision.config import ConfigError
 from classy_vision.cost import count
 from classy_vision.heads import IdentityHead, VisionTransformerHead
-from classy_vision.models import ClassyModel, build_model
+from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.models.vision_transformer import VisionTransformer
 from classy_vision.models.vision_transformer.rotary import rotate
+from classy_vision.trunk.saving import to_layout
 from classy_vision.trunk.trunk import END
 
 SMALL: dict[str, Any] = {
@@ -465,6 +466,23 @@ def test_what_mixed_learns_is_trained_and_spared_from_decay() -> None:
     model(images()).sum().backward()
     assert model.stem.directions.freqs.grad.abs().sum() > 0
     assert "stem.directions.freqs" in model.no_weight_decay()
+
+
+@pytest.mark.parametrize(
+    ("layout", "case", "more"),
+    [
+        ("transformers_dinov3", "as DINOv3", {"qkv_bias": "qv"}),
+        ("transformers_dinov3", "as DINOv3", {"qkv_bias": "qv", "activation": "swiglu"}),
+        ("transformers_siglip", "as SigLIP", {"class_token": False}),
+        *(("timm", case, {}) for case in ("as EVA-02", "as DINOv3", "as RoPE-ViT", "as SigLIP", "as AIMv2")),
+    ],
+)
+def test_layouts_of_others(layout: str, case: str, more: dict[str, Any]) -> None:
+    options = {**SMALL, **MODELS[case], **more, "num_classes": 3}
+    model, other = build_model(options), build_model(options)
+    report = load_weights(other, to_layout(model, layout), layout=layout)
+    assert sorted(report.loaded) == sorted(model.state_dict())
+    assert all(value.equal(model.state_dict()[key]) for key, value in other.state_dict().items())
 
 
 # -- configs
