@@ -106,6 +106,7 @@ RULES: Mapping[Any, Callable[..., Any]] = {
     _aten.chunk.default: _chunk,
     _aten.conv2d.default: _convolution,
     _aten.conv3d.default: _convolution,
+    _aten.contiguous.default: lambda call, node, x, *args: x,
     _aten.dropout.default: lambda call, node, x, *args: x,
     _aten.flatten.using_ints: _reshape,
     _aten.layer_norm.default: lambda call, node, *args: _first(
