@@ -119,9 +119,6 @@ _TIMM: list[Row] = [
     ("head_dist", f"{HEAD}layers_1.head"),
     ("pre_logits.fc", _PRE_LOGITS),
 ]
-_JOIN_GATE = Transform(
-    lambda *parts: torch.cat(parts), lambda ours: tuple(ours.chunk(2)), "gate and value joined"
-)
 
 
 def is_eva(config: Any) -> bool:
@@ -148,7 +145,7 @@ def _timm(config: Any) -> list[Row]:
     if has_split_gate(config):
         for leaf in ("weight", "bias"):
             halves = tuple(f"blocks.{{i}}.mlp.fc1_{half}.{leaf}" for half in ("g", "x"))
-            rows.append((halves, f"{_LAYER}.mlp.fc1.{leaf}", _JOIN_GATE))
+            rows.append((halves, f"{_LAYER}.mlp.fc1.{leaf}", _JOIN_GATES))
     if has_split_qkv(config):
         three = tuple(f"blocks.{{i}}.attn.{name}_proj.weight" for name in "qkv")
         rows.append((three, f"{_LAYER}.attn.qkv.weight", JOIN_QKV))
