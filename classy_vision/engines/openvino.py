@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,31 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 STATIC_SIZES = 4
 """The batch sizes that get a network of their own, which is up to 15 % faster than one for any size; compiling
 one takes 0.1 to 0.6 seconds."""
+
+
+@contextmanager
+def no_telemetry() -> Iterator[None]:
+    """Keeps the packages imported within from sending usage data.
+
+    OpenVINO and NNCF import ``openvino_telemetry`` where it is installed, and from then on fork processes that
+    send what is imported and converted to an analytics service.
+    """
+    telemetry = "openvino_telemetry"
+    if telemetry in sys.modules:  # someone else's import came first: theirs to decide
+        yield
+        return
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # which makes an import fail
+    try:
+        yield
+    finally:
+        sys.modules.pop(telemetry, None)
+
+
+def load_openvino() -> Any:
+    """Returns the package ``openvino``, which sends no usage data."""
+    with no_telemetry():
+        import openvino
+    return openvino
 
 
 class OpenVINO(Compiled):
@@ -67,14 +94,11 @@ class OpenVINO(Compiled):
         return self._find("THROUGHPUT", images.shape).run(images)
 
     def save(self, folder: Path, stem: str) -> None:
-        import openvino as ov
-
-        ov.save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
+        load_openvino().save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
 
     def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
         """Returns the network for a shape, or once there are several, the one for any shape."""
-        import openvino as ov
-
+        ov = load_openvino()
         with self._lock:
             shapes = [known for kind, known in self._networks if kind == hint and known]
             if shape not in shapes and len(shapes) >= STATIC_SIZES:
@@ -108,8 +132,7 @@ class _Network:
 
 def reshape(model: Any, shape: Sequence[int | None]) -> None:
     """Fixes the sizes of the input of an ``openvino.Model``; those that are None stay free."""
-    import openvino as ov
-
+    ov = load_openvino()
     model.reshape({0: ov.PartialShape([-1 if size is None else size for size in shape])})
 
 
@@ -122,8 +145,7 @@ def read(path: Path) -> Any:
     Raises:
         ConfigError: the file of weights is missing.
     """
-    import openvino as ov
-
+    ov = load_openvino()
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")

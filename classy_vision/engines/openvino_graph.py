@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from classy_vision.engines.openvino import load_openvino
+
 _aten = torch.ops.aten
 _Call = Callable[..., Any]
 """Puts an operator with its arguments into the graph."""
@@ -21,7 +23,7 @@ _Call = Callable[..., Any]
 
 def convert(exported: torch.export.ExportedProgram) -> Any:
     """Returns the program as an ``openvino.Model``."""
-    import openvino as ov
+    ov = load_openvino()
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     with warnings.catch_warnings():

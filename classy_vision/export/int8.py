@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.engines.onnxruntime import silence
+from classy_vision.engines.openvino import no_telemetry
 from classy_vision.export.formats import Int8, Request, Scores, check_packages
 from classy_vision.export.metadata import INPUT
 
@@ -35,7 +36,7 @@ def quantize_openvino(model: Any, request: Request) -> Any:
     check_packages("int8 for OpenVINO", "int8", "nncf")
     int8 = request.int8
     assert int8 is not None
-    with silence():
+    with silence(), no_telemetry():
         import nncf
 
         transforms = any(isinstance(module, nn.LayerNorm) for module in request.model.modules())

@@ -25,8 +25,7 @@ def save(request: Request, path: Path) -> None:
         ConfigError: OpenVINO is missing, or has no operator for a step of the model.
     """
     check_packages("OpenVINO's files", "openvino", "openvino")
-    import openvino as ov
-
+    ov = openvino.load_openvino()
     from classy_vision.engines.openvino_graph import convert
     from classy_vision.export.exported_program import trace
 

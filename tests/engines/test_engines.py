@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import pickle
 import re
 import subprocess
@@ -127,6 +128,24 @@ def test_every_family_is_rewritten_for_openvino(family: str, monkeypatch: pytest
     monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
     assert openvino_graph.RULES
     optimize(worn(build(family)), example(family), engine="openvino")
+
+
+@needs_openvino
+def test_no_usage_data_is_sent(tmp_path: Path) -> None:
+    """Where OpenVINO finds this package, it starts processes that send what is imported and converted."""
+    (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('would send')")
+    code = (
+        "import sys\n"
+        "from classy_vision.engines.openvino import load_openvino, no_telemetry\n"
+        "print(callable(load_openvino().convert_model))\n"
+        "with no_telemetry(): import nncf\n"
+        "assert 'openvino_telemetry' not in sys.modules\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 @needs_openvino
