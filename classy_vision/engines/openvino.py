@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ def load_openvino() -> Any:
     with no_telemetry():
         import openvino
     return openvino
+
+
+@cache
+def find_core() -> Any:
+    """Returns the ``openvino.Core`` of this process, which stays.
+
+    On processors with AMX, OpenVINO gives the thread that starts a core a stack for signal handlers, and frees
+    it in whichever thread the last network of that core goes. Where these are two threads, the next signal that
+    Python handles ends the process.
+    """
+    return load_openvino().Core()
 
 
 class OpenVINO(Compiled):
@@ -98,7 +110,6 @@ class OpenVINO(Compiled):
 
     def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
         """Returns the network for a shape, or once there are several, the one for any shape."""
-        ov = load_openvino()
         with self._lock:
             shapes = [known for kind, known in self._networks if kind == hint and known]
             if shape not in shapes and len(shapes) >= STATIC_SIZES:
@@ -109,7 +120,7 @@ class OpenVINO(Compiled):
                     reshape(model, shape)
                 settings = {**self._settings, "PERFORMANCE_HINT": hint}
                 settings |= {"NUM_STREAMS": 1} if hint == "LATENCY" else {}
-                self._networks[hint, shape] = _Network(ov.Core().compile_model(model, "CPU", settings))
+                self._networks[hint, shape] = _Network(find_core().compile_model(model, "CPU", settings))
             return self._networks[hint, shape]
 
 
@@ -145,8 +156,7 @@ def read(path: Path) -> Any:
     Raises:
         ConfigError: the file of weights is missing.
     """
-    ov = load_openvino()
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
-    return ov.Core().read_model(path.read_bytes(), weights.read_bytes())
+    return find_core().read_model(path.read_bytes(), weights.read_bytes())
