@@ -68,7 +68,7 @@ class Compiled(ABC):
         started: deque[tuple[Callable[[], list[Any]], Any]] = deque()
         for images in batches:
             started.append((self.start(self._prepare_input(images)), images))
-            if len(started) > self.workers:
+            if len(started) > 2 * self.workers:  # so that none waits for the next
                 wait, given = started.popleft()
                 yield self._name_outputs(wait(), given)
         for wait, given in started:

@@ -64,24 +64,28 @@ class Format:
 
     Attributes:
         suffix: the end of the file's name.
+        otherwise: what a file may be that cannot be read, if it is not damaged.
         precisions: of the weights that a file can hold.
         needs_trust: whether reading a file can run code from it; it is refused without ``trust``.
         beside: the suffixes of files that are written next to it.
     """
 
     suffix: str
+    otherwise: str
     precisions: tuple[str, ...]
     needs_trust: bool = False
     beside: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", ("float32", "bfloat16"), True),
+    "exported-program": Format(".pt2", "for another version of torch", ("float32", "bfloat16"), True),
     # On CPUs, ONNX Runtime has no convolutions or matrix products in bfloat16.
-    "onnx": Format(".onnx", ("float32", "int8")),
-    "openvino": Format(".xml", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)),
-    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True),
-    "safetensors": Format(".safetensors", ("float32", "bfloat16")),
+    "onnx": Format(".onnx", "not an ONNX file", ("float32", "int8")),
+    "openvino": Format(
+        ".xml", "not a file of OpenVINO", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)
+    ),
+    "aoti": Format(".pt2", "for another machine", ("float32", "bfloat16", "int8"), True),
+    "safetensors": Format(".safetensors", "not a file of safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
 UNREADABLE = (
