@@ -100,7 +100,9 @@ def _replace_old_arguments(engine: str, compile: bool | None) -> str:
 
 
 def _choose(program: Program, tolerance: float, engine: str, budget: float) -> Optimized:
-    start, attempts, built = time.perf_counter(), {}, {}
+    start = time.perf_counter()
+    attempts: dict[str, Attempt] = {}
+    built: dict[str, Compiled] = {}
     for name in NAMES if engine == "auto" else (engine,):
         begin = time.perf_counter()
         reason = _find_reason_against(name, program)

@@ -46,12 +46,14 @@ class Request:
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
         int8: how to quantize the model; None for other precisions.
+        before: the scores of the model where quantizing all layers lost too much, so that some stay in float32.
     """
 
     model: nn.Module
     example: Tensor
     metadata: Metadata
     int8: Int8 | None = None
+    before: Scores | None = None
 
 
 Loaded = tuple[Metadata, Compiled]
