@@ -9,7 +9,7 @@ from typing import Any
 
 from classy_vision.engines.inductor import Inductor, write_package
 from classy_vision.export.exported_program import trace
-from classy_vision.export.formats import UNREADABLE, Loaded, Request, check_trust, read_archived
+from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
 
 
@@ -35,7 +35,7 @@ def load(path: Path, trust: bool) -> Loaded:
         ConfigError: it is not trusted, or is from another tool.
     """
     found: Any = read_archived(path, "wrapper_metadata.json", 2 * MAX_METADATA)
-    with suppress(*UNREADABLE):
+    with suppress(Exception):
         found = str(json.loads(found or b"")[KEY])
     metadata = parse_metadata(found, str(path))
     check_trust(path, trust, "is an AOTInductor package, and loading it runs the machine code in it")

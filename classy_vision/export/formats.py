@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,17 +89,6 @@ FORMATS: Mapping[str, Format] = {
     "safetensors": Format(".safetensors", "not a file of safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What ``zipfile`` and ``json`` raise for damaged files."""
 LIBRARY = "data/aotinductor/"
 """The folder of the shared library in an AOTInductor package."""
 
@@ -117,7 +105,7 @@ def find_format(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 return "aoti" if any(LIBRARY in name for name in archive.namelist()) else "exported-program"
-        except UNREADABLE as error:
+        except Exception as error:  # of many kinds
             raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
     for name, entry in FORMATS.items():
         if path.suffix == entry.suffix:
@@ -137,7 +125,7 @@ def check_packages(what: str, extra: str, *names: str) -> None:
 
 def read_archived(path: Path, ending: str, limit: int) -> bytes | None:
     """Returns the part of an archive whose name has an ending; None where there is none, or it is too large."""
-    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith(ending) and info.file_size <= limit:
                 return archive.read(info)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -127,27 +127,32 @@ def quantize_program(program: torch.export.ExportedProgram, request: Request) ->
         return trace(replace(request, model=convert_pt2e(prepared)))
 
 
-def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
+def quantize_onnx(model: Any, request: Request) -> Any:
     """Quantizes by ONNX Runtime: pairs of QuantizeLinear and DequantizeLinear around convolutions and products.
 
     Args:
         model: of ``onnx``, in float32.
         request: has the inputs from which ranges are taken.
-        path: temporary files are written next to it, and removed.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     assert request.int8 is not None
-    whole, ready, done = (path.with_name(f"{part}.onnx") for part in ("whole", "ready", "done"))
-    whole.write_bytes(model.SerializeToString())
-    with silence():
-        quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+    inputs = ({INPUT: images.numpy()} for images in request.int8.calibration)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the package has no annotations
+        def get_next(self) -> dict[str, Any] | None:
+            return next(inputs, None)
+
+    with silence(), TemporaryDirectory() as folder:
+        whole, ready, done = (f"{folder}/{name}.onnx" for name in ("whole", "ready", "done"))
+        onnx.save(model, whole)
+        quant_pre_process(whole, ready, skip_symbolic_shape=True)
         quantize_static(
-            str(ready),
-            str(done),
-            _Reader(request.int8.calibration),
+            ready,
+            done,
+            Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -156,19 +161,4 @@ def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "MaxPool"],
             extra_options={"QuantizeBias": True},
         )
-    quantized = onnx.load(str(done))
-    for part in (whole, ready, done):
-        part.unlink(missing_ok=True)
-    return quantized
-
-
-class _Reader:
-    """Hands the calibration inputs to ONNX Runtime."""
-
-    def __init__(self, calibration: Sequence[Tensor]) -> None:
-        self._rest = iter(calibration)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Returns the next input, and None after the last."""
-        images = next(self._rest, None)
-        return None if images is None else {INPUT: images.numpy()}
+        return onnx.load(done)

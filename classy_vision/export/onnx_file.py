@@ -31,7 +31,7 @@ def save(request: Request, path: Path) -> None:
     if request.int8 is not None:
         from classy_vision.export.int8 import quantize_onnx
 
-        model = quantize_onnx(model, request, path)
+        model = quantize_onnx(model, request)
     for part in (model.graph, *model.graph.node):
         del part.metadata_props[:]  # names and lines of our code
     onnx.helper.set_model_props(model, {KEY: request.metadata.dump()})
