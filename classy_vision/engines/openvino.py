@@ -93,7 +93,11 @@ class OpenVINO(Compiled):
         return network.run(images)
 
     def start(self, images: Any) -> Callable[[], list[Any]]:
-        """Hands the batch to one of the streams that OpenVINO makes of all threads."""
+        """Hands the batch to one of the streams that OpenVINO makes of all threads.
+
+        Requests are used without ``openvino.AsyncInferQueue``: outputs are waited for in the order of the batches,
+        and each wait raises the error of its own batch.
+        """
         return self._find("THROUGHPUT", images.shape).start(images)
 
     def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
