@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classy_vision.config import ConfigError
 from classy_vision.engines.compiled import Compiled
+from classy_vision.engines.openvino_package import load_openvino
 
 if TYPE_CHECKING:
     from classy_vision.engines.program import Program
@@ -22,29 +22,15 @@ STATIC_SIZES = 4
 one takes 0.1 to 0.6 seconds."""
 
 
-@contextmanager
-def no_telemetry() -> Iterator[None]:
-    """Keeps the packages imported within from sending usage data.
+@cache
+def find_core() -> Any:
+    """Returns the ``openvino.Core`` of this process, which stays.
 
-    OpenVINO and NNCF import ``openvino_telemetry`` where it is installed, and from then on fork processes that
-    send what is imported and converted to an analytics service.
+    On processors with AMX, OpenVINO gives the thread that starts a core a stack for signal handlers, and frees
+    it in whichever thread the last network of that core goes. Where these are two threads, the next signal that
+    Python handles ends the process.
     """
-    telemetry = "openvino_telemetry"
-    if telemetry in sys.modules:  # someone else's import came first: theirs to decide
-        yield
-        return
-    sys.modules[telemetry] = None  # type: ignore[assignment]  # which makes an import fail
-    try:
-        yield
-    finally:
-        sys.modules.pop(telemetry, None)
-
-
-def load_openvino() -> Any:
-    """Returns the package ``openvino``, which sends no usage data."""
-    with no_telemetry():
-        import openvino
-    return openvino
+    return load_openvino().Core()
 
 
 class OpenVINO(Compiled):
@@ -102,7 +88,6 @@ class OpenVINO(Compiled):
 
     def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
         """Returns the network for a shape, or once there are several, the one for any shape."""
-        ov = load_openvino()
         with self._lock:
             shapes = [known for kind, known in self._networks if kind == hint and known]
             if shape not in shapes and len(shapes) >= STATIC_SIZES:
@@ -113,7 +98,7 @@ class OpenVINO(Compiled):
                     reshape(model, shape)
                 settings = {**self._settings, "PERFORMANCE_HINT": hint}
                 settings |= {"NUM_STREAMS": 1} if hint == "LATENCY" else {}
-                self._networks[hint, shape] = _Network(ov.Core().compile_model(model, "CPU", settings))
+                self._networks[hint, shape] = _Network(find_core().compile_model(model, "CPU", settings))
             return self._networks[hint, shape]
 
 
@@ -168,8 +153,7 @@ def read(path: Path) -> Any:
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
-    core = load_openvino().Core()
     try:
-        return core.read_model(path.read_bytes(), weights.read_bytes())
+        return find_core().read_model(path.read_bytes(), weights.read_bytes())
     except Exception as error:  # of many kinds, which only the library's binary names
         raise ValueError(str(error).strip().splitlines()[-1]) from None  # where it was thrown comes first

@@ -146,12 +146,31 @@ def test_every_family_is_rewritten_for_openvino(family: str, monkeypatch: pytest
 
 
 @needs_openvino
+def test_signals_are_handled_after_a_model_went_in_another_thread(tmp_path: Path) -> None:
+    optimize(build("mlp"), batch(), engine="openvino").save(tmp_path / "fast")
+    code = (
+        "import os, signal, threading\n"
+        "import numpy as np\n"
+        "from classy_vision.engines import load_optimized\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled', flush=True))\n"
+        f"held = [load_optimized({str(tmp_path / 'fast')!r})]\n"
+        "held[0](np.ones((1, 3, 32, 32), np.float32))\n"
+        "thread = threading.Thread(target=held.clear)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@needs_openvino
 def test_no_usage_data_is_sent(tmp_path: Path) -> None:
     """Where OpenVINO finds this package, it starts processes that send what is imported and converted."""
     (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('would send')")
     code = (
         "import sys\n"
-        "from classy_vision.engines.openvino import load_openvino, no_telemetry\n"
+        "from classy_vision.engines.openvino_package import load_openvino, no_telemetry\n"
         "print(callable(load_openvino().convert_model))\n"
         "with no_telemetry(): import nncf\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
@@ -415,7 +434,6 @@ def test_saved_models(engine: str, tmp_path: Path) -> None:
         again.features(batch(), ["block1"])
 
 
-@pytest.mark.slow  # after thousands of other tests a process of pytest has ended in it without a word
 @pytest.mark.parametrize("engine", ENGINES[:2])
 def test_a_saved_model_runs_without_torch(engine: str, tmp_path: Path) -> None:
     optimize(build("mlp"), batch(), engine=engine).save(tmp_path / "fast")

@@ -258,7 +258,6 @@ def test_vision_transformers_have_one_size(tmp_path: Path) -> None:
 # -- without torch
 
 
-@pytest.mark.slow  # after thousands of other tests a process of pytest has ended in it without a word
 def test_onnx_runs_without_torch(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     export(build("mlp"), path, format="onnx", example=batch(), heads=MEANING)

@@ -1,0 +1,33 @@
+"""Imports the package ``openvino`` without its telemetry."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def no_telemetry() -> Iterator[None]:
+    """Keeps the packages imported within from sending usage data.
+
+    OpenVINO and NNCF import ``openvino_telemetry`` where it is installed, and from then on fork processes that
+    send what is imported and converted to an analytics service.
+    """
+    telemetry = "openvino_telemetry"
+    if telemetry in sys.modules:  # someone else's import came first: theirs to decide
+        yield
+        return
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # which makes an import fail
+    try:
+        yield
+    finally:
+        sys.modules.pop(telemetry, None)
+
+
+def load_openvino() -> Any:
+    """Returns the package ``openvino``, which sends no usage data."""
+    with no_telemetry():
+        import openvino
+    return openvino
