@@ -81,8 +81,8 @@ class OpenVINO(Compiled):
     def start(self, images: Any) -> Callable[[], list[Any]]:
         """Hands the batch to one of the streams that OpenVINO makes of all threads.
 
-        Requests are used without ``openvino.AsyncInferQueue``: outputs are waited for in the order of the batches,
-        and each wait raises the error of its own batch.
+        The requests are not in an ``openvino.AsyncInferQueue``: outputs are waited for in the order of the
+        batches, and each wait raises the error of its own batch.
         """
         return self._find("THROUGHPUT", images.shape).start(images)
 
