@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +23,8 @@ class Compiled(ABC):
         devices: the types of devices that it runs on.
         needs_trust: whether reading a file of this engine can run code that is in the file.
         takes: what ``run`` is called with and returns.
-        workers: how many calls of ``run_one_of_many`` should run at a time.
+        outputs: for each name the place of its output in what ``run`` returns.
+        workers: how many batches ``stream`` has in work at a time.
     """
 
     name: ClassVar[str]
@@ -33,6 +33,7 @@ class Compiled(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     needs_trust: ClassVar[bool] = False
     takes: ClassVar[str] = "numpy"
+    outputs: Mapping[str, int]
     workers: int = 1
 
     @classmethod
@@ -42,47 +43,55 @@ class Compiled(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, stem: str, **options: Any) -> Compiled:
+    def load(cls, path: Path, **options: Any) -> Compiled:
         """Reads what ``save`` wrote; ``options`` are "threads", "dtype" and "cache_dir"."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Writes the files that ``load`` reads; each has the name of ``path`` and a suffix of its own."""
 
     @abstractmethod
     def run(self, images: Any) -> list[Any]:
         """Returns the outputs for a batch, in memory of their own."""
 
-    def run_one_of_many(self, images: Any) -> list[Any]:
-        """As ``run``, while ``workers`` threads do so."""
-        return self.run(images)
+    def start(self, images: Any) -> Callable[[], list[Any]]:
+        """Starts one of many calls, and returns a function that waits for its outputs."""
+        outputs = self.run(images)
+        return lambda: outputs
 
-    @abstractmethod
-    def save(self, folder: Path, stem: str) -> None:
-        """Writes the files that ``load`` reads."""
+    def __call__(self, images: Any) -> dict[str, Any]:
+        """Returns the outputs by name for an array or a tensor, as the same, in float32."""
+        return self._name_outputs(self.run(self._prepare_input(images)), images)
 
-    def __call__(self, images: Any) -> list[Any]:
-        """Returns the outputs for an array or a tensor, as the same, in float32."""
-        return self._call(self.run, images)
+    def stream(self, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Yields the outputs by name for each of many batches, in their order."""
+        started: deque[tuple[Callable[[], list[Any]], Any]] = deque()
+        for images in batches:
+            started.append((self.start(self._prepare_input(images)), images))
+            if len(started) > 2 * self.workers:  # so that none waits for the next
+                wait, given = started.popleft()
+                yield self._name_outputs(wait(), given)
+        for wait, given in started:
+            yield self._name_outputs(wait(), given)
 
-    def stream(self, batches: Iterable[Any]) -> Iterator[list[Any]]:
-        """Yields the outputs for each of many batches in their order, several of which run at a time."""
-        if self.workers == 1:
-            yield from map(self, batches)
-            return
-        started: deque[Future[list[Any]]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            for images in batches:
-                started.append(pool.submit(self._call, self.run_one_of_many, images))
-                if len(started) > self.workers:
-                    yield started.popleft().result()
-            while started:
-                yield started.popleft().result()
-
-    def _call(self, run: Callable[[Any], list[Any]], images: Any) -> list[Any]:
-        if isinstance(images, np.ndarray) and self.takes == "numpy":
-            return run(np.ascontiguousarray(images, np.float32))
+    def _prepare_input(self, images: Any) -> Any:
+        """Returns a batch as the engine takes it."""
+        if self.takes == "numpy":
+            array = images if isinstance(images, np.ndarray) else images.float().numpy(force=True)
+            return np.ascontiguousarray(array, np.float32)
+        if not isinstance(images, np.ndarray):
+            return images.float()
         import torch  # not where arrays go to an engine that takes them
 
-        if self.takes == "numpy":
-            return [*map(torch.from_numpy, run(np.ascontiguousarray(images.float().numpy(force=True))))]
+        return torch.from_numpy(np.require(images, np.float32, ["C", "W"]))
+
+    def _name_outputs(self, outputs: list[Any], images: Any) -> dict[str, Any]:
+        """Returns outputs by name, as arrays if ``images`` is one."""
         if isinstance(images, np.ndarray):
-            images = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))
-            return [output.numpy(force=True) for output in run(images)]
-        return run(images.float())
+            if self.takes != "numpy":
+                outputs = [output.numpy(force=True) for output in outputs]
+        elif self.takes == "numpy":
+            import torch
+
+            outputs = [*map(torch.from_numpy, outputs)]
+        return {name: outputs[place] for name, place in self.outputs.items()}

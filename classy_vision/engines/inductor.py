@@ -37,34 +37,29 @@ class Inductor(Plain):
         return torch.compile(module, fullgraph=True, **choose_options(program.example.device))
 
     @classmethod
-    def load(cls, folder: Path, stem: str, **options: Any) -> Plain:
-        """Reads the file that ``save`` wrote: a shared library, which runs."""
-        return load_package(folder / f"{stem}.pt2")
+    def load(cls, path: Path, **options: Any) -> Plain:
+        """Reads the file that ``save`` wrote: a shared library, which runs.
+
+        Raises:
+            RuntimeError: the file is damaged, or for another machine.
+        """
+        import torch._inductor  # the underscore notwithstanding, this is where torch's documentation has it
+
+        return Plain(torch._inductor.aoti_load_package(str(path.with_suffix(".pt2"))))
 
     def run(self, images: Tensor) -> list[Tensor]:
         outputs = super().run(images)
         # A CUDA graph writes to the same memory in every call.
         return [output.clone() for output in outputs] if self._device.type == "cuda" else outputs
 
-    def save(self, folder: Path, stem: str) -> None:
+    def save(self, path: Path) -> None:
         assert self._export is not None
-        write_package(self._export(), folder / f"{stem}.pt2")
+        write_package(self._export(), path.with_suffix(".pt2"))
 
 
 def choose_options(device: torch.device) -> dict[str, Any]:
     """Returns what torch.compile is told for a device; for CUDA it is not measured yet."""
     return {"mode": "reduce-overhead"} if device.type == "cuda" else {"options": {"freezing": True}}
-
-
-def load_package(path: Path) -> Plain:
-    """Loads a package of AOTInductor.
-
-    Raises:
-        RuntimeError: the file is damaged, or for another machine.
-    """
-    import torch._inductor  # the underscore notwithstanding, this is where torch's documentation has it
-
-    return Plain(torch._inductor.aoti_load_package(str(path)))
 
 
 def write_package(exported: ExportedProgram, path: Path, **settings: Any) -> None:

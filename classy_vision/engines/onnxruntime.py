@@ -6,7 +6,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
 from pathlib import Path
@@ -62,30 +63,31 @@ class OnnxRuntime(Compiled):
         exported = program.exported
         with suppress(Exception):  # whatever the deprecated converter stumbles over
             traced = cls(convert_trace(program), program.threads)
-            if all(len(output) == len(larger) for output in traced(larger)):
+            if all(len(output) == len(larger) for output in traced.run(larger.numpy(force=True))):
                 return traced
         return cls(convert(exported).SerializeToString(), program.threads)
 
     @classmethod
-    def load(cls, folder: Path, stem: str, **options: Any) -> OnnxRuntime:
+    def load(cls, path: Path, **options: Any) -> OnnxRuntime:
         """Reads the file that ``save`` wrote."""
-        return cls((folder / f"{stem}.onnx").read_bytes(), options["threads"])
+        return cls(path.with_suffix(".onnx").read_bytes(), options["threads"])
 
     def run(self, images: Any) -> list[Any]:
         outputs: list[Any] = self.session.run(None, {self._input: images})
         return outputs
 
-    def run_one_of_many(self, images: Any) -> list[Any]:
-        outputs: list[Any] = self._single.run(None, {self._input: images})
-        return outputs
+    def start(self, images: Any) -> Callable[[], list[Any]]:
+        session, pool = self._single
+        return pool.submit(session.run, None, {self._input: images}).result
 
-    def save(self, folder: Path, stem: str) -> None:
-        (folder / f"{stem}.onnx").write_bytes(self._model)
+    def save(self, path: Path) -> None:
+        path.with_suffix(".onnx").write_bytes(self._model)
 
     @cached_property
-    def _single(self) -> Any:
-        """A session of one thread: many samples are done faster side by side than each by all threads."""
-        return open_session(self._model, 1)
+    def _single(self) -> tuple[Any, ThreadPoolExecutor]:
+        """A session of one thread, and threads that call it: many samples are done faster side by side."""
+        session = self.session if self.workers == 1 else open_session(self._model, 1)
+        return session, ThreadPoolExecutor(self.workers)
 
 
 def open_session(model: bytes, threads: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,20 +55,24 @@ class OpenVINO(Compiled):
         return cls(model, program.threads, program.dtype, program.cache_dir)
 
     @classmethod
-    def load(cls, folder: Path, stem: str, **options: Any) -> OpenVINO:
+    def load(cls, path: Path, **options: Any) -> OpenVINO:
         """Reads the files that ``save`` wrote."""
-        return cls(read(folder / f"{stem}.xml"), **options)
+        return cls(read(path.with_suffix(".xml")), **options)
+
+    def save(self, path: Path) -> None:
+        load_openvino().save_model(self._model, path.with_suffix(".xml"), compress_to_fp16=False)
 
     def run(self, images: Any) -> list[Any]:
         network = self._networks.get(("LATENCY", images.shape)) or self._find("LATENCY", images.shape)
         return network.run(images)
 
-    def run_one_of_many(self, images: Any) -> list[Any]:
-        """On one of the streams that OpenVINO makes of all threads."""
-        return self._find("THROUGHPUT", images.shape).run(images)
+    def start(self, images: Any) -> Callable[[], list[Any]]:
+        """Hands the batch to one of the streams that OpenVINO makes of all threads.
 
-    def save(self, folder: Path, stem: str) -> None:
-        load_openvino().save_model(self._model, folder / f"{stem}.xml", compress_to_fp16=False)
+        The requests are not in an ``openvino.AsyncInferQueue``: outputs are waited for in the order of the
+        batches, and each wait raises the error of its own batch.
+        """
+        return self._find("THROUGHPUT", images.shape).start(images)
 
     def _find(self, hint: str, shape: tuple[int, ...]) -> _Network:
         """Returns the network for a shape, or once there are several, the one for any shape."""
@@ -94,19 +98,34 @@ class _Network:
         self._idle: deque[Any] = deque()
 
     def run(self, images: Any) -> list[Any]:
-        try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
+        request = self._take()
         outputs = [*request.infer([images], share_inputs=True).values()]
         self._idle.append(request)
         return outputs
 
+    def start(self, images: Any) -> Callable[[], list[Any]]:
+        request = self._take()
+        request.start_async([images], share_inputs=True)
+
+        def wait() -> list[Any]:
+            request.wait()
+            outputs = [tensor.data.copy() for tensor in request.output_tensors]
+            self._idle.append(request)
+            return outputs
+
+        return wait
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
 
 def reshape(model: Any, shape: Sequence[int | None]) -> None:
     """Fixes the sizes of the input of an ``openvino.Model``; those that are None stay free."""
-    ov = load_openvino()
-    model.reshape({0: ov.PartialShape([-1 if size is None else size for size in shape])})
+    sizes = [-1 if size is None else size for size in shape]
+    model.reshape({0: load_openvino().PartialShape(sizes)})
 
 
 def read(path: Path) -> Any:
@@ -117,8 +136,12 @@ def read(path: Path) -> Any:
 
     Raises:
         ConfigError: the file of weights is missing.
+        ValueError: a file is damaged.
     """
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
-    return find_core().read_model(path.read_bytes(), weights.read_bytes())
+    try:
+        return find_core().read_model(path.read_bytes(), weights.read_bytes())
+    except Exception as error:  # of many kinds, which only the library's binary names
+        raise ValueError(str(error).strip().splitlines()[-1]) from None  # where it was thrown comes first

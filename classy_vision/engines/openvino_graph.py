@@ -1,8 +1,8 @@
-"""Exported programs in the operators that OpenVINO reads.
+"""Converts exported programs to OpenVINO.
 
-OpenVINO's own route has torch decompose a program first, which traces it again: 4 to 9 seconds for the networks
-of this library, which is more than all other steps together. Nearly all of it is for the operators in
-``RULES``, so those are rewritten here. A program with others takes OpenVINO's route.
+OpenVINO has torch decompose a program first, which traces it again: 4 to 9 seconds for the networks of this
+library, more than all other steps together. Most networks need only the operators in ``RULES`` decomposed, so
+these are replaced here. If that fails, OpenVINO converts the program its own way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch
 from classy_vision.engines.openvino_package import load_openvino
 
 _aten = torch.ops.aten
-_Call = Callable[..., Any]
-"""Puts an operator with its arguments into the graph."""
 
 
 def convert(exported: torch.export.ExportedProgram) -> Any:
@@ -32,7 +30,7 @@ def convert(exported: torch.export.ExportedProgram) -> Any:
             graph = exported.module(check_guards=False)
             _rewrite(graph)
             return ov.convert_model(TorchFXPythonDecoder(graph, dynamic_shapes=True))
-        except Exception:  # whatever a rule or OpenVINO stumbles over
+        except Exception:  # a rule or OpenVINO may raise any
             return ov.convert_model(exported)
 
 
@@ -48,84 +46,87 @@ def _rewrite(module: Any) -> None:
             continue
         if getattr(getattr(node.target, "_schema", None), "is_mutable", False) and len(node.args[0].users) > 1:
             raise NotImplementedError(f"{node.args[0]} is overwritten by {node}")
-        if rule := RULES.get(node.target):
+        if node.target in IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif rule := RULES.get(node.target):
+            target, *args = rule(node, *_list_arguments(node))
             with graph.inserting_before(node):
-                new = rule(lambda target, *args: graph.call_function(target, args), node, *_arguments(node))
-            if new not in node.all_input_nodes:
-                new.meta.update(node.meta)
+                new = graph.call_function(target, tuple(args))
+                if target in HAVE_SEVERAL_RESULTS:
+                    new = graph.call_function(operator.getitem, (new, 0))
+            new.meta.update(node.meta)
             node.replace_all_uses_with(new)
             graph.erase_node(node)
     module.recompile()
 
 
-def _arguments(node: Any) -> list[Any]:
-    """The arguments of a call in the order of the operator's schema, with its defaults."""
+def _list_arguments(node: Any) -> list[Any]:
+    """Returns the arguments of a call in the order of the operator's schema, with its defaults."""
     schema = node.target._schema.arguments
-    given = [*node.args, *(node.kwargs.get(a.name, a.default_value) for a in schema[len(node.args) :])]
-    return given
+    return [*node.args, *(node.kwargs.get(a.name, a.default_value) for a in schema[len(node.args) :])]
 
 
-def _convolution(call: _Call, node: Any, x: Any, weight: Any, bias: Any, *how: Any) -> Any:
+def _convert_convolution(node: Any, x: Any, weight: Any, bias: Any, *settings: Any) -> tuple[Any, ...]:
     axes = node.meta["val"].dim() - 2
-    stride, padding, dilation = ([*size] * (axes // len(size)) for size in how[:3])
-    return call(
-        _aten.convolution.default, x, weight, bias, stride, padding, dilation, False, [0] * axes, how[3]
-    )
+    *sizes, groups = settings
+    stride, padding, dilation = ([*size] * (axes // len(size)) for size in sizes)
+    return _aten.convolution.default, x, weight, bias, stride, padding, dilation, False, [0] * axes, groups
 
 
-def _batch_norm(call: _Call, node: Any, x: Any, *args: Any) -> Any:
-    *parts, training, momentum, eps, _ = args
+def _convert_batch_norm(node: Any, *args: Any) -> tuple[Any, ...]:
+    *tensors, training, momentum, eps, _ = args
     assert not training
-    return _first(call, _aten._native_batch_norm_legit_no_training.default, x, *parts, momentum, eps)
+    return _aten._native_batch_norm_legit_no_training.default, *tensors, momentum, eps
 
 
-def _reshape(call: _Call, node: Any, x: Any, *args: Any) -> Any:
+def _convert_reshape(node: Any, x: Any, *args: Any) -> tuple[Any, ...]:
     sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
     if sizes.count(-1) > 1:
-        raise NotImplementedError(f"{node} has several free sizes")
-    return call(_aten.view.default, x, sizes)
+        raise NotImplementedError(f"{node} has several dynamic sizes")
+    return _aten.view.default, x, sizes
 
 
-def _average(call: _Call, node: Any, x: Any, sizes: Any) -> Any:
+def _convert_average(node: Any, x: Any, sizes: Any) -> tuple[Any, ...]:
     if set(sizes) != {1}:
-        raise NotImplementedError(f"{node} is not the mean")
-    return call(_aten.mean.dim, x, list(range(-len(sizes), 0)), True)
+        raise NotImplementedError(f"{node} does not average whole maps")
+    return _aten.mean.dim, x, list(range(-len(sizes), 0)), True
 
 
-def _chunk(call: _Call, node: Any, x: Any, chunks: int, dim: int) -> Any:
-    return call(_aten.split.Tensor, x, -(-x.meta["val"].shape[dim] // chunks), dim)
+def _convert_chunk(node: Any, x: Any, chunks: int, dim: int) -> tuple[Any, ...]:
+    return _aten.split.Tensor, x, -(-x.meta["val"].shape[dim] // chunks), dim
 
 
-def _first(call: _Call, target: Any, *args: Any) -> Any:
-    """The first result of an operator that has several."""
-    return call(operator.getitem, call(target, *args), 0)
-
-
-RULES: Mapping[Any, Callable[..., Any]] = {
-    _aten.adaptive_avg_pool2d.default: _average,
-    _aten.adaptive_avg_pool3d.default: _average,
-    _aten.batch_norm.default: _batch_norm,
-    _aten.chunk.default: _chunk,
-    _aten.conv2d.default: _convolution,
-    _aten.conv3d.default: _convolution,
-    _aten.contiguous.default: lambda call, node, x, *args: x,
-    _aten.dropout.default: lambda call, node, x, *args: x,
-    _aten.flatten.using_ints: _reshape,
-    _aten.layer_norm.default: lambda call, node, *args: _first(
-        call, _aten.native_layer_norm.default, *args[:5]
+RULES: Mapping[Any, Callable[..., tuple[Any, ...]]] = {
+    _aten.adaptive_avg_pool2d.default: _convert_average,
+    _aten.adaptive_avg_pool3d.default: _convert_average,
+    _aten.batch_norm.default: _convert_batch_norm,
+    _aten.chunk.default: _convert_chunk,
+    _aten.conv2d.default: _convert_convolution,
+    _aten.conv3d.default: _convert_convolution,
+    _aten.flatten.using_ints: _convert_reshape,
+    _aten.layer_norm.default: lambda node, *args: (_aten.native_layer_norm.default, *args[:5]),
+    _aten.max_pool2d.default: lambda node, *args: (_aten.max_pool2d_with_indices.default, *args),
+    _aten.max_pool3d.default: lambda node, *args: (_aten.max_pool3d_with_indices.default, *args),
+    _aten.mT.default: lambda node, x: (_aten.transpose.int, x, -2, -1),
+    _aten.pad.default: lambda _, x, pads, mode, value: (
+        _aten.constant_pad_nd.default,
+        x,
+        pads,
+        value or 0.0,
     ),
-    _aten.max_pool2d.default: lambda call, node, *args: _first(
-        call, _aten.max_pool2d_with_indices.default, *args
-    ),
-    _aten.max_pool3d.default: lambda call, node, *args: _first(
-        call, _aten.max_pool3d_with_indices.default, *args
-    ),
-    _aten.mT.default: lambda call, node, x: call(_aten.transpose.int, x, -2, -1),
-    _aten.pad.default: lambda call, node, x, pads, mode, value: call(
-        _aten.constant_pad_nd.default, x, pads, value or 0.0
-    ),
-    _aten.reshape.default: _reshape,
-    _aten.softmax.int: lambda call, node, x, dim, dtype: call(_aten._softmax.default, x, dim, False),
-    _aten.unflatten.int: _reshape,
+    _aten.reshape.default: _convert_reshape,
+    _aten.softmax.int: lambda node, x, dim, dtype: (_aten._softmax.default, x, dim, False),
+    _aten.unflatten.int: _convert_reshape,
 }
-"""For each operator a function of ``call``, the node and its arguments that returns what stands for it."""
+"""For each operator a function of the node and its arguments; returns the operator that replaces it, and the
+arguments of that."""
+IDENTITIES = {_aten.contiguous.default, _aten.dropout.default}
+"""Operators that return their input in evaluation mode."""
+HAVE_SEVERAL_RESULTS = {
+    _aten._native_batch_norm_legit_no_training.default,
+    _aten.native_layer_norm.default,
+    _aten.max_pool2d_with_indices.default,
+    _aten.max_pool3d_with_indices.default,
+}
+"""Operators of which the first result is used."""

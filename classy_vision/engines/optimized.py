@@ -6,7 +6,6 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -53,23 +52,11 @@ class About(Config):
     engine: str
     dtype: str
     model: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
 
 
-@dataclass(frozen=True)
-class Running:
-    """A compiled program and what it gives."""
-
-    part: Part
-    compiled: Compiled
-
-    def name(self, outputs: Sequence[Any]) -> dict[str, Any]:
-        """Returns the outputs by name."""
-        return {name: outputs[place] for name, place in zip(self.part.names, self.part.places)}
-
-
-Builder = Callable[["tuple[str, ...] | None", tuple[int, ...]], Running]
-"""From blocks, or None for the model's outputs, and the shape of an input."""
+Key = tuple["tuple[str, ...] | None", tuple[int, ...]]
+"""The ``blocks`` and the ``input_shape`` of a part."""
 
 
 class Optimized:
@@ -86,12 +73,12 @@ class Optimized:
     def __init__(
         self,
         about: About,
-        running: Iterable[Running],
+        compiled: Mapping[Key, Compiled],
         report: EngineReport | None = None,
-        build: Builder | None = None,
+        build: Callable[[Key], Compiled] | None = None,
     ) -> None:
         self._about = about
-        self._running = {(one.part.blocks, one.part.input_shape): one for one in running}
+        self._compiled = dict(compiled)
         self._build = build
         self._lock = threading.Lock()
         self.report = report
@@ -111,7 +98,8 @@ class Optimized:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of the example without its batch, (c, h, w) or (c, t, h, w)."""
-        return self._about.parts[0].input_shape
+        _, shape = next(iter(self._compiled))
+        return shape
 
     def __call__(self, images: Any) -> Any:
         """Returns the model's outputs.
@@ -123,8 +111,7 @@ class Optimized:
         Raises:
             ConfigError: the model does not take an input of that shape.
         """
-        running = self._find(None, images)
-        return _unwrap(running.name(running.compiled(images)))
+        return _unwrap(self._find(None, images)(images))
 
     def features(self, images: Any, blocks: Sequence[str]) -> dict[str, Any]:
         """Returns the features of ``blocks`` by name; nothing after the deepest of them runs.
@@ -137,8 +124,7 @@ class Optimized:
         """
         if isinstance(blocks, str):
             raise ConfigError(f"features takes a list of blocks: [{blocks!r}]")
-        running = self._find(tuple(sorted(set(blocks))), images)
-        found = running.name(running.compiled(images))
+        found = self._find(tuple(sorted(set(blocks))), images)(images)
         return {block: found[block] for block in blocks}
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -152,9 +138,7 @@ class Optimized:
         """
         iterator = iter(batches)
         for first in iterator:
-            running = self._find(None, first)
-            for outputs in running.compiled.stream(_check_sizes(first, iterator)):
-                yield _unwrap(running.name(outputs))
+            yield from map(_unwrap, self._find(None, first).stream(_check_sizes(first, iterator)))
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the model to a file that ``load_optimized`` reads.
@@ -173,38 +157,41 @@ class Optimized:
         if self._build is None:
             raise ConfigError("the model was read from a file: copy that file")
         with self._lock:
-            running = tuple(self._running.values())
-        about = self._about.model_copy(update={"parts": tuple(one.part for one in running)})
+            compiled = dict(self._compiled)
+        parts = tuple(
+            Part(blocks=blocks, input_shape=shape, names=tuple(one.outputs), places=tuple(one.outputs.values()))
+            for (blocks, shape), one in compiled.items()
+        )
         path = Path(os.path.expanduser(path))
         check_target(path, force=force)
         with TemporaryDirectory() as folder, replacing(path) as beside:
-            for i, one in enumerate(running):
-                one.compiled.save(Path(folder), f"program{i}")
+            for i, one in enumerate(compiled.values()):
+                one.save(Path(folder, f"program{i}"))
             with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(ABOUT, about.model_dump_json())
+                archive.writestr(ABOUT, self._about.model_copy(update={"parts": parts}).model_dump_json())
                 for file in sorted(Path(folder).iterdir()):
                     archive.write(file, file.name)
 
-    def _find(self, blocks: tuple[str, ...] | None, images: Any) -> Running:
+    def _find(self, blocks: tuple[str, ...] | None, images: Any) -> Compiled:
         """Returns the program for ``blocks`` and the size of ``images``, compiled now if it is new."""
         shape = tuple(getattr(images, "shape", ()))
         key = blocks, shape[1:]
-        if 0 not in shape and (found := self._running.get(key)):
+        if 0 not in shape and (found := self._compiled.get(key)):
             return found
         wanted = self.input_shape
         if len(shape) != len(wanted) + 1 or shape[1] != wanted[0] or 0 in shape:
             sizes = ", ".join(map(str, wanted))
             raise ConfigError(f"an input of shape {shape}: this model takes (n, {sizes})")
         if self._build is None:
-            held = "; ".join(_describe(*known) for known in self._running)
+            held = "; ".join(_describe(*known) for known in self._compiled)
             raise ConfigError(
                 f"the file does not hold {_describe(*key)}; it holds {held}. Call the optimized model "
                 f"with them before you save it"
             )
         with self._lock:
-            if key not in self._running:
-                self._running[key] = self._build(*key)
-            return self._running[key]
+            if key not in self._compiled:
+                self._compiled[key] = self._build(key)
+            return self._compiled[key]
 
 
 def load_optimized(
@@ -239,18 +226,20 @@ def load_optimized(
                     f"pass trust=True if you know where it comes from"
                 )
             options = {"threads": threads or count_processors(), "dtype": about.dtype, "cache_dir": cache_dir}
-            held = set(archive.namelist())
-            running = []
+            held, compiled = set(archive.namelist()), {}
             for i, part in enumerate(about.parts):
                 for name in held & {f"program{i}.{ending}" for ending in ENDINGS}:  # no others
-                    (Path(folder) / name).write_bytes(archive.read(name))
-                running.append(Running(part, engine.load(Path(folder), f"program{i}", **options)))
+                    Path(folder, name).write_bytes(archive.read(name))
+                one = compiled[part.blocks, part.input_shape] = engine.load(
+                    Path(folder, f"program{i}"), **options
+                )
+                one.outputs = dict(zip(part.names, part.places))
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
     except Exception as error:  # of zipfile, and of what the engines stumble over
         reason = first_line(error)[:300]
         raise ConfigError(f"{str(path)!r} is damaged, or not an optimized model: {reason}") from None
-    return Optimized(about, running)
+    return Optimized(about, compiled)
 
 
 def _read_about(archive: zipfile.ZipFile) -> About:

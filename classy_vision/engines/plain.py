@@ -66,18 +66,18 @@ class Plain(Compiled):
         return module
 
     @classmethod
-    def load(cls, folder: Path, stem: str, **options: Any) -> Plain:
+    def load(cls, path: Path, **options: Any) -> Plain:
         """Reads the file that ``save`` wrote; torch unpickles it."""
-        return Plain(torch.export.load(folder / f"{stem}.pt2").module())
+        return Plain(torch.export.load(path.with_suffix(".pt2")).module())
 
     def run(self, images: Tensor) -> list[Tensor]:
         x = images.to(self._device, memory_format=self._layout)
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):  # the dtype is chosen
             return flatten(self._function(x))
 
-    def save(self, folder: Path, stem: str) -> None:
+    def save(self, path: Path) -> None:
         assert self._export is not None
-        torch.export.save(self._export(), folder / f"{stem}.pt2")
+        torch.export.save(self._export(), path.with_suffix(".pt2"))
 
     def _measure(self, example: Tensor) -> float:
         """Returns the seconds of a call, the fewest of several."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,37 +101,31 @@ class Program:
             raise ConfigError(f"{name} cannot be exported: {first_line(error)[:300]}") from error
 
     @cached_property
-    def reference(self) -> Reference:
-        """What the model itself gives for the example.
+    def reference(self) -> tuple[dict[str, int], list[Tensor]]:
+        """What the model itself gives for the example: the place of each output by name, and the outputs.
+
+        A tensor that has several names is there once; an output without a name is called "".
 
         Raises:
-            ConfigError: something else than finite tensors.
+            ConfigError: the model does not run, or gives something else than finite tensors.
         """
-        with torch.inference_mode():
-            outputs = self.module.read(self.example)
+        try:
+            with torch.inference_mode():
+                outputs = self.module.read(self.example)
+        except (ValueError, TypeError):
+            raise
+        except Exception as error:  # of whatever a module does
+            shape, reason = tuple(self.example.shape), first_line(error)
+            raise ConfigError(f"the model does not run on an example of shape {shape}: {reason}") from error
         for name, output in outputs.items():
             where = f"the output {name!r}" if name else "the output"
             if not isinstance(output, Tensor):
                 raise ConfigError(f"{where} of the model is a {type(output).__name__}: a tensor is needed")
             if not output.isfinite().all():
                 raise ConfigError(f"{where} of the model itself is not finite: nothing can be compared")
-        unique = list({id(output): output for output in outputs.values()}.values())
-        places = tuple(next(i for i, t in enumerate(unique) if t is output) for output in outputs.values())
-        return Reference(tuple(outputs), places, unique)
-
-
-class Reference(NamedTuple):
-    """Outputs of a model.
-
-    Attributes:
-        names: in the order of the outputs; ("",) is one output without a name.
-        places: for each name its tensor in ``outputs``.
-        outputs: the tensors, each of them once.
-    """
-
-    names: tuple[str, ...]
-    places: tuple[int, ...]
-    outputs: list[Tensor]
+        unique = {id(output): output for output in outputs.values()}
+        places = {name: [*unique].index(id(output)) for name, output in outputs.items()}
+        return places, [*unique.values()]
 
 
 def trace(

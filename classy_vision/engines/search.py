@@ -6,8 +6,8 @@ import copy
 import re
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from torch import Tensor
 from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.engine import NAMES, check_installed, find_engine, find_missing
-from classy_vision.engines.optimized import About, Optimized, Part, Running
+from classy_vision.engines.optimized import About, Key, Optimized
 from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance, measure_difference
 from classy_vision.engines.report import Attempt, EngineReport
 from classy_vision.identify.networks import load_model
@@ -99,61 +99,52 @@ def _replace_old_arguments(engine: str, compile: bool | None) -> str:
     return "torch" if compile else engine
 
 
-def _choose(program: Program, tolerance: float, engine: str, time_budget: float) -> Optimized:
-    if engine == "auto":
-        tried = _try_all(program, tolerance, time_budget)
-    else:
-        tried = [_Candidate(find_engine(engine), _find_reason_against(engine, program))]
-        if not tried[0].note:
-            tried[0].build(program, tolerance)
-    if not any(one.running for one in tried):
-        raise ConfigError("; ".join(f"the engine {one.engine.name!r} {one.note}" for one in tried))
-    _time([one for one in tried if one.running], program.example)
-    return _finish(tried, program, tolerance)
-
-
-@dataclass
-class _Candidate:
-    """An engine, and what came of it.
-
-    Attributes:
-        note: why it was not tried, or what went wrong, or what is to be said of it.
-        running: what was built.
-        seconds: for building it.
-        difference: from the model.
-        times: of calls.
-    """
-
-    engine: type[Compiled]
-    note: str = ""
-    running: Running | None = None
-    seconds: float = 0.0
-    difference: float = 0.0
-    times: list[float] = field(default_factory=list)
-
-    def build(self, program: Program, tolerance: float) -> None:
-        """Builds it, or notes what went wrong."""
-        start = time.perf_counter()
+def _choose(program: Program, tolerance: float, engine: str, budget: float) -> Optimized:
+    start = time.perf_counter()
+    attempts: dict[str, Attempt] = {}
+    built: dict[str, Compiled] = {}
+    for name in NAMES if engine == "auto" else (engine,):
+        begin = time.perf_counter()
+        reason = _find_reason_against(name, program)
+        if engine == "auto":
+            reason = _find_reason_to_skip(name, budget, budget - (begin - start), built) or reason
+        if reason:
+            attempts[name] = Attempt(name, note=reason)
+            continue
         try:
-            self.running, self.difference = _build(self.engine, program, tolerance)
+            built[name], difference = _build(find_engine(name), program, tolerance)
         except ConfigError as error:
-            self.note = str(error)
-        except Exception as error:  # engines raise whatever they stumble over
-            operators = OPERATORS.search(str(error))
-            reason = operators.group() if operators else first_line(error)
-            self.note = f"cannot run the model: {reason[:300]}"
+            attempts[name] = Attempt(name, note=str(error))
         else:
-            self.seconds = time.perf_counter() - start
-            if lacks_arithmetic(program):
-                dtype = program.dtype
-                self.note = f"this processor has no arithmetic in {dtype}, which makes it slower than float32"
+            seconds = time.perf_counter() - begin
+            attempts[name] = Attempt(name, None, seconds, difference, _find_reason_for_slowness(program))
+    if not built:
+        raise ConfigError("; ".join(f"the engine {name!r} {one.note}" for name, one in attempts.items()))
+    times = _time(built, program.example)
+    attempts |= {name: replace(attempts[name], milliseconds=1000 * times[name]) for name in built}
+    best = min(times, key=times.__getitem__)
+    if note := attempts[best].note:
+        warnings.warn(f"the engine {best!r}: {note}", stacklevel=3)
+    shape = tuple(program.example.shape)
+    report = EngineReport(best, shape, program.dtype, program.threads, tuple(attempts.values()))
+    return _wrap(built[best], report, program, tolerance)
 
-    def describe(self) -> Attempt:
-        """Returns what the report says of it."""
-        if self.running is None:
-            return Attempt(self.engine.name, note=self.note)
-        milliseconds = 1000 * median(self.times)
-        return Attempt(self.engine.name, milliseconds, self.seconds, self.difference, self.note)
+
+def _wrap(compiled: Compiled, report: EngineReport, program: Program, tolerance: float) -> Optimized:
+    model = program.module.model
+    about = About(engine=compiled.name, dtype=program.dtype, model=type(model).__name__)
+
+    def build(key: Key) -> Compiled:
+        blocks, shape = key
+        example = torch.randn(len(program.example), *shape).to(program.example)
+        part = replace(program, module=Reading(model, blocks), example=example)
+        _ = part.reference  # what the model says against a block or a size is the model's
+        try:
+            return _build(type(compiled), part, tolerance)[0]
+        except ConfigError as error:
+            raise ConfigError(f"the engine {compiled.name!r} {error}") from error
+
+    return Optimized(about, {(None, report.shape[1:]): compiled}, report, build)
 
 
 # -- what is asked for
@@ -185,15 +176,7 @@ def _prepare(
     example = _check_example(model, example)
     start = time.perf_counter()
     program = Program(Reading(model), example[:1], name, threads or torch.get_num_threads(), cache_dir)
-    try:
-        _ = program.reference
-    except (ConfigError, ValueError, TypeError):
-        raise
-    except Exception as error:  # of whatever a module does
-        shape = tuple(example.shape)
-        raise ConfigError(
-            f"the model does not run on an example of shape {shape}: {first_line(error)}"
-        ) from error
+    _ = program.reference
     count = int(SAMPLE_SECONDS / (time.perf_counter() - start))
     if len(example) > 1 < count:
         program = replace(program, example=example[:count].contiguous())
@@ -208,13 +191,6 @@ def _check_example(model: ClassyModel, example: Any) -> Tensor:
         what = f"{tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ConfigError(f"example: a batch is needed, as a tensor, not {what}")
     return example.detach().to(device, torch.float32)
-
-
-def lacks_arithmetic(program: Program) -> bool:
-    """Whether the processor has no instructions for the dtype of a program."""
-    wanted, has = ARITHMETIC.get(program.dtype), torch.cpu.get_capabilities()
-    on_x86 = program.example.device.type == "cpu" and has.get("architecture") == "x86_64"
-    return on_x86 and wanted is not None and not any(has.get(name) for name in wanted)
 
 
 # -- building and timing
@@ -234,92 +210,71 @@ def _find_reason_against(name: str, program: Program) -> str:
     return ""
 
 
-def _try_all(program: Program, tolerance: float, budget: float) -> list[_Candidate]:
-    start = time.perf_counter()
-    tried: list[_Candidate] = []
-    for name in NAMES:
-        one, left = _Candidate(find_engine(name)), budget - (time.perf_counter() - start)
-        if command := find_missing(one.engine):
-            one.note = f"is not installed, and is often the fastest: {command}"
-        elif reason := _find_reason_against(name, program):
-            one.note = reason
-        elif name == "torch" and left < COMPILING_SECONDS:
-            one.note = (
-                f"was not tried, as it compiles for over a minute: time_budget={budget + 120:.0f} tries it"
-            )
-        elif left < 0 and any(other.running for other in tried):
-            one.note = (
-                f"was not tried, since the time budget of {budget:g} s is spent: a larger time_budget tries it"
-            )
-        else:
-            one.build(program, tolerance)
-        tried.append(one)
-    return tried
+def _find_reason_to_skip(name: str, budget: float, left: float, built: Mapping[str, Compiled]) -> str:
+    """Returns why "auto" does not try an engine with ``left`` of ``budget`` seconds; "" where it does."""
+    if command := find_missing(find_engine(name)):
+        return f"is not installed, and is often the fastest: {command}"
+    if name == "torch" and left < COMPILING_SECONDS:
+        return f"was not tried, as it compiles for over a minute: time_budget={budget + 120:.0f} tries it"
+    if left < 0 and built:
+        return f"was not tried, since the time budget of {budget:g} s is spent: a larger time_budget tries it"
+    return ""
 
 
-def _build(engine: type[Compiled], program: Program, tolerance: float) -> tuple[Running, float]:
+def _find_reason_for_slowness(program: Program) -> str:
+    """Returns what is to be said where the processor has no instructions for the dtype of a program."""
+    wanted, has = ARITHMETIC.get(program.dtype), torch.cpu.get_capabilities()
+    on_x86 = program.example.device.type == "cpu" and has.get("architecture") == "x86_64"
+    if wanted is None or not on_x86 or any(has.get(name) for name in wanted):
+        return ""
+    return f"this processor has no arithmetic in {program.dtype}, which makes it slower than float32"
+
+
+def _build(engine: type[Compiled], program: Program, tolerance: float) -> tuple[Compiled, float]:
     """Compiles a program and compares it with the model.
 
+    Returns:
+        What the engine compiled, and the largest difference of an output.
+
     Raises:
-        ConfigError: it differs by more than the tolerance.
+        ConfigError: the engine cannot run it, or it differs by more than the tolerance.
     """
-    names, places, wanted = program.reference  # says which block is unknown
-    compiled = engine.compile(program)
-    differences = [*map(measure_difference, compiled(program.example), wanted)]
-    difference = max(differences)
-    if not difference <= tolerance:
-        name = names[places.index(differences.index(difference))]
+    places, wanted = program.reference
+    try:
+        compiled = engine.compile(program)
+        compiled.outputs = places
+        given = compiled(program.example)
+    except ConfigError:
+        raise
+    except Exception as error:  # engines raise whatever they stumble over
+        operators = OPERATORS.search(str(error))
+        reason = operators.group() if operators else first_line(error)
+        size = "x".join(map(str, program.example.shape[1:]))
+        raise ConfigError(f"cannot run the model for inputs of {size}: {reason[:300]}") from error
+    differences = {name: measure_difference(given[name], wanted[place]) for name, place in places.items()}
+    worst = max(differences, key=differences.__getitem__)
+    if not differences[worst] <= tolerance:
+        where = f" in {worst!r}" if worst else ""
         raise ConfigError(
-            f"differs from the model by {difference:.1e}{f' in {name!r}' if name else ''}; allowed is "
-            f"tolerance = {tolerance:g}"
+            f"differs from the model by {differences[worst]:.1e}{where}; allowed is tolerance = {tolerance:g}"
         )
-    shape = tuple(program.example.shape[1:])
-    part = Part(blocks=program.module.blocks, input_shape=shape, names=names, places=places)
-    return Running(part, compiled), difference
+    return compiled, differences[worst]
 
 
-def _time(candidates: Sequence[_Candidate], example: Tensor) -> None:
-    """Times the engines that run, in turns, without those that are far behind the fastest."""
+def _time(built: Mapping[str, Compiled], example: Tensor) -> dict[str, float]:
+    """Returns the median seconds of a call by engine. They take turns, without those that are far behind."""
     start = time.perf_counter()
     images = {"torch": example, "numpy": example.numpy(force=True)}
-    rest = list(candidates)
+    times: dict[str, list[float]] = {name: [] for name in built}
+    rest = list(built)
     for turn in range(ROUNDS[1] + 1):
-        for one in rest:
-            assert one.running is not None
+        for name in rest:
             begin = time.perf_counter()
-            one.running.compiled.run(images[one.running.compiled.takes])
-            one.times = [*one.times[turn == 1 :], time.perf_counter() - begin]  # the first call warms up
+            built[name].run(images[built[name].takes])
+            times[name] = [*times[name][turn == 1 :], time.perf_counter() - begin]  # the first call warms up
         if turn == 2:
-            limit = HOPELESS * min(min(one.times) for one in rest)
-            rest = [one for one in rest if min(one.times) <= limit]
+            limit = HOPELESS * min(min(times[name]) for name in rest)
+            rest = [name for name in rest if min(times[name]) <= limit]
         if len(rest) < 2 <= turn or (turn >= ROUNDS[0] and time.perf_counter() - start > TIMING_SECONDS):
             break
-
-
-def _finish(tried: Sequence[_Candidate], program: Program, tolerance: float) -> Optimized:
-    best = min((one for one in tried if one.running), key=lambda one: median(one.times))
-    engine, model = best.engine, program.module.model
-    assert best.running is not None
-    if best.note:
-        warnings.warn(f"the engine {engine.name!r}: {best.note}", stacklevel=3)
-
-    def build(blocks: tuple[str, ...] | None, shape: tuple[int, ...]) -> Running:
-        example = torch.randn(len(program.example), *shape).to(program.example)
-        try:
-            return _build(engine, replace(program, module=Reading(model, blocks), example=example), tolerance)[
-                0
-            ]
-        except (ValueError, TypeError):
-            raise
-        except Exception as error:  # engines raise whatever they stumble over
-            size = "x".join(map(str, shape))
-            raise ConfigError(
-                f"the engine {engine.name!r} cannot run inputs of {size}: {first_line(error)}"
-            ) from error
-
-    about = About(
-        engine=engine.name, dtype=program.dtype, model=type(model).__name__, parts=(best.running.part,)
-    )
-    attempts = tuple(one.describe() for one in tried)
-    report = EngineReport(engine.name, tuple(program.example.shape), program.dtype, program.threads, attempts)
-    return Optimized(about, [best.running], report, build)
+    return {name: median(found) for name, found in times.items()}

@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from classy_vision.config import ConfigError, first_line
-from classy_vision.engines.inductor import load_package, write_package
+from classy_vision.engines.inductor import Inductor, write_package
 from classy_vision.export.exported_program import trace
-from classy_vision.export.formats import UNREADABLE, Loaded, Request, check_trust, read_archived
+from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
 
 
@@ -33,19 +32,11 @@ def load(path: Path, trust: bool) -> Loaded:
     """Loads the shared library.
 
     Raises:
-        ConfigError: it is not trusted, is damaged, or is from another tool or for another machine.
+        ConfigError: it is not trusted, or is from another tool.
     """
-    said = read_archived(path, "wrapper_metadata.json", 2 * MAX_METADATA)
-    metadata = parse_metadata(_unwrap(said), str(path))
+    found: Any = read_archived(path, "wrapper_metadata.json", 2 * MAX_METADATA)
+    with suppress(Exception):
+        found = str(json.loads(found or b"")[KEY])
+    metadata = parse_metadata(found, str(path))
     check_trust(path, trust, "is an AOTInductor package, and loading it runs the machine code in it")
-    try:
-        return metadata, load_package(path)
-    except Exception as error:  # torch's, of several kinds
-        reason = first_line(error)
-        raise ConfigError(f"{str(path)!r} is damaged or for another machine: {reason}") from None
-
-
-def _unwrap(said: bytes | None) -> str | None:
-    with suppress(*UNREADABLE):
-        return str(json.loads(said or b"")[KEY])
-    return None
+    return metadata, Inductor.load(path)

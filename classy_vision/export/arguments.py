@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +112,16 @@ def make_example(model: nn.Module, example: Tensor | None, max_batch: int) -> Te
 def describe_sizes_and_outputs(
     model: nn.Module, example: Tensor, dynamic_size: bool, heads: Mapping[str, Head]
 ) -> dict[str, Any]:
-    """Returns the "input_shape", "outputs" and "heads" of metadata.
+    """Returns the "input_shape", "outputs" and "heads" of metadata; sizes that the file leaves free are None.
 
     Raises:
-        ConfigError: the model does not take the example, or its outputs do not agree with ``heads``.
+        ConfigError: the model does not take the example, its outputs do not agree with ``heads``, or inputs of
+            any size are asked for that are not images.
     """
+    shape = tuple(example.shape)
     try:
         outputs = model(example)
     except Exception as error:  # any that a user's module raises
-        shape = tuple(example.shape)
         raise ConfigError(f"the model does not take inputs {shape}: {find_reason(error)}") from error
     if isinstance(outputs, Mapping):
         names = [str(name) for name in outputs]
@@ -133,26 +134,13 @@ def describe_sizes_and_outputs(
         raise ConfigError(f"{type(model).__name__} returns neither a tensor nor a dict of tensors by head")
     if odd := next((name for name in heads if name not in names), None):
         raise unknown("head", odd, names)
+    found = {**heads, **{name: Head() for name in names if name not in heads}}
     for name, leaf in zip(names, leaves):
-        if name in heads:
-            heads[name].check_output(name, tuple(leaf.shape))
-    others = {name: Head() for name in names if name not in heads}
-    sizes = _free_sizes(example.shape, dynamic_size)
-    return {"input_shape": sizes, "outputs": tuple(names), "heads": {**heads, **others}}
-
-
-def _free_sizes(shape: Sequence[int], dynamic_size: bool) -> tuple[int | None, ...]:
-    """Replaces the sizes in ``shape`` that the file leaves free by None: the batch and, for ``dynamic_size``,
-    height and width.
-
-    Raises:
-        ConfigError: ``shape`` has no height and width.
-    """
-    if not dynamic_size:
-        return (None, *shape[1:])
-    if len(shape) < 4:
-        raise ConfigError(f"inputs of shape {tuple(shape)} are not images: only images can have a dynamic size")
-    return (None, *shape[1:-2], None, None)
+        found[name].check_output(name, tuple(leaf.shape))
+    if dynamic_size and len(shape) < 4:
+        raise ConfigError(f"inputs of shape {shape} are not images: only images can have a dynamic size")
+    sizes = (None, *shape[1:-2], None, None) if dynamic_size else (None, *shape[1:])
+    return {"input_shape": sizes, "outputs": tuple(names), "heads": found}
 
 
 def check_preprocessing(metadata: Metadata) -> None:

@@ -1,9 +1,9 @@
-"""Comparing an exported file with its model: outputs, or scores for int8."""
+"""Compares an exported file with its model: by outputs, or for int8 by scores."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,40 +16,36 @@ from classy_vision.export.exported_model import ExportedModel
 from classy_vision.export.formats import Int8, Request, Run, Scores
 
 Found = tuple[float | None, list[tuple[int, ...]], Scores, Scores]
-"""The largest difference, shapes of inputs, and scores before and after."""
+"""The largest difference, the shapes of the inputs, and the scores before and after."""
 
 
 @dataclass(frozen=True)
 class Batched:
-    """Splits batches of any size into those that ``run`` takes.
+    """Splits batches of any size into those that an exported model takes.
 
     Attributes:
-        run: maps an input to tensors by head.
-        max_batch: the largest batch that it takes.
+        exported: the model.
         input_shape: (c, h, w) or (c, t, h, w).
-        run_all: as ``run``, for each of many inputs in their order; one after the other by default.
     """
 
-    run: Run
-    max_batch: int
+    exported: ExportedModel
     input_shape: tuple[int, ...] = ()
-    run_all: Callable[[Iterable[Tensor]], Iterator[Mapping[str, Tensor]]] | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        parts = [self.run(part) for part in torch.split(images, self.max_batch)]
-        return _join(parts)
+        parts = torch.split(images, self.exported.metadata.max_batch)
+        return _join([self.exported(part) for part in parts])
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Yields the tensors by head for each of many inputs, in their order."""
+        """Yields the outputs by head for each of many batches, in their order."""
         counts: deque[int] = deque()
 
         def split() -> Iterator[Tensor]:
             for images in batches:
-                parts = torch.split(images, self.max_batch)
+                parts = torch.split(images, self.exported.metadata.max_batch)
                 counts.append(len(parts))
                 yield from parts
 
-        outputs = iter(self.run_all(split()) if self.run_all else map(self.run, split()))
+        outputs = self.exported.stream(split())
         for first in outputs:
             yield _join([first, *islice(outputs, counts.popleft() - 1)])
 
@@ -75,7 +71,7 @@ def compare_numbers(exported: ExportedModel, request: Request, tolerance: float)
     shapes, worst = _choose_shapes(request), 0.0
     for shape in shapes:
         images = draw_input(shape)
-        wanted, given = _run_model(request)(images), _run(exported, images)
+        wanted, given = run_model(request)(images), _run(exported, images)
         for head, output in wanted.items():
             difference = measure_difference(given[head], output)
             worst = max(worst, difference)
@@ -107,7 +103,7 @@ def _run(exported: ExportedModel, images: Tensor) -> Mapping[str, Tensor]:
 
 
 def _choose_shapes(request: Request) -> list[tuple[int, ...]]:
-    """Batches of 1 and more at the size of the example, and at other sizes if these are free."""
+    """Returns batches of 1 and more at the size of the example, and at other sizes if these are free."""
     shape, most = request.example.shape[1:], request.metadata.max_batch
     shapes: list[tuple[int, ...]] = [(n, *shape) for n in sorted({1, 2, min(5, most)})]
     if request.metadata.input_shape[-1] is None:
@@ -116,7 +112,8 @@ def _choose_shapes(request: Request) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _run_model(request: Request) -> Run:
+def run_model(request: Request) -> Run:
+    """Returns a function that runs the model and returns its outputs by head."""
     names = request.metadata.outputs
 
     @torch.no_grad()
@@ -126,26 +123,28 @@ def _run_model(request: Request) -> Run:
     return run
 
 
-def compare_scores(exported: ExportedModel, request: Request, int8: Int8) -> Found:
-    """Compares scores, which ``int8.measure`` finds.
+class ScoreError(ConfigError):
+    """A head loses too much in int8."""
+
+
+def compare_scores(exported: ExportedModel, before: Scores, int8: Int8) -> Found:
+    """Compares scores, which ``int8.measure`` computes, with those of the model.
 
     Returns:
         No difference, no shapes, and the scores of the model and of the exported model.
 
     Raises:
-        ConfigError: a head loses too much.
+        ScoreError: a head loses too much.
+        ConfigError: the scores are not those of the heads.
     """
-    before, after = (
-        int8.measure(_run_model(request)),
-        int8.measure(Batched(exported, exported.metadata.max_batch)),
-    )
+    after = int8.measure(Batched(exported))
     if odd := next((head for head in before if head not in exported.metadata.outputs), None):
         raise unknown("head", odd, exported.metadata.outputs, "the scores of int8")
     if set(after) != set(before):
-        raise ConfigError(f"int8: measure gave scores of {sorted(before)}, and then of {sorted(after)}")
+        raise ConfigError(f"int8: measure returned scores of {sorted(before)}, and then of {sorted(after)}")
     for head, score in before.items():
         if not score - after[head] <= int8.max_loss:
-            raise ConfigError(
+            raise ScoreError(
                 f"head {head!r} falls from {score:.2f} to {after[head]:.2f} in int8, by more than "
                 f"{int8.max_loss:g} points: nothing was written"
             )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from classy_vision.config import ConfigError, first_line
 from classy_vision.engines.compiled import Compiled
-from classy_vision.export.formats import find_format
+from classy_vision.export.formats import FORMATS, find_format
 from classy_vision.export.metadata import Metadata
 
 
@@ -49,10 +50,10 @@ class ExportedModel:
             images: float32 (n, c, h, w) or (n, c, t, h, w): an array of numpy or a tensor of torch.
 
         Raises:
-            ConfigError: the model was not exported for inputs of that shape.
+            ConfigError: the model was not exported for inputs of that shape, or its outputs are not what its
+                metadata say.
         """
-        self.metadata.check_input(tuple(images.shape))
-        return self._name(self.compiled(images))
+        return self._check_outputs(self.compiled(self._check(images)))
 
     def stream(self, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Yields the outputs by head for each of many batches, in their order.
@@ -66,14 +67,16 @@ class ExportedModel:
         Raises:
             ConfigError: the model was not exported for inputs of that shape.
         """
-        return map(self._name, self.compiled.stream(map(self._check, batches)))
+        return map(self._check_outputs, self.compiled.stream(map(self._check, batches)))
 
     def _check(self, images: Any) -> Any:
         self.metadata.check_input(tuple(images.shape))
         return images
 
-    def _name(self, outputs: list[Any]) -> dict[str, Any]:
-        return dict(zip(self.metadata.outputs, outputs))
+    def _check_outputs(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        for name, output in outputs.items():
+            self.metadata.heads[name].check_output(name, tuple(output.shape))
+        return outputs
 
 
 def load_exported(path: str | Path, *, trust: bool = False) -> ExportedModel:
@@ -91,7 +94,16 @@ def load_exported(path: str | Path, *, trust: bool = False) -> ExportedModel:
         ConfigError: the file does not exist, is damaged, or was written by another tool.
     """
     path = Path(os.path.expanduser(path))
-    return ExportedModel(path, *find_code(find_format(path)).load(path, trust))
+    format = find_format(path)
+    try:
+        metadata, compiled = find_code(format).load(path, trust)
+    except ConfigError:
+        raise
+    except Exception as error:  # of many kinds, some of which only a library's binary names
+        reason = first_line(error)[:300]
+        raise ConfigError(f"{str(path)!r} is damaged or {FORMATS[format].otherwise}: {reason}") from None
+    compiled.outputs = {name: place for place, name in enumerate(metadata.outputs)}
+    return ExportedModel(path, metadata, compiled)
 
 
 def find_code(format: str) -> Any:

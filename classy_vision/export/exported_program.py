@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from classy_vision.config import ConfigError, first_line
+from classy_vision.config import ConfigError
 from classy_vision.engines import program
 from classy_vision.engines.plain import Plain
 from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
@@ -51,12 +51,8 @@ def load(path: Path, trust: bool) -> Loaded:
     """Reads the file that ``save`` wrote.
 
     Raises:
-        ConfigError: it is not trusted, is damaged, or is from another tool or another version of torch.
+        ConfigError: it is not trusted, or is from another tool.
     """
     metadata = parse_metadata(read_archived(path, f"/extra/{EXTRA}", MAX_METADATA), str(path))
     check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
-    try:
-        return metadata, Plain(torch.export.load(path).module())
-    except Exception as error:  # of many kinds, such as for an operator of a package that is not imported
-        reason = f"{type(error).__name__}: {first_line(error)[:300]}"
-        raise ConfigError(f"{str(path)!r} is damaged or for another version of torch: {reason}") from None
+    return metadata, Plain.load(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,12 +45,14 @@ class Request:
         example: an input; its batch is not 1.
         metadata: with the sizes that are free.
         int8: how to quantize the model; None for other precisions.
+        before: the scores of the model where quantizing all layers lost too much, so that some stay in float32.
     """
 
     model: nn.Module
     example: Tensor
     metadata: Metadata
     int8: Int8 | None = None
+    before: Scores | None = None
 
 
 Loaded = tuple[Metadata, Compiled]
@@ -64,37 +65,30 @@ class Format:
 
     Attributes:
         suffix: the end of the file's name.
+        otherwise: what a file may be that cannot be read, if it is not damaged.
         precisions: of the weights that a file can hold.
         needs_trust: whether reading a file can run code from it; it is refused without ``trust``.
         beside: the suffixes of files that are written next to it.
     """
 
     suffix: str
+    otherwise: str
     precisions: tuple[str, ...]
     needs_trust: bool = False
     beside: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
-    "exported-program": Format(".pt2", ("float32", "bfloat16"), True),
+    "exported-program": Format(".pt2", "for another version of torch", ("float32", "bfloat16"), True),
     # On CPUs, ONNX Runtime has no convolutions or matrix products in bfloat16.
-    "onnx": Format(".onnx", ("float32", "int8")),
-    "openvino": Format(".xml", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)),
-    "aoti": Format(".pt2", ("float32", "bfloat16", "int8"), True),
-    "safetensors": Format(".safetensors", ("float32", "bfloat16")),
+    "onnx": Format(".onnx", "not an ONNX file", ("float32", "int8")),
+    "openvino": Format(
+        ".xml", "not a file of OpenVINO", ("float32", "bfloat16", "float16", "int8"), beside=(".bin",)
+    ),
+    "aoti": Format(".pt2", "for another machine", ("float32", "bfloat16", "int8"), True),
+    "safetensors": Format(".safetensors", "not a file of safetensors", ("float32", "bfloat16")),
 }
 """The formats that ``export`` writes, by name."""
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What ``zipfile`` and ``json`` raise for damaged files."""
 LIBRARY = "data/aotinductor/"
 """The folder of the shared library in an AOTInductor package."""
 
@@ -111,7 +105,7 @@ def find_format(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 return "aoti" if any(LIBRARY in name for name in archive.namelist()) else "exported-program"
-        except UNREADABLE as error:
+        except Exception as error:  # of many kinds
             raise ConfigError(f"{str(path)!r} is damaged or not an archive of torch: {error}") from None
     for name, entry in FORMATS.items():
         if path.suffix == entry.suffix:
@@ -131,7 +125,7 @@ def check_packages(what: str, extra: str, *names: str) -> None:
 
 def read_archived(path: Path, ending: str, limit: int) -> bytes | None:
     """Returns the part of an archive whose name has an ending; None where there is none, or it is too large."""
-    with suppress(*UNREADABLE), zipfile.ZipFile(path) as archive:
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.filename.endswith(ending) and info.file_size <= limit:
                 return archive.read(info)

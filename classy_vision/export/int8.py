@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,9 +22,17 @@ from classy_vision.engines.openvino_package import no_telemetry
 from classy_vision.export.formats import Int8, Request, Scores, check_packages
 from classy_vision.export.metadata import INPUT
 
+RANKED = 16
+"""The calibration inputs by whose outputs NNCF ranks layers; it compiles the network again for each layer."""
+MOST_RESTORED = 30
+"""The layers that may return to float32. The model is measured after each."""
+
 
 def quantize_openvino(model: Any, request: Request) -> Any:
-    """Quantizes by NNCF, which returns layers to float32 until no head loses more than ``max_loss``.
+    """Quantizes by NNCF, which takes seconds.
+
+    If ``request.before`` has the scores that are to be kept, NNCF then returns layers to float32, those that
+    change the outputs most first, until no head loses more than ``max_loss``. That takes minutes.
 
     Args:
         model: an ``openvino.Model`` in float32.
@@ -36,24 +44,34 @@ def quantize_openvino(model: Any, request: Request) -> Any:
     check_packages("int8 for OpenVINO", "int8", "nncf")
     int8 = request.int8
     assert int8 is not None
+    inputs = [images.numpy() for images in int8.calibration]
     with silence(), no_telemetry():
         import nncf
 
         transforms = any(isinstance(module, nn.LayerNorm) for module in request.model.modules())
+        options: dict[str, Any] = {
+            "subset_size": len(inputs),
+            "model_type": nncf.ModelType.TRANSFORMER if transforms else None,
+        }
+        how = nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE,  # 7 bits
+            # SmoothQuant moves large activations into the weights. With 7 bits for these, outputs of vision
+            # transformers differ by three times as much.
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        )
+        if request.before is None:
+            return nncf.quantize(model, nncf.Dataset(inputs), **options, advanced_parameters=how)
         return nncf.quantize_with_accuracy_control(
             model,
-            calibration_dataset=nncf.Dataset([images.numpy() for images in int8.calibration]),
-            validation_dataset=nncf.Dataset([None]),  # the measure has its own
-            validation_fn=_Validation(int8, request.metadata.outputs),
+            calibration_dataset=nncf.Dataset(inputs),
+            validation_dataset=nncf.Dataset(inputs[:RANKED]),
+            validation_fn=_Validation(int8, request.metadata.outputs, request.before),
             max_drop=int8.max_loss,
             drop_type=nncf.DropType.ABSOLUTE,
-            subset_size=len(int8.calibration),
-            model_type=nncf.ModelType.TRANSFORMER if transforms else None,
-            advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE,  # 7 bits
-                # SmoothQuant moves large activations into the weights. With 7 bits for these, outputs of vision
-                # transformers differ by three times as much.
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+            **options,
+            advanced_quantization_parameters=how,
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                max_num_iterations=MOST_RESTORED, ranking_subset_size=RANKED
             ),
         )
 
@@ -61,21 +79,24 @@ def quantize_openvino(model: Any, request: Request) -> Any:
 class _Validation:
     """Measures for NNCF: 100 for the first model, and less by the points that the worst head has lost since."""
 
-    def __init__(self, int8: Int8, outputs: Sequence[str]) -> None:
+    def __init__(self, int8: Int8, outputs: Sequence[str], before: Scores) -> None:
         self._measure = int8.measure
         self._outputs = outputs
-        self._before: Scores = {}
+        self._before = before
+        # NNCF asks first what it is given, which is not a score for each input, so that it compares outputs
+        # to rank layers. Then it asks for the first model.
+        self._known: list[float | None] = [100.0, None]
 
-    def __call__(self, compiled: Any, data: Any) -> tuple[float, None]:
+    def __call__(self, compiled: Any, data: Any) -> tuple[float | None, None]:
+        if self._known:
+            return self._known.pop(), None
+
         def run(images: Tensor) -> dict[str, Tensor]:
             found = compiled(images.numpy())
             return {name: torch.from_numpy(found[i]) for i, name in enumerate(self._outputs)}
 
         scores = self._measure(run)
-        self._before = self._before or scores
-        return 100 + min(
-            scores[head] - before for head, before in self._before.items()
-        ), None  # NNCF divides by it
+        return 100 + min(scores[head] - before for head, before in self._before.items()), None
 
 
 def quantize_program(program: torch.export.ExportedProgram, request: Request) -> torch.export.ExportedProgram:
@@ -106,27 +127,32 @@ def quantize_program(program: torch.export.ExportedProgram, request: Request) ->
         return trace(replace(request, model=convert_pt2e(prepared)))
 
 
-def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
+def quantize_onnx(model: Any, request: Request) -> Any:
     """Quantizes by ONNX Runtime: pairs of QuantizeLinear and DequantizeLinear around convolutions and products.
 
     Args:
         model: of ``onnx``, in float32.
         request: has the inputs from which ranges are taken.
-        path: temporary files are written next to it, and removed.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     assert request.int8 is not None
-    whole, ready, done = (path.with_name(f"{part}.onnx") for part in ("whole", "ready", "done"))
-    whole.write_bytes(model.SerializeToString())
-    with silence():
-        quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+    inputs = ({INPUT: images.numpy()} for images in request.int8.calibration)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the package has no annotations
+        def get_next(self) -> dict[str, Any] | None:
+            return next(inputs, None)
+
+    with silence(), TemporaryDirectory() as folder:
+        whole, ready, done = (f"{folder}/{name}.onnx" for name in ("whole", "ready", "done"))
+        onnx.save(model, whole)
+        quant_pre_process(whole, ready, skip_symbolic_shape=True)
         quantize_static(
-            str(ready),
-            str(done),
-            _Reader(request.int8.calibration),
+            ready,
+            done,
+            Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -135,19 +161,4 @@ def quantize_onnx(model: Any, request: Request, path: Path) -> Any:
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "MaxPool"],
             extra_options={"QuantizeBias": True},
         )
-    quantized = onnx.load(str(done))
-    for part in (whole, ready, done):
-        part.unlink(missing_ok=True)
-    return quantized
-
-
-class _Reader:
-    """Hands the calibration inputs to ONNX Runtime."""
-
-    def __init__(self, calibration: Sequence[Tensor]) -> None:
-        self._rest = iter(calibration)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Returns the next input, and None after the last."""
-        images = next(self._rest, None)
-        return None if images is None else {INPUT: images.numpy()}
+        return onnx.load(done)

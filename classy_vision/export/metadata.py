@@ -1,4 +1,4 @@
-"""The description in an exported file: inputs, heads, labels, and how images become an input."""
+"""Metadata of exported files: inputs, heads, class names, and how images are preprocessed."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ class Head(Config):
     """The meaning of a head's outputs.
 
     Attributes:
-        kind: "classification" (softmax gives probabilities), "multilabel" (sigmoid does) or
-            "regression" (a number); "segmentation" and "dense_regression" of maps (n, k, h, w); None if
-            unknown.
+        kind: "classification" (softmax returns probabilities), "multilabel" (sigmoid does) or "regression"
+            (a number); "segmentation" and "dense_regression" for maps (n, k, h, w); None if unknown.
         classes: the names of the classes, in the order of the outputs.
     """
 
@@ -71,7 +70,7 @@ class Head(Config):
 
 
 class Metadata(Config):
-    """The description in an exported file, as JSON in each format.
+    """The metadata of an exported file; each format stores them as JSON.
 
     Attributes:
         schema_version: the version of these keys.
@@ -79,13 +78,13 @@ class Metadata(Config):
         format: a key of ``FORMATS``.
         precision: of weights and arithmetic, "float32", "bfloat16", "float16" or "int8"; safetensors
             files always compute in float32.
-        input_shape: (n, c, h, w) or (n, c, t, h, w); None for sizes that are free.
+        input_shape: (n, c, h, w) or (n, c, t, h, w); None for dynamic sizes.
         max_batch: the largest n.
-        outputs: the heads in the order of the outputs, which some formats leave unnamed.
+        outputs: the heads in the order of the outputs, which have no names in some formats.
         heads: the meaning of the outputs, by head.
-        preprocessing: keys of ``data`` of a training config: image_size, resize, interpolation,
+        preprocessing: keys of ``data`` in a training config: image_size, resize, interpolation,
             mean, std, clip. None if unknown.
-        model: the config of the network, if it has one.
+        model: the config of the network; None if it has none.
     """
 
     schema_version: Literal[1] = 1
@@ -124,7 +123,7 @@ def parse_metadata(text: str | bytes | None, where: str) -> Metadata:
     """Parses the metadata of a file.
 
     Raises:
-        ConfigError: there are none, or they are damaged or from another tool.
+        ConfigError: the file has no metadata, or they are damaged or written by another tool.
     """
     if not text or len(text) > MAX_METADATA:
         raise ConfigError(f"{where!r} has no metadata of classy export: another tool wrote it")
@@ -136,20 +135,20 @@ def parse_metadata(text: str | bytes | None, where: str) -> Metadata:
         metadata = Metadata.parse({**found, "heads": heads}, where)
         if sorted(metadata.outputs) != sorted(heads):
             raise ConfigError(f"outputs {list(metadata.outputs)} are not the heads {list(heads)}")
-        # Unchanged, in the types of JSON.
+        # These two stay as they are in the JSON.
         return metadata.model_copy(update={key: found.get(key) for key in ("model", "preprocessing")})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{where!r}: its metadata are damaged: {first_line(error)[:MAX_SHOWN]}") from None
 
 
 def _check_outline(found: Any) -> None:
-    """Checks the number of heads and the size of the input, before each head is parsed.
+    """Checks the number of heads and the size of the input before each head is parsed.
 
     Raises:
-        ConfigError: one of them is beyond that of any model.
+        ConfigError: one of them is larger than that of any model.
     """
     if len(found["heads"]) > MAX_HEADS:
-        raise ConfigError(f"{len(found['heads']):,} heads, of at most {MAX_HEADS}")
+        raise ConfigError(f"{len(found['heads']):,} heads: a model has at most {MAX_HEADS}")
     shape = found["input_shape"]
     if not isinstance(shape, list) or not 2 <= len(shape) <= 5:
         raise ConfigError(f"input_shape = {shown(shape)}: (n, c, h, w), (n, c, t, h, w) or (n, c) is needed")

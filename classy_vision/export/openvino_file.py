@@ -50,21 +50,18 @@ def load(path: Path, trust: bool) -> Loaded:
     """Reads the graph and its weights.
 
     Raises:
-        ConfigError: OpenVINO is missing, or a file is missing, damaged or another tool's.
+        ConfigError: OpenVINO is missing, the weights are missing or others, or another tool wrote it.
+        ValueError: a file is damaged.
     """
     check_packages("OpenVINO's files", "openvino", "openvino")
     _check_weights(path)
-    try:
-        model = openvino.read(path)
-        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
-    except Exception as error:  # of many kinds, which only the library's binary names
-        reason = str(error).strip().splitlines()[-1][:300]  # where it was thrown comes first
-        raise ConfigError(f"{str(path)!r} is damaged or not a file of OpenVINO: {reason}") from None
+    model = openvino.read(path)
+    text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
     metadata = parse_metadata(text, str(path))
-    outputs = [output.get_names() for output in model.outputs]
+    inputs, outputs = ([value.get_names() for value in values] for values in (model.inputs, model.outputs))
     fits = len(outputs) == len(metadata.outputs) and all(map(set.__contains__, outputs, metadata.outputs))
-    if not fits or [entry.get_names() for entry in model.inputs] != [{INPUT}]:
-        raise ConfigError(f"{str(path)!r} is damaged: its inputs and outputs are not those of its metadata")
+    if not fits or inputs != [{INPUT}]:
+        raise ValueError("its inputs and outputs are not those of its metadata")
     dtype = metadata.precision if metadata.precision in openvino.PRECISIONS else "float32"
     return metadata, openvino.OpenVINO(model, count_processors(), dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from classy_vision.config import ConfigError
 from classy_vision.engines.plain import Plain
@@ -34,13 +34,11 @@ def load(path: Path, trust: bool) -> Loaded:
     """Builds the network again.
 
     Raises:
-        ConfigError: the file is damaged, is from another tool, or its config builds no model.
+        ConfigError: the file is from another tool, or its config builds no model.
+        SafetensorError: it is damaged.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(KEY)
     metadata = parse_metadata(text, str(path))
     if metadata.model is None:
         raise ConfigError(f"{str(path)!r} does not describe its network")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from classy_vision.data.config import DataConfig
 from classy_vision.export.compare import Batched
 from classy_vision.export.exported_model import ExportedModel, load_exported
 from classy_vision.export.formats import Int8, Run
-from classy_vision.predict.array_predictor import check_outputs, input_of
+from classy_vision.predict.array_predictor import input_of
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import Job
 from classy_vision.train.tasks import KINDS, Task, run_views
@@ -41,17 +41,10 @@ def read_exported(path: str | Path, *, trust: bool = False) -> tuple[Batched, Da
             outputs mean.
     """
     exported = load_exported(path, trust=trust)
-    metadata, data = exported.metadata, input_of(exported)
+    data = input_of(exported)
     tasks = {name: _task(exported, name) for name in exported.heads}
     shape = data.input_shape(len(data.mean or ()), training=False)
-
-    def run_all(batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
-        return (check_outputs(exported, found) for found in exported.stream(batches))
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        return check_outputs(exported, exported(images))
-
-    return Batched(run, metadata.max_batch, shape, run_all), data, tasks
+    return Batched(exported, shape), data, tasks
 
 
 def _task(exported: ExportedModel, name: str) -> Task:

@@ -113,6 +113,21 @@ def test_arrays_other_sizes_and_streams(engine: str) -> None:
         list(fast.stream([batch(2), wide]))
 
 
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_several_streams_of_one_model(engine: str) -> None:
+    """Each keeps its order, and one that is abandoned does not harm the others."""
+    model = worn(build("regnet"))
+    fast = optimize(model, batch(1), engine=engine)
+    batches = [batch(1, seed) for seed in range(12)]
+    abandoned, first, second = (fast.stream(iter(batches)) for _ in range(3))
+    next(abandoned)
+    abandoned.close()
+    with torch.no_grad():
+        for x, given, other in zip(batches, first, second, strict=True):
+            agree(given, model(x))
+            agree(other, model(x))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_threads_share_a_model(engine: str) -> None:
     fast = optimize(worn(build("densenet")), batch(), engine=engine)

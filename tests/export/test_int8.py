@@ -69,6 +69,7 @@ def test_int8(format: str, kind: str, tmp_path: Path) -> None:
     int8 = calibrated(scores, seen, inputs)
     done = export(make(), path, format=format, example=inputs(2, 0), int8=int8)
     assert done.after == scores
+    assert len(seen) == 2  # the model is measured once, and so is the file that keeps its scores
     assert done.model.metadata.precision == "int8"
     for head, wanted in seen[0].items():
         assert 1e-5 < off(seen[-1][head], wanted) < 0.1  # it is quantised, and no more than that
