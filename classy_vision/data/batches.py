@@ -59,6 +59,23 @@ class Batch(NamedTuple):
     errors: list[str]
     dense: Mapping[str, Tensor] = {}
 
+    def split(self, parts: int) -> list[Batch]:
+        """Divides the batch evenly; what was wrong with files stays with the first part."""
+        if parts == 1:
+            return [self]
+        dense = {head: labels.tensor_split(parts) for head, labels in self.dense.items()}
+        rows, places, images = (x.tensor_split(parts) for x in (self.rows, self.places, self.images))
+        return [
+            Batch(
+                rows[i],
+                places[i],
+                images[i],
+                self.errors if i == 0 else [],
+                {head: labels[i] for head, labels in dense.items()},
+            )
+            for i in range(parts)
+        ]
+
 
 class EpochBatches(Sampler[list[Key]]):
     """The rows of each batch of an epoch, for all processes together.

@@ -42,7 +42,7 @@ from classy_vision.weights.files import read_tensors, replacing, write_tensors
 OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
-"""Of a checkpoint; newer ones have "progress" and "digest" as well."""
+"""Of a checkpoint. Newer ones have "progress" and "digest" as well, and "average" with ``schedule.ema``."""
 CHANGEABLE = ("schedule.epochs", "schedule.workers")
 """What may be changed when a run is resumed."""
 
@@ -331,7 +331,7 @@ def read_state(path: Path) -> dict[str, Any]:
     said = state.pop("digest", None)
     if said is None and state.keys() == PARTS:
         return {**state, "progress": None}
-    if state.keys() != PARTS | {"progress"}:
+    if state.keys() - {"average"} != PARTS | {"progress"}:
         raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
     if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
