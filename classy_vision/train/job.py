@@ -21,7 +21,7 @@ from torch import Tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.batches import Batch, Samples
 from classy_vision.data.config import DataConfig, TableConfig
-from classy_vision.data.images import ImageError, check_images, read_size
+from classy_vision.data.images import MODES, ImageError, check_images, read_size
 from classy_vision.data.masks import PixelLabels, check_labels
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.data.sources import Records, load_records, load_test_records
@@ -122,6 +122,7 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
+    _check_augmentation(settings, tasks)
     if not settings.data.clip:
         check_images(records.images, model["in_channels"], settings.data)
     network = check_model(settings, tasks)
@@ -138,6 +139,23 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
         tasks[name] = tasks[name].with_statistics(known, _can_convert(head))
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets, dense)
+
+
+def _check_augmentation(settings: TrainConfig, tasks: Mapping[str, Task]) -> None:
+    augment, channels = settings.data.augmentation, settings.model["in_channels"]
+    if augment.changes_colours and channels not in MODES:
+        raise ConfigError(
+            f"data.augment: policy, colours and blur are for images in grey or colour, and the model takes "
+            f"{channels} channels"
+        )
+    dense = [head for head, task in tasks.items() if task.dense]
+    if augment.policy and dense:
+        raise ConfigError(
+            f"data.augment.policy = {augment.policy!r} moves pixels without their labels, which head "
+            f"{dense[0]!r} learns: use rotate, shift, zoom, shear, brightness, contrast, saturation and hue"
+        )
+    if augment.hue and channels == 1:
+        raise ConfigError("data.augment.hue changes nothing in grey images: leave it out")
 
 
 def _can_convert(head: ClassyHead) -> bool:
