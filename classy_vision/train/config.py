@@ -41,9 +41,11 @@ THRESHOLD = 0.5
 
 Kind = Literal["classification", "multilabel", "regression", "segmentation", "dense_regression"]
 """Of tasks: what ``tasks.<head>.kind`` may be."""
-Loss = Literal["cross_entropy", "dice", "cross_entropy+dice", "l1", "huber", "scale_invariant"]
+Loss = Literal["cross_entropy", "bce", "focal", "dice", "cross_entropy+dice", "l1", "huber", "scale_invariant"]
 """Of the tasks that have a choice; see ``LOSSES``."""
 LOSSES: dict[str, tuple[Loss, ...]] = {
+    "classification": ("cross_entropy", "bce", "focal"),
+    "multilabel": ("bce", "focal"),
     "segmentation": ("cross_entropy", "dice", "cross_entropy+dice"),
     "dense_regression": ("l1", "huber", "scale_invariant"),
 }
@@ -82,9 +84,13 @@ class TaskConfig(Config):
             left out; "balanced" weighs classes by the inverse of how common they are.
         mean, std: for numbers, by which they are standardised to be learned; those of the training split
             where they are left out. The trained model gives numbers as they are in the table.
-        loss: of a segmentation "cross_entropy", "dice" (over the classes in each image) or their sum,
+        loss: of a classification "cross_entropy", "bce", which asks for each class by itself whether it is
+            there (Wightman et al., "ResNet strikes back", 2021), or "focal"; of several labels "bce" or
+            "focal", which gives what is already right less weight (Lin et al., 2017); of a segmentation
+            "cross_entropy", "dice" (over the classes in each image) or their sum,
             "cross_entropy+dice"; of a dense regression "l1", "huber" or "scale_invariant" (Eigen et al.,
             2014), which is for positive numbers. The first is the default.
+        gamma: of "focal"; 0 is the loss without it.
         ignore_index: the value in masks of pixels that have no class.
         missing: the value in maps of pixels that have no number, beside NaN.
         scale: what a value in a map is multiplied by, such as 0.001 for millimetres that are learned as metres.
@@ -99,6 +105,7 @@ class TaskConfig(Config):
     mean: float | None = None
     std: PositiveFloat | None = None
     loss: Loss | None = None
+    gamma: NonNegativeFloat = 2.0
     ignore_index: Annotated[int, Field(ge=0, le=2**16)] = 255
     missing: float | None = None
     scale: PositiveFloat = 1.0
@@ -120,6 +127,8 @@ class TaskConfig(Config):
                 raise ValueError(f"{name} is for {' and '.join(kinds)}, not for {self.kind}")
         if self.loss is not None and self.loss not in LOSSES[self.kind]:
             raise ValueError(f"loss = {self.loss!r} is not one of {self.kind}: {', '.join(LOSSES[self.kind])}")
+        if self.gamma != type(self).model_fields["gamma"].default and self.loss != "focal":
+            raise ValueError(f"gamma = {self.gamma:g} is for loss: focal")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +187,11 @@ class ScheduleConfig(Config):
             at ``learning_rate``, the last block at ``layer_decay`` times that, and the stem slowest.
         head_learning_rate: the peak for heads, one for all or by id.
         weight_decay: of weights; norms, biases, LayerScale, learned tokens and positions have none.
+        balance: the head whose classes are drawn equally often: each epoch draws as many images as there are,
+            some of them several times.
+        best: the metric whose best epoch the run gives, such as "val/digit/accuracy"; by default it gives the
+            last epoch.
+        patience: training ends after so many epochs without a better one.
         clip_grad_norm: the largest norm of all gradients together.
         mixup: mixes pairs of images, and their losses, by a part drawn from Beta(mixup, mixup).
         cutmix: gives images a box of another one, of an area drawn from Beta(cutmix, cutmix). With both, half
@@ -211,6 +225,9 @@ class ScheduleConfig(Config):
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     head_learning_rate: PositiveFloat | dict[str, PositiveFloat] | None = None
     weight_decay: NonNegativeFloat = 0.05
+    balance: str | None = None
+    best: str | None = None
+    patience: PositiveInt | None = None
     clip_grad_norm: PositiveFloat | None = None
     mixup: PositiveFloat | None = None
     cutmix: PositiveFloat | None = None
@@ -253,6 +270,8 @@ class ScheduleConfig(Config):
             raise ValueError("decay_epochs and learning_rate_schedule = 'step' need each other")
         if self.decay_epochs and max(self.decay_epochs) >= self.epochs:
             raise ValueError(f"decay_epochs = {list(self.decay_epochs)} are not all before epoch {self.epochs}")
+        if self.patience is not None and self.best is None:
+            raise ValueError("patience needs best, the metric that says which epoch is better")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size = {self.batch_size} cannot be divided into accumulate = {self.accumulate} parts"

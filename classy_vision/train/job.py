@@ -30,6 +30,7 @@ from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
 from classy_vision.models.published import with_published
 from classy_vision.text import list_some
+from classy_vision.train.best import check_best
 from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.model import check_model
 from classy_vision.train.tasks import (
@@ -83,6 +84,21 @@ class Job:
         """The targets of a head for the rows of a batch; (n, h, w) of labels of pixels."""
         return batch.dense[head] if head in self.dense else self.targets[head][batch.rows]
 
+    def row_weights(self) -> Tensor | None:
+        """How often each training row is drawn, where ``schedule.balance`` names a head: (n,).
+
+        Each class of that head is as likely as each other; rows without a label as an average one.
+        """
+        head = self.settings.schedule.balance
+        if head is None:
+            return None
+        codes = self.targets[head][torch.tensor(self.records.rows(held_out=False))]
+        known = codes != self.tasks[head].missing
+        counts = torch.bincount(codes[known], minlength=self.tasks[head].outputs)
+        weights = 1 / counts.clamp(min=1).double()
+        found = weights[codes.where(known, 0)]
+        return found.where(known, found[known].mean())
+
     def fingerprint(self) -> str:
         """Hashes the files' names, their splits and their targets: a run is resumed with the same ones."""
         digest = sha256(repr([self.records.name(row) for row in range(len(self.records.images))]).encode())
@@ -127,6 +143,8 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
         check_images(records.images, model["in_channels"], settings.data)
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
+    check_best(settings.schedule, tasks)
+    _check_balance(settings, tasks)
     targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
     dense = _open_dense(tasks, records, settings.data)
     for head in (head for entries in network.get_heads().values() for head in entries):
@@ -408,6 +426,18 @@ def _complete_model(
     if issubclass(family, ResNeXt3D) and "input_planes" in model:  # the original's word
         model["in_channels"] = model.pop("input_planes")
     return {"in_channels": records.channels, **model, "heads": complete}
+
+
+def _check_balance(settings: TrainConfig, tasks: Mapping[str, Task]) -> None:
+    head = settings.schedule.balance
+    if head is None:
+        return
+    if head not in tasks:
+        raise unknown("head", head, tasks, "schedule.balance")
+    if tasks[head].config.kind != "classification":
+        raise ConfigError(
+            f"schedule.balance = {head!r} is for a classification, and this is a {tasks[head].config.kind}"
+        )
 
 
 def _check_schedule(settings: TrainConfig, records: Records) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from math import cos, pi
 from typing import Any
@@ -20,17 +19,19 @@ from classy_vision.weights.state import head_of
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer: where its class is, and what it is told beside the learning rate and the weight decay.
+    """An optimizer: its class, and what it is told beside the learning rate and the weight decay.
 
     Attributes:
-        path: module and class.
-        momentum: the name of its first momentum, whose default is in ``options``.
+        name: of the class.
+        momentum: the option for its first momentum, whose default is in ``options``.
         options: of the class.
+        is_torchs: whether it is in ``torch.optim``; the others are in pytorch_optimizer.
     """
 
-    path: str
+    name: str
     momentum: str
     options: Mapping[str, Any]
+    is_torchs: bool = False
 
     def load(self) -> Callable[..., torch.optim.Optimizer]:
         """Imports the class.
@@ -38,24 +39,26 @@ class Rule:
         Raises:
             ConfigError: its package is not installed.
         """
-        module, _, name = self.path.rpartition(".")
-        package = module.partition(".")[0]
-        if find_spec(package) is None:
+        if not self.is_torchs and find_spec("pytorch_optimizer") is None:
             raise ConfigError(
-                f"optimizer {name} is {package}'s, which needs: pip install 'classy-vision-models[optimizers]'"
+                f"the optimizer {self.name} needs: pip install 'classy-vision-models[optimizers]'"
             )
-        found: Callable[..., torch.optim.Optimizer] = getattr(import_module(module), name)
+        if self.is_torchs:
+            module: Any = torch.optim
+        else:
+            import pytorch_optimizer as module  # an extra
+        found: Callable[..., torch.optim.Optimizer] = getattr(module, self.name)
         return found
 
 
 FUSED = {"fused": True}  # one pass over each parameter instead of one per operation
 RULES: dict[str, Rule] = {
-    "sgd": Rule("torch.optim.SGD", "momentum", {"momentum": 0.9, "nesterov": True, **FUSED}),
-    "adamw": Rule("torch.optim.AdamW", "betas", {"betas": (0.9, 0.999), **FUSED}),
-    "lamb": Rule("pytorch_optimizer.Lamb", "betas", {"betas": (0.9, 0.999)}),
-    "muon": Rule("pytorch_optimizer.Muon", "momentum", {"momentum": 0.95, "nesterov": True}),
-    "schedule_free_sgd": Rule("pytorch_optimizer.ScheduleFreeSGD", "momentum", {"momentum": 0.9}),
-    "schedule_free_adamw": Rule("pytorch_optimizer.ScheduleFreeAdamW", "betas", {"betas": (0.9, 0.999)}),
+    "sgd": Rule("SGD", "momentum", {"momentum": 0.9, "nesterov": True, **FUSED}, True),
+    "adamw": Rule("AdamW", "betas", {"betas": (0.9, 0.999), **FUSED}, True),
+    "lamb": Rule("Lamb", "betas", {"betas": (0.9, 0.999)}),
+    "muon": Rule("Muon", "momentum", {"momentum": 0.95, "nesterov": True}),
+    "schedule_free_sgd": Rule("ScheduleFreeSGD", "momentum", {"momentum": 0.9}),
+    "schedule_free_adamw": Rule("ScheduleFreeAdamW", "betas", {"betas": (0.9, 0.999)}),
 }
 """By ``schedule.optimizer``."""
 WITHOUT_RATES = ("schedule_free_sgd", "schedule_free_adamw")

@@ -25,6 +25,7 @@ from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
 from classy_vision.run_files import CURVES, PREDICTIONS, TENSORBOARD
 from classy_vision.train.averaging import make_average
+from classy_vision.train.best import describe_best, find_best, is_over
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
@@ -65,7 +66,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         force: replace a run that is there.
 
     Returns:
-        What was measured in the last epoch.
+        What was measured in the epoch that the run gives: the last one, unless ``schedule.best`` is set.
 
     Raises:
         ConfigError: something does not fit, cannot be read or cannot be written.
@@ -138,6 +139,7 @@ def _run(
 ) -> Row:
     """Trains ``model`` from a checkpoint, or from the start, to the last epoch."""
     history: list[Row] = list(state["history"]) if state else []
+    schedule = job.settings.schedule
     progress = state["progress"] if state else None
     trainer = Trainer.make(job, accelerator, model, state)
     accelerator.init_trackers(TENSORBOARD, init_kwargs={"tensorboard": {"purge_step": len(history) + 1}})
@@ -146,29 +148,34 @@ def _run(
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
-            for epoch in range(len(history), job.settings.schedule.epochs):
+            for epoch in range(len(history), schedule.epochs):
                 try:
                     history.append(trainer.run_epoch(epoch, progress))
                     progress = None
                 except StoppedError as error:
                     stopped, progress = True, error.progress
+                best = find_best(schedule, history)
                 if accelerator.is_main_process:
+                    if schedule.best and not stopped and best == len(history) - 1:
+                        folder.write_best(trainer.result)
                     folder.write_checkpoint(trainer.state(history, progress))
                 if stopped:
                     trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
                     break
                 if accelerator.is_main_process:
-                    folder.write_history(history)
+                    folder.write_history(history, best)
                 accelerator.log(history[-1], step=epoch + 1)
+                if is_over(schedule, history):
+                    break
         if accelerator.is_main_process and not stopped:
             _finish(job, folder, trainer.result, history, accelerator.device)
-            trainer.display.line(f"the run is in {folder.path}")
+            trainer.display.lines([*describe_best(schedule, history), f"the run is in {folder.path}"])
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held.
     accelerator.end_training()
     if stopped:
         raise SystemExit(TERMINATED)
-    return history[-1]
+    return history[find_best(schedule, history)]
 
 
 class StoppedError(Exception):
@@ -526,7 +533,8 @@ def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[Ep
     size, seed = schedule.batch_size, schedule.seed
     if held_out:
         size = max(1, size // (job.settings.data.views * world)) * world
-    order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed)
+    weights = None if held_out else job.row_weights()
+    order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed, weights)
     shard = BatchSamplerShard(order, world, accelerator.process_index, split_batches=True, even_batches=False)
     samples = job.samples(None if held_out else seed)
     pin = accelerator.device.type == "cuda"
@@ -539,8 +547,11 @@ def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
 
 def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    best = find_best(job.settings.schedule, history)
+    if job.settings.schedule.best:
+        model.load_state_dict(folder.read_best())
     to_units(model, job.tasks)
-    folder.write_history(history)
+    folder.write_history(history, best)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)
     shown = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]

@@ -105,7 +105,7 @@ def test_operations_of_policies(name: str, mode: str) -> None:
     weak, strong = (np.asarray(operation.make(s, 32, fill)(image)).astype(int) for s in (0.1, 1.0))
     assert weak.shape == strong.shape == np.asarray(image).shape
     changed = [np.abs(pixels - np.asarray(image)).mean() for pixels in (weak, strong)]
-    if name not in ("identity", "auto_contrast", "equalize"):
+    if name not in ("identity", "auto_contrast", "equalize", "shift_x", "shift_y"):
         assert changed[0] <= changed[1]
     assert (changed[1] > 0) == (name != "identity" and (name, mode) != ("saturation", "L"))
 

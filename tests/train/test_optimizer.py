@@ -25,7 +25,6 @@ from tests.train.command import SMALL_TRUNK, head
 
 @pytest.mark.parametrize("name", RULES)
 def test_norms_and_biases_do_not_decay(name: str) -> None:
-    pytest.importorskip(RULES[name].path.partition(".")[0])
     model = build_model({**SMALL_TRUNK, "heads": [head("x", num_classes=2)]})
     model.stem.requires_grad_(False)
     optimizer = make_optimizer(model, ScheduleConfig(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]

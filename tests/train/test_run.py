@@ -106,8 +106,6 @@ def test_the_loss_of_what_was_held_out_has_no_smoothing(table: Path, monkeypatch
     ],
 )
 def test_every_option_changes_the_weights(schedule: dict[str, Any], plain: Path, tmp_path: Path) -> None:
-    if schedule.get("optimizer", "sgd") != "sgd":
-        pytest.importorskip("pytorch_optimizer")
     train(settings(plain.parent / "table.csv", schedule=schedule), tmp_path)
     key = "heads.block1.tags.fc.weight"
     assert not torch.equal(weights(plain)[key], weights(tmp_path)[key])
