@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classy_vision.config import ConfigError
 from classy_vision.engines.compiled import Compiled
+from classy_vision.engines.openvino_package import find_core, load_openvino
 
 if TYPE_CHECKING:
     from classy_vision.engines.program import Program
@@ -21,42 +19,6 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 STATIC_SIZES = 4
 """The batch sizes that get a network of their own, which is up to 15 % faster than one for any size; compiling
 one takes 0.1 to 0.6 seconds."""
-
-
-@contextmanager
-def no_telemetry() -> Iterator[None]:
-    """Keeps the packages imported within from sending usage data.
-
-    OpenVINO and NNCF import ``openvino_telemetry`` where it is installed, and from then on fork processes that
-    send what is imported and converted to an analytics service.
-    """
-    telemetry = "openvino_telemetry"
-    if telemetry in sys.modules:  # someone else's import came first: theirs to decide
-        yield
-        return
-    sys.modules[telemetry] = None  # type: ignore[assignment]  # which makes an import fail
-    try:
-        yield
-    finally:
-        sys.modules.pop(telemetry, None)
-
-
-def load_openvino() -> Any:
-    """Returns the package ``openvino``, which sends no usage data."""
-    with no_telemetry():
-        import openvino
-    return openvino
-
-
-@cache
-def find_core() -> Any:
-    """Returns the ``openvino.Core`` of this process, which stays.
-
-    On processors with AMX, OpenVINO gives the thread that starts a core a stack for signal handlers, and frees
-    it in whichever thread the last network of that core goes. Where these are two threads, the next signal that
-    Python handles ends the process.
-    """
-    return load_openvino().Core()
 
 
 class OpenVINO(Compiled):

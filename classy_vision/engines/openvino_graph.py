@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from classy_vision.engines.openvino import load_openvino
+from classy_vision.engines.openvino_package import load_openvino
 
 _aten = torch.ops.aten
 _Call = Callable[..., Any]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from classy_vision.engines.onnxruntime import silence
-from classy_vision.engines.openvino import no_telemetry
+from classy_vision.engines.openvino_package import no_telemetry
 from classy_vision.export.formats import Int8, Request, Scores, check_packages
 from classy_vision.export.metadata import INPUT
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from classy_vision.config import ConfigError
 from classy_vision.data.files import count_processors
 from classy_vision.engines import openvino
+from classy_vision.engines.openvino_package import load_openvino
 from classy_vision.export.formats import Loaded, Request, check_packages
 from classy_vision.export.metadata import INPUT, KEY, parse_metadata
 
@@ -25,7 +26,7 @@ def save(request: Request, path: Path) -> None:
         ConfigError: OpenVINO is missing, or has no operator for a step of the model.
     """
     check_packages("OpenVINO's files", "openvino", "openvino")
-    ov = openvino.load_openvino()
+    ov = load_openvino()
     from classy_vision.engines.openvino_graph import convert
     from classy_vision.export.exported_program import trace
 

@@ -155,7 +155,7 @@ def test_no_usage_data_is_sent(tmp_path: Path) -> None:
     (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('would send')")
     code = (
         "import sys\n"
-        "from classy_vision.engines.openvino import load_openvino, no_telemetry\n"
+        "from classy_vision.engines.openvino_package import load_openvino, no_telemetry\n"
         "print(callable(load_openvino().convert_model))\n"
         "with no_telemetry(): import nncf\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
