@@ -56,7 +56,7 @@ RULES: dict[str, Rule] = {
     "sgd": Rule("SGD", "momentum", {"momentum": 0.9, "nesterov": True, **FUSED}, True),
     "adamw": Rule("AdamW", "betas", {"betas": (0.9, 0.999), **FUSED}, True),
     "lamb": Rule("Lamb", "betas", {"betas": (0.9, 0.999)}),
-    "muon": Rule("Muon", "momentum", {"momentum": 0.95, "nesterov": True}),
+    "muon": Rule("Muon", "momentum", {"momentum": 0.95, "nesterov": True, "use_adjusted_lr": True}),
     "schedule_free_sgd": Rule("ScheduleFreeSGD", "momentum", {"momentum": 0.9}),
     "schedule_free_adamw": Rule("ScheduleFreeAdamW", "betas", {"betas": (0.9, 0.999)}),
 }
