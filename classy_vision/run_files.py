@@ -4,6 +4,7 @@ from __future__ import annotations
 
 RUN_CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 METRICS = "metrics.json"

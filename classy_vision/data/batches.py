@@ -59,6 +59,23 @@ class Batch(NamedTuple):
     errors: list[str]
     dense: Mapping[str, Tensor] = {}
 
+    def split(self, parts: int) -> list[Batch]:
+        """Divides the batch evenly; what was wrong with files stays with the first part."""
+        if parts == 1:
+            return [self]
+        dense = {head: labels.tensor_split(parts) for head, labels in self.dense.items()}
+        rows, places, images = (x.tensor_split(parts) for x in (self.rows, self.places, self.images))
+        return [
+            Batch(
+                rows[i],
+                places[i],
+                images[i],
+                self.errors if i == 0 else [],
+                {head: labels[i] for head, labels in dense.items()},
+            )
+            for i in range(parts)
+        ]
+
 
 class EpochBatches(Sampler[list[Key]]):
     """The rows of each batch of an epoch, for all processes together.
@@ -72,17 +89,21 @@ class EpochBatches(Sampler[list[Key]]):
         batch_size: over all processes.
         seed: of the order. None keeps the order of ``rows``, and keeps the last batch where it is
             smaller. With a seed that batch is dropped: the rows in it differ from epoch to epoch.
+        weights: how likely each of ``rows`` is to be drawn, with replacement; None takes each of them once.
 
     Attributes:
         epoch: which epoch the order is of.
         start: batches to skip at the beginning.
     """
 
-    def __init__(self, rows: Sequence[int], batch_size: int, seed: int | None) -> None:
+    def __init__(
+        self, rows: Sequence[int], batch_size: int, seed: int | None, weights: Tensor | None = None
+    ) -> None:
         self.rows = torch.tensor(rows)
         self.batch_size = batch_size
         self.drop_last = seed is not None
         self.seed = seed
+        self.weights = weights
         self.epoch = 0
         self.start = 0
 
@@ -99,6 +120,9 @@ class EpochBatches(Sampler[list[Key]]):
         if self.seed is None:
             return self.rows.tolist()
         generator = torch.Generator().manual_seed(Random(f"{self.seed} {self.epoch}").getrandbits(63))
+        if self.weights is not None:
+            drawn = torch.multinomial(self.weights, len(self.rows), replacement=True, generator=generator)
+            return self.rows[drawn].tolist()
         return self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from classy_vision.config import Config, PositiveFloat, PositiveInt, Probability
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Chance = Annotated[float, Field(ge=0, le=1)]
 MAX_RATE = 1000
 """Frames per second; a file that says more has a clock rather than a rate."""
 
@@ -44,6 +46,64 @@ class ClipConfig(Config):
     crops: Literal[1, 3] = 1
 
 
+class AugmentConfig(Config):
+    """What is changed at random in the images of training. All frames of a clip are changed alike.
+
+    Attributes:
+        flip: how often left and right change places, which turns motion round as well.
+        crop: the smallest and largest part of an image's area that is taken, in a random shape; the centre
+            is taken where it is left out.
+        rotate: by at most so many degrees, either way.
+        shift: by at most this part of the side, along each axis.
+        zoom: 0.2 makes things up to 1.2 times as large or as small.
+        shear: by at most so many degrees.
+        policy: "randaugment" makes ``operations`` changes of strength ``magnitude`` (Cubuk et al., 2020),
+            "trivialaugment" one of any strength (Müller and Hutter, 2021). Both turn and move images as well as
+            change their colours, so they are not for labels of pixels.
+        operations, magnitude: of "randaugment"; 10 is the largest magnitude.
+        brightness, contrast, saturation: 0.4 multiplies it by 0.6 to 1.4.
+        hue: turns colours by at most this part of the circle.
+        grey: how often colours are taken away.
+        blur: how often an image is blurred, by 0.1 to 2 pixels.
+        erase: how often a box of 2 to 33 % of the area is replaced by the mean colour (Zhong et al., 2020).
+    """
+
+    flip: Chance = 0.0
+    crop: tuple[PositiveFloat, PositiveFloat] | None = None
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shift: Chance = 0.0
+    zoom: Annotated[float, Field(ge=0, le=10)] = 0.0
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    policy: Literal["randaugment", "trivialaugment"] | None = None
+    operations: Annotated[int, Field(ge=1, le=14)] = 2
+    magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
+    brightness: Chance = 0.0
+    contrast: Chance = 0.0
+    saturation: Chance = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    grey: Chance = 0.0
+    blur: Chance = 0.0
+    erase: Chance = 0.0
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> Self:
+        if self.crop and not self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"crop = {list(self.crop)}: give [smallest, largest], at most 1")
+        return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether images are turned, shifted, zoomed or sheared."""
+        return any((self.rotate, self.shift, self.zoom, self.shear))
+
+    @property
+    def changes_colours(self) -> bool:
+        """Whether pixels get other values, which is for images of 8 bits in grey or colour."""
+        return bool(self.policy) or any(
+            (self.brightness, self.contrast, self.saturation, self.hue, self.grey, self.blur)
+        )
+
+
 class DataConfig(Config):
     """How images become tensors, whatever their source.
 
@@ -66,8 +126,8 @@ class DataConfig(Config):
         value_range: the pixel values that become 0 and 1, such as [0, 4095] for 12 bits in files of
             16; what is beyond is cut off. "auto" takes the smallest and the largest value of each image.
             Values are then kept as numbers, where images otherwise have 8 bits per channel.
-        augment: "flip" mirrors half of the training images; "crop" also takes random parts. All
-            frames of a clip are treated alike. Mirroring turns left into right, also for motion.
+        augment: "flip" mirrors half of the training images; "crop" also takes random parts. A mapping says
+            more, see ``AugmentConfig``.
         crop_area: the smallest and largest part of an image's area that "crop" takes.
         on_bad_image: "error" stops at an unreadable image or video; "skip" leaves it out of its batch.
         clip: the files are videos, and this says which of their frames the model sees.
@@ -83,10 +143,16 @@ class DataConfig(Config):
     value_range: Literal["auto"] | tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
-    augment: Literal["none", "flip", "crop"] = "none"
+    augment: Literal["none", "flip", "crop"] | AugmentConfig = "none"
     crop_area: tuple[PositiveFloat, PositiveFloat] = (0.35, 1.0)
     on_bad_image: Literal["error", "skip"] = "error"
     clip: ClipConfig | None = None
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _read_augment(cls, value: Any) -> Any:
+        """Reads a mapping here: of a union, pydantic would tell what is wrong with each part."""
+        return AugmentConfig.parse(value, "data.augment") if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
@@ -104,12 +170,24 @@ class DataConfig(Config):
             raise ValueError(f"value_range = {list(self.value_range)}: give [what becomes 0, what becomes 1]")
         if self.value_range is not None and self.clip:
             raise ValueError("value_range is for images; the frames of videos have 8 bits")
+        if self.value_range is not None and self.augmentation.changes_colours:
+            raise ValueError(
+                "augment: policy, colours and blur are for images of 8 bits, and value_range keeps others"
+            )
         return self
 
     @property
     def unit(self) -> str:
         """What a sample is: "image" or "video"."""
         return "video" if self.clip else "image"
+
+    @property
+    def augmentation(self) -> AugmentConfig:
+        """What ``augment`` stands for."""
+        if isinstance(self.augment, AugmentConfig):
+            return self.augment
+        crop = self.crop_area if self.augment == "crop" else None
+        return AugmentConfig(flip=0.0 if self.augment == "none" else 0.5, crop=crop)
 
     @property
     def reduces(self) -> bool:

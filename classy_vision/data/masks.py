@@ -124,7 +124,7 @@ class ClassMasks(PixelLabels):
         return labels.astype(self._type)
 
     def see(self, labels: Array, view: View) -> Array:
-        return np.array(replace(view, resample=Image.Resampling.NEAREST).of_plane(labels))
+        return np.array(replace(view, resample=Image.Resampling.NEAREST).of_plane(labels, self.ignore_index))
 
     def make_blank(self, side: int) -> Array:
         return np.full((side, side), self.ignore_index, self._type)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from classy_vision.config import ConfigError
+from classy_vision.data.augmentation import Change, Matrix, draw_changes, draw_hole, draw_matrix, transform
 from classy_vision.data.config import DataConfig
 from classy_vision.data.images import MODES, Picture, Planes, open_image
 
@@ -88,6 +89,10 @@ class View:
         resample: how pixels are interpolated.
         resized: width and height that the whole image gets first; the box is then a part of that, in
             whole pixels.
+        matrix: where each pixel of the square comes from, once it has its size.
+        changes: of its colours; labels of pixels have none.
+        hole: a box in the square that is erased, in pixels.
+        fill: the values, one per channel from 0 to 1, of what is erased or beyond the edges.
     """
 
     box: Box
@@ -95,22 +100,47 @@ class View:
     mirrored: bool = False
     resample: Image.Resampling = Image.Resampling.BILINEAR
     resized: tuple[int, int] | None = None
+    matrix: Matrix | None = None
+    changes: tuple[Change, ...] = ()
+    hole: tuple[int, int, int, int] | None = None
+    fill: tuple[float, ...] = ()
 
     def of(self, image: Picture) -> Picture:
         """The square that ``image`` becomes."""
-        return image.each(self._of) if isinstance(image, Planes) else self._of(image)
+        if isinstance(image, Planes):
+            fills = self.fill or (0.0,) * len(image.bands)
+            return Planes(
+                tuple(self._erase(self._of(band, fill), fill) for band, fill in zip(image.bands, fills))
+            )
+        colour = tuple(round(255 * value) for value in self.fill)
+        seen = self._of(image, colour)
+        for change in self.changes:
+            seen = change(seen)
+        return self._erase(seen, colour)
 
-    def _of(self, image: Image.Image) -> Image.Image:
+    def _erase(self, image: Image.Image, fill: float | tuple[int, ...]) -> Image.Image:
+        if self.hole is not None:
+            image = image.copy()  # which may be the source
+            image.paste(fill[0] if isinstance(fill, tuple) and len(fill) == 1 else fill, self.hole)
+        return image
+
+    def _of(self, image: Image.Image, fill: float | tuple[int, ...] = 0) -> Image.Image:
         if self.resized is None:
             part = image.resize((self.side, self.side), self.resample, box=self.box)
         else:
             left, top, right, bottom = map(int, self.box)
             part = image.resize(self.resized, self.resample).crop((left, top, right, bottom))
-        return ImageOps.mirror(part) if self.mirrored else part
+        part = ImageOps.mirror(part) if self.mirrored else part
+        return part if self.matrix is None else transform(part, self.matrix, self.resample, fill)
 
-    def of_plane(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The square of an array (h, w) of uint8, int32 or float32, whose values are kept as they are."""
-        return np.asarray(self._of(Image.fromarray(values)))
+    def of_plane(self, values: np.ndarray[Any, Any], fill: float = 0) -> np.ndarray[Any, Any]:
+        """The square of an array (h, w) of uint8, int32 or float32, whose values are kept as they are.
+
+        Args:
+            values: of pixels.
+            fill: the value of what is beyond the edges.
+        """
+        return np.asarray(self._of(Image.fromarray(values), fill))
 
     def reduction(self, size: tuple[int, int]) -> float:
         """How many times the needed pixels an image of ``size`` has along a side."""
@@ -214,11 +244,17 @@ class Preprocessing:
         if rng is None:
             places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
             return [self._view(size, side, place, resample) for place in places]
-        if self.data.augment == "crop":
-            view = View(draw_box(size, self.data.crop_area, rng), side, resample=resample)
+        augment = self.data.augmentation
+        if augment.crop:
+            view = View(draw_box(size, augment.crop, rng), side, resample=resample)
         else:
             view = self._view(size, side, 0.5, resample)
-        return [replace(view, mirrored=self.data.augment != "none" and rng.random() < 0.5)]
+        view = replace(view, mirrored=augment.flip > 0 and rng.random() < augment.flip)
+        fill = self.data.mean or ()
+        colour = tuple(round(255 * value) for value in fill)
+        matrix, changes = draw_matrix(augment, side, rng), draw_changes(augment, side, colour, rng)
+        hole = draw_hole(augment.erase, side, rng)
+        return [replace(view, matrix=matrix, changes=changes, hole=hole, fill=fill)]
 
     def _view(self, size: tuple[int, int], side: int, place: float, resample: Image.Resampling) -> View:
         if self.data.eval_transform == "exact":

@@ -17,6 +17,7 @@ from classy_vision.cost import Costs
 from classy_vision.cost.free_memory import check_fits
 from classy_vision.run_files import METRICS
 from classy_vision.study.candidates import read_accuracies
+from classy_vision.trunk.names import END
 
 if TYPE_CHECKING:
     from classy_vision.train import TrainConfig
@@ -125,4 +126,5 @@ class Recipe:
 
     def _check_memory(self, costs: Costs) -> None:
         device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.settings.schedule
-        check_fits(costs, schedule.batch_size, "float32", device, training=not schedule.freeze_trunk)
+        training = schedule.frozen_until(schedule.epochs - 1) != END
+        check_fits(costs, schedule.batch_size, "float32", device, training)

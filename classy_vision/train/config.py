@@ -32,6 +32,7 @@ from classy_vision.data.config import (
     TableConfig,
 )
 from classy_vision.presets import check_keys
+from classy_vision.trunk.names import END
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
 THRESHOLD = 0.5
@@ -40,9 +41,11 @@ THRESHOLD = 0.5
 
 Kind = Literal["classification", "multilabel", "regression", "segmentation", "dense_regression"]
 """Of tasks: what ``tasks.<head>.kind`` may be."""
-Loss = Literal["cross_entropy", "dice", "cross_entropy+dice", "l1", "huber", "scale_invariant"]
+Loss = Literal["cross_entropy", "bce", "focal", "dice", "cross_entropy+dice", "l1", "huber", "scale_invariant"]
 """Of the tasks that have a choice; see ``LOSSES``."""
 LOSSES: dict[str, tuple[Loss, ...]] = {
+    "classification": ("cross_entropy", "bce", "focal"),
+    "multilabel": ("bce", "focal"),
     "segmentation": ("cross_entropy", "dice", "cross_entropy+dice"),
     "dense_regression": ("l1", "huber", "scale_invariant"),
 }
@@ -51,6 +54,7 @@ DENSE = ("segmentation", "dense_regression")
 """The kinds with a label for each pixel."""
 NUMBERS = ("regression", "dense_regression")
 """The kinds without classes."""
+Optimizer = Literal["sgd", "adamw", "lamb", "muon", "schedule_free_sgd", "schedule_free_adamw"]
 OPTIONS: dict[str, tuple[str, ...]] = {
     "label_smoothing": ("classification",),
     "class_weights": ("classification", "segmentation"),
@@ -80,9 +84,13 @@ class TaskConfig(Config):
             left out; "balanced" weighs classes by the inverse of how common they are.
         mean, std: for numbers, by which they are standardised to be learned; those of the training split
             where they are left out. The trained model gives numbers as they are in the table.
-        loss: of a segmentation "cross_entropy", "dice" (over the classes in each image) or their sum,
+        loss: of a classification "cross_entropy", "bce", which asks for each class by itself whether it is
+            there (Wightman et al., "ResNet strikes back", 2021), or "focal"; of several labels "bce" or
+            "focal", which gives what is already right less weight (Lin et al., 2017); of a segmentation
+            "cross_entropy", "dice" (over the classes in each image) or their sum,
             "cross_entropy+dice"; of a dense regression "l1", "huber" or "scale_invariant" (Eigen et al.,
             2014), which is for positive numbers. The first is the default.
+        gamma: of "focal"; 0 is the loss without it.
         ignore_index: the value in masks of pixels that have no class.
         missing: the value in maps of pixels that have no number, beside NaN.
         scale: what a value in a map is multiplied by, such as 0.001 for millimetres that are learned as metres.
@@ -97,6 +105,7 @@ class TaskConfig(Config):
     mean: float | None = None
     std: PositiveFloat | None = None
     loss: Loss | None = None
+    gamma: NonNegativeFloat = 2.0
     ignore_index: Annotated[int, Field(ge=0, le=2**16)] = 255
     missing: float | None = None
     scale: PositiveFloat = 1.0
@@ -118,6 +127,8 @@ class TaskConfig(Config):
                 raise ValueError(f"{name} is for {' and '.join(kinds)}, not for {self.kind}")
         if self.loss is not None and self.loss not in LOSSES[self.kind]:
             raise ValueError(f"loss = {self.loss!r} is not one of {self.kind}: {', '.join(LOSSES[self.kind])}")
+        if self.gamma != type(self).model_fields["gamma"].default and self.loss != "focal":
+            raise ValueError(f"gamma = {self.gamma:g} is for loss: focal")
         return self
 
     @model_validator(mode="after")
@@ -131,38 +142,103 @@ class TaskConfig(Config):
         return self
 
 
+class FreezeConfig(Config):
+    """What stays as it is at first.
+
+    Attributes:
+        until: the last block that is frozen, a name in ``block_names``; "trunk_output" is the whole trunk.
+    """
+
+    until: str = END
+
+
+class UnfreezeConfig(Config):
+    """A change of what is frozen.
+
+    Attributes:
+        epoch: the first that is trained so, counted from 1.
+        until: the last block that is still frozen; nothing is where it is left out.
+    """
+
+    epoch: Annotated[int, Field(ge=2)]
+    until: str | None = None
+
+
 class ScheduleConfig(Config):
     """How the model is trained.
 
     Attributes:
         epochs: passes over the training images or videos.
         batch_size: images or clips per step, over all processes together.
-        optimizer: "sgd" has a Nesterov momentum of 0.9.
-        learning_rate: its peak; it rises linearly over ``warmup_epochs`` and falls along a
-            cosine to 0.
+        accumulate: parts in which each batch goes through the model, one after the other, which takes less
+            memory. Batch norms see one part at a time.
+        optimizer: "sgd" has a Nesterov momentum; "lamb" is for large batches; "muon" is for matrices and
+            kernels of the trunk, and leaves the rest to AdamW; "schedule_free_sgd" and "schedule_free_adamw"
+            need no falling rate. All but "sgd" and "adamw" need the extra ``optimizers``.
+        momentum: of the optimizer, the first beta where it has two; by default 0.9, and 0.95 for "muon".
+        learning_rate: its peak.
+        learning_rate_schedule: how it falls after the warm-up: along a "cosine", in a straight line
+            ("linear"), by ``decay_factor`` at each of ``decay_epochs`` ("step"), or not ("constant").
+            "one_cycle" also rises along a cosine, over ``warmup_epochs`` or three tenths of the steps.
+        min_learning_rate: where it ends.
+        decay_epochs, decay_factor: of "step".
+        warmup_epochs: over which the rate rises linearly.
+        layer_decay: what each layer's rate is multiplied by to get that of the layer before it: heads learn
+            at ``learning_rate``, the last block at ``layer_decay`` times that, and the stem slowest.
+        head_learning_rate: the peak for heads, one for all or by id.
         weight_decay: of weights; norms, biases, LayerScale, learned tokens and positions have none.
+        balance: the head whose classes are drawn equally often: each epoch draws as many images as there are,
+            some of them several times.
+        best: the metric whose best epoch the run gives, such as "val/digit/accuracy"; by default it gives the
+            last epoch.
+        patience: training ends after so many epochs without a better one.
         clip_grad_norm: the largest norm of all gradients together.
+        mixup: mixes pairs of images, and their losses, by a part drawn from Beta(mixup, mixup).
+        cutmix: gives images a box of another one, of an area drawn from Beta(cutmix, cutmix). With both, half
+            of the pairs are mixed either way.
+        mix_probability: part of the pairs that are mixed.
+        ema: keeps an average of the weights, of which the last ones count for ``1 - ema`` per step, and fewer
+            steps at the start. The average is what is measured, and what the run gives.
+        freeze: blocks that do not learn: ``{until: block2}``. Their norms keep their statistics.
+        unfreeze_at: when fewer are frozen: ``{epoch: 5}``, or a list of such changes.
+        freeze_trunk: train the heads only; the same as ``freeze: {until: trunk_output}``.
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors
             are quicker with; clips are not, nor, on a CPU, networks with strided 1x1 convolutions of
             less than 8 channels.
         compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
-        freeze_trunk: train the heads only.
         workers: processes per device that read files; by default one per processor, at most 4.
         seed: of weights, order and augmentation; ``data.split_seed`` is that of the split.
     """
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 64
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    accumulate: PositiveInt = 1
+    optimizer: Optimizer = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.05
+    learning_rate_schedule: Literal["cosine", "linear", "step", "constant", "one_cycle"] = "cosine"
+    min_learning_rate: NonNegativeFloat = 0.0
+    decay_epochs: tuple[PositiveInt, ...] = ()
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     warmup_epochs: NonNegativeFloat = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    head_learning_rate: PositiveFloat | dict[str, PositiveFloat] | None = None
+    weight_decay: NonNegativeFloat = 0.05
+    balance: str | None = None
+    best: str | None = None
+    patience: PositiveInt | None = None
     clip_grad_norm: PositiveFloat | None = None
+    mixup: PositiveFloat | None = None
+    cutmix: PositiveFloat | None = None
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    freeze: FreezeConfig | None = None
+    unfreeze_at: tuple[UnfreezeConfig, ...] = ()
+    freeze_trunk: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = True
     compile: bool = False
-    freeze_trunk: bool = False
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -171,11 +247,67 @@ class ScheduleConfig(Config):
     def _yaml_no(cls, value: Any) -> Any:
         return "no" if value is False else value  # `no` without quotes is false in YAML
 
+    @field_validator("unfreeze_at", mode="before")
+    @classmethod
+    def _one_change(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator("decay_epochs", mode="before")
+    @classmethod
+    def _one_epoch(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
     @model_validator(mode="after")
-    def _check_warmup(self) -> Self:
+    def _check_rates(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} leaves none of {self.epochs} epochs")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate = {self.min_learning_rate:g} is above "
+                f"learning_rate = {self.learning_rate:g}"
+            )
+        if (self.learning_rate_schedule == "step") != bool(self.decay_epochs):
+            raise ValueError("decay_epochs and learning_rate_schedule = 'step' need each other")
+        if self.decay_epochs and max(self.decay_epochs) >= self.epochs:
+            raise ValueError(f"decay_epochs = {list(self.decay_epochs)} are not all before epoch {self.epochs}")
+        if self.patience is not None and self.best is None:
+            raise ValueError("patience needs best, the metric that says which epoch is better")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size = {self.batch_size} cannot be divided into accumulate = {self.accumulate} parts"
+            )
+        if self.mixes and self.batch_size // self.accumulate % 2:
+            raise ValueError(
+                f"mixup and cutmix mix pairs: batch_size / accumulate = "
+                f"{self.batch_size // self.accumulate} is odd"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> Self:
+        epochs = [change.epoch for change in self.unfreeze_at]
+        if self.freeze and self.freeze_trunk:
+            raise ValueError("freeze and freeze_trunk say the same: leave one out")
+        whole = self.frozen_until(self.epochs - 1) == END
+        if whole and self.layer_decay is not None:
+            raise ValueError("layer_decay is for layers that learn, and the whole trunk is frozen")
+        if epochs and not (self.freeze or self.freeze_trunk):
+            raise ValueError("unfreeze_at changes nothing without freeze")
+        if epochs != sorted(set(epochs)) or (epochs and epochs[-1] > self.epochs):
+            raise ValueError(f"unfreeze_at: epochs {epochs} do not rise up to epochs = {self.epochs}")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup is not None or self.cutmix is not None
+
+    def frozen_until(self, epoch: int) -> str | None:
+        """The last block that is frozen in an epoch, counted from 0; None if nothing is."""
+        until = self.freeze.until if self.freeze else END if self.freeze_trunk else None
+        for change in self.unfreeze_at:
+            until = change.until if epoch + 1 >= change.epoch else until
+        return until
 
 
 class WeightsConfig(Config):

@@ -21,7 +21,7 @@ from torch import Tensor
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.batches import Batch, Samples
 from classy_vision.data.config import DataConfig, TableConfig
-from classy_vision.data.images import ImageError, check_images, read_size
+from classy_vision.data.images import MODES, ImageError, check_images, read_size
 from classy_vision.data.masks import PixelLabels, check_labels
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.data.sources import Records, load_records, load_test_records
@@ -30,6 +30,7 @@ from classy_vision.heads import ClassyHead
 from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
 from classy_vision.models.published import with_published
 from classy_vision.text import list_some
+from classy_vision.train.best import check_best
 from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.model import check_model
 from classy_vision.train.tasks import (
@@ -83,6 +84,21 @@ class Job:
         """The targets of a head for the rows of a batch; (n, h, w) of labels of pixels."""
         return batch.dense[head] if head in self.dense else self.targets[head][batch.rows]
 
+    def row_weights(self) -> Tensor | None:
+        """How often each training row is drawn, where ``schedule.balance`` names a head: (n,).
+
+        Each class of that head is as likely as each other; rows without a label as an average one.
+        """
+        head = self.settings.schedule.balance
+        if head is None:
+            return None
+        codes = self.targets[head][torch.tensor(self.records.rows(held_out=False))]
+        known = codes != self.tasks[head].missing
+        counts = torch.bincount(codes[known], minlength=self.tasks[head].outputs)
+        weights = 1 / counts.clamp(min=1).double()
+        found = weights[codes.where(known, 0)]
+        return found.where(known, found[known].mean())
+
     def fingerprint(self) -> str:
         """Hashes the files' names, their splits and their targets: a run is resumed with the same ones."""
         digest = sha256(repr([self.records.name(row) for row in range(len(self.records.images))]).encode())
@@ -122,10 +138,13 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
             "tasks": {head: task.config for head, task in tasks.items()},
         }
     )
+    _check_augmentation(settings, tasks)
     if not settings.data.clip:
         check_images(records.images, model["in_channels"], settings.data)
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
+    check_best(settings.schedule, tasks)
+    _check_balance(settings, tasks)
     targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
     dense = _open_dense(tasks, records, settings.data)
     for head in (head for entries in network.get_heads().values() for head in entries):
@@ -138,6 +157,23 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
         tasks[name] = tasks[name].with_statistics(known, _can_convert(head))
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets, dense)
+
+
+def _check_augmentation(settings: TrainConfig, tasks: Mapping[str, Task]) -> None:
+    augment, channels = settings.data.augmentation, settings.model["in_channels"]
+    if augment.changes_colours and channels not in MODES:
+        raise ConfigError(
+            f"data.augment: policy, colours and blur are for images in grey or colour, and the model takes "
+            f"{channels} channels"
+        )
+    dense = [head for head, task in tasks.items() if task.dense]
+    if augment.policy and dense:
+        raise ConfigError(
+            f"data.augment.policy = {augment.policy!r} moves pixels without their labels, which head "
+            f"{dense[0]!r} learns: use rotate, shift, zoom, shear, brightness, contrast, saturation and hue"
+        )
+    if augment.hue and channels == 1:
+        raise ConfigError("data.augment.hue changes nothing in grey images: leave it out")
 
 
 def _can_convert(head: ClassyHead) -> bool:
@@ -390,6 +426,18 @@ def _complete_model(
     if issubclass(family, ResNeXt3D) and "input_planes" in model:  # the original's word
         model["in_channels"] = model.pop("input_planes")
     return {"in_channels": records.channels, **model, "heads": complete}
+
+
+def _check_balance(settings: TrainConfig, tasks: Mapping[str, Task]) -> None:
+    head = settings.schedule.balance
+    if head is None:
+        return
+    if head not in tasks:
+        raise unknown("head", head, tasks, "schedule.balance")
+    if tasks[head].config.kind != "classification":
+        raise ConfigError(
+            f"schedule.balance = {head!r} is for a classification, and this is a {tasks[head].config.kind}"
+        )
 
 
 def _check_schedule(settings: TrainConfig, records: Records) -> None:

@@ -29,7 +29,9 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
     with torch.device("meta"), torch.no_grad():
         model = build_model(settings.model)
         _check_outputs(model.eval(), settings, tasks, training=False)
-        set_train_mode(model, settings.schedule)
+        for epoch in (*(change.epoch - 1 for change in settings.schedule.unfreeze_at), 0):
+            freeze(model, settings.schedule, epoch)
+        model.train()
         _check_outputs(model, settings, tasks, training=True)
     return model.eval()
 
@@ -69,34 +71,23 @@ def build_initial(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyMod
     if settings.weights is not None:
         model.loaded = load_initial(model, settings.weights, tasks)
         standardize(model, {name: task for name, task in tasks.items() if name not in model.loaded.kept})
-    return _freeze(model, settings.schedule)
+    freeze(model, settings.schedule, epoch=0)
+    return model
 
 
 def build_stopped(settings: TrainConfig, state: Mapping[str, Any]) -> ClassyModel:
     """Builds the model of a checkpoint."""
-    model = _freeze(build_model(settings.model), settings.schedule)
+    model = build_model(settings.model)
+    freeze(model, settings.schedule, len(state["history"]))
     model.load_state_dict(state["model"])
     return model
 
 
-def _freeze(model: ClassyModel, schedule: ScheduleConfig) -> ClassyModel:
-    if schedule.freeze_trunk:
-        for part in _list_trunk(model):
-            part.requires_grad_(False)
-    return model
-
-
-def set_train_mode(model: nn.Module, schedule: ScheduleConfig) -> None:
-    """Puts the model in training mode; a frozen trunk stays in evaluation mode."""
-    model.train()
-    if schedule.freeze_trunk:
-        for part in _list_trunk(model):
-            part.eval()
-
-
-def _list_trunk(model: nn.Module) -> list[nn.Module]:
-    """Everything but the heads."""
-    return [part for name, part in model.named_children() if name != "heads"]
+def freeze(model: ClassyModel, schedule: ScheduleConfig, epoch: int) -> None:
+    """Freezes what stays as it is in an epoch, counted from 0."""
+    until = schedule.frozen_until(epoch)
+    if until is not None or model.frozen_until is not None:
+        model.freeze(until)
 
 
 # -- weights to start from

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from classy_vision.config import ConfigError, OperationError
@@ -32,6 +33,7 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=schedule.mixed_precision,
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(schedule.unfreeze_at))],
         log_with="tensorboard" if job.settings.tensorboard else None,
         project_dir=folder.path,
     )
@@ -39,6 +41,11 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
         raise ConfigError(
             f"schedule.batch_size = {schedule.batch_size} is shared by {accelerator.num_processes} "
             f"processes, so it must be a multiple of that"
+        )
+    if schedule.mixes and schedule.batch_size // accelerator.num_processes // schedule.accumulate % 2:
+        raise ConfigError(
+            f"mixup and cutmix mix pairs that one process reads: schedule.batch_size = {schedule.batch_size} "
+            f"must be a multiple of {2 * accelerator.num_processes * schedule.accumulate}"
         )
     return accelerator
 
@@ -86,6 +93,9 @@ def explain_killed_workers(job: Job, folder: RunFolder) -> Iterator[None]:
 
 # -- what they tell each other
 
+LEAST = 1e-6
+"""Stands for a number of labels that is zero."""
+
 
 @dataclass
 class LossMeter:
@@ -93,7 +103,7 @@ class LossMeter:
 
     Attributes:
         accelerator: of the processes that share them.
-        sums, counts: (heads,), of this process.
+        sums, counts: (heads,), of this process. A label of a mixed image counts for its part of it.
     """
 
     accelerator: Accelerator
@@ -104,7 +114,7 @@ class LossMeter:
     def make(cls, accelerator: Accelerator, heads: int) -> LossMeter:
         """Makes a meter that has seen nothing."""
         device = accelerator.device
-        counts = torch.zeros(heads, dtype=torch.long, device=device)
+        counts = torch.zeros(heads, device=device)
         return cls(accelerator, torch.zeros(heads, device=device), counts)
 
     def add(self, sums: Tensor, counts: Tensor) -> None:
@@ -114,13 +124,13 @@ class LossMeter:
 
     def local_means(self) -> list[float]:
         """The means of this process; waits for the device."""
-        means: list[float] = (self.sums / self.counts.clamp(min=1)).tolist()
+        means: list[float] = (self.sums / self.counts.clamp(min=LEAST)).tolist()
         return means
 
     def means(self) -> list[float]:
         """The means over all processes; waits for the device."""
         sums, counts = self.accelerator.reduce((self.sums, self.counts), "sum")
-        means: list[float] = (sums / counts.clamp(min=1)).tolist()
+        means: list[float] = (sums / counts.clamp(min=LEAST)).tolist()
         return means
 
     def gather(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -17,21 +17,26 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import TaskID
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
 from classy_vision.run_files import CURVES, PREDICTIONS, TENSORBOARD
+from classy_vision.train.averaging import make_average
+from classy_vision.train.best import describe_best, find_best, is_over
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, prepare
 from classy_vision.train.metrics import Metric
-from classy_vision.train.model import build_initial, build_stopped, set_train_mode, speed_up
-from classy_vision.train.optimizer import learning_rate, make_optimizer, restore_optimizer
+from classy_vision.train.mixing import Mixture
+from classy_vision.train.model import build_initial, build_stopped, freeze, speed_up
+from classy_vision.train.optimizer import WITHOUT_RATES, learning_rate, make_optimizer, restore_optimizer
 from classy_vision.train.processes import (
+    LEAST,
     FlagReader,
     LossMeter,
     StepFlags,
@@ -61,7 +66,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         force: replace a run that is there.
 
     Returns:
-        What was measured in the last epoch.
+        What was measured in the epoch that the run gives: the last one, unless ``schedule.best`` is set.
 
     Raises:
         ConfigError: something does not fit, cannot be read or cannot be written.
@@ -134,6 +139,7 @@ def _run(
 ) -> Row:
     """Trains ``model`` from a checkpoint, or from the start, to the last epoch."""
     history: list[Row] = list(state["history"]) if state else []
+    schedule = job.settings.schedule
     progress = state["progress"] if state else None
     trainer = Trainer.make(job, accelerator, model, state)
     accelerator.init_trackers(TENSORBOARD, init_kwargs={"tensorboard": {"purge_step": len(history) + 1}})
@@ -142,29 +148,34 @@ def _run(
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
-            for epoch in range(len(history), job.settings.schedule.epochs):
+            for epoch in range(len(history), schedule.epochs):
                 try:
                     history.append(trainer.run_epoch(epoch, progress))
                     progress = None
                 except StoppedError as error:
                     stopped, progress = True, error.progress
+                best = find_best(schedule, history)
                 if accelerator.is_main_process:
+                    if schedule.best and not stopped and best == len(history) - 1:
+                        folder.write_best(trainer.result)
                     folder.write_checkpoint(trainer.state(history, progress))
                 if stopped:
                     trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
                     break
                 if accelerator.is_main_process:
-                    folder.write_history(history)
+                    folder.write_history(history, best)
                 accelerator.log(history[-1], step=epoch + 1)
+                if is_over(schedule, history):
+                    break
         if accelerator.is_main_process and not stopped:
-            _finish(job, folder, model, history, accelerator.device)
-            trainer.display.line(f"the run is in {folder.path}")
+            _finish(job, folder, trainer.result, history, accelerator.device)
+            trainer.display.lines([*describe_best(schedule, history), f"the run is in {folder.path}"])
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held.
     accelerator.end_training()
     if stopped:
         raise SystemExit(TERMINATED)
-    return history[-1]
+    return history[find_best(schedule, history)]
 
 
 class StoppedError(Exception):
@@ -185,6 +196,7 @@ class Trainer:
         network: the model.
         model: the same as the accelerator wraps it.
         optimizer: as the accelerator wraps it.
+        average: of the weights, where the schedule wants one.
         order: of the training batches.
         train_batches, val_batches: of this process.
         display: shows the progress.
@@ -197,6 +209,7 @@ class Trainer:
     network: ClassyModel
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
     order: EpochBatches
     train_batches: DataLoader[Sample]
     val_batches: DataLoader[Sample]
@@ -213,13 +226,19 @@ class Trainer:
         if accelerator.num_processes > 1:
             sync_batch_norm(model, device)
         model.to(device)
+        average = make_average(model, schedule)
         speed_up(model, schedule)
+        freeze(model, schedule, schedule.epochs - 1)  # the optimizer has all that will ever learn
         if state:
+            if average is not None:
+                average.load_state_dict(state["average"])
             optimizer = restore_optimizer(model, schedule, state["optimizer"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
         else:
             optimizer = make_optimizer(model, schedule)
+        prepared = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
+        freeze(model, schedule, len(state["history"]) if state else 0)
         order, train_batches = make_batches(job, accelerator, held_out=False)
         _, val_batches = make_batches(job, accelerator, held_out=True)
         console = Console(quiet=accelerator.process_index > 0)
@@ -227,8 +246,8 @@ class Trainer:
             job,
             accelerator,
             model,
-            accelerator.prepare_model(model),
-            accelerator.prepare_optimizer(optimizer),
+            *prepared,
+            average,
             order,
             train_batches,
             val_batches,
@@ -238,7 +257,9 @@ class Trainer:
     def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
         """What a checkpoint holds."""
         scaler = self.accelerator.scaler
+        averaged = {} if self.average is None else {"average": self.average.state_dict()}
         return {
+            **averaged,
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -281,15 +302,15 @@ class Trainer:
     def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
         """Makes the steps of a pass over the training split after the first ``done``; gives the last rate."""
         schedule, steps, reader = self.job.settings.schedule, len(self.train_batches), FlagReader()
-        rank = self.accelerator.process_index if schedule.compile else None
         self.order.epoch, self.order.start = epoch, done
-        set_train_mode(self.network, schedule)
+        freeze(self.network, schedule, epoch)
+        self.network.train()
+        self._switch(training=True)
         rate = learning_rate(schedule, epoch * steps + max(0, done - 1), steps)
         for step, batch in enumerate(self.train_batches if done < steps else (), done + 1):
             rate = learning_rate(schedule, epoch * steps + step - 1, steps)
             self._check_files(batch.errors)
-            seed_step(schedule.seed, epoch, step, rank)
-            sums, counts, flags = self._step(batch, rate)
+            sums, counts, flags = self._step(batch, epoch, step, rate)
             meter.add(sums, counts)
             stop = self._check_losses(epoch, reader.add(step, batch.rows, flags))
             self.display.step(bar, meter.local_means, step * self._batch_size / (time.monotonic() - started))
@@ -299,32 +320,52 @@ class Trainer:
         self._check_losses(epoch, reader.read_last())
         return rate
 
-    def _step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, batch: Batch, epoch: int, step: int, rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """Makes one step of the optimizer: gives sums of losses and numbers of labels by head, and flags.
 
         The flags (heads + 1,) count the processes where the loss of a head is not finite, and those
         that were asked to end.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         if not self._has_rows(batch):
             nothing = self._make_meter()
-            return nothing.sums, nothing.counts, self._count_everywhere(nothing.sums, nothing.counts)[1]
-        with self._draw_globally(batch):
-            sums, counts = self.losses(self.model, batch)
-            # The mean is over the labels of all processes, and DDP averages gradients over processes.
-            everywhere, flags = self._count_everywhere(sums, counts)
-            loss = (sums * self._weights / everywhere).sum() * self.accelerator.num_processes
-            self.accelerator.backward(loss)
+            return nothing.sums, nothing.counts, self._collect_flags(nothing.sums)
+        sums, counts, flags = self._backward(batch, epoch, step)
         clip = self.job.settings.schedule.clip_grad_norm
         if clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         return sums, counts, flags
 
+    def _backward(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Adds up the gradients of a batch, which goes through the model in ``schedule.accumulate`` parts."""
+        schedule = self.job.settings.schedule
+        parts = batch.split(schedule.accumulate)
+        mixtures = [self._draw_mixture(part, epoch, step) for part in parts]
+        wanted = torch.stack([self._count_labels(*of) for of in zip(parts, mixtures)]).sum(0)
+        # The mean is over the labels of all processes, and DDP averages gradients over processes.
+        everywhere = self.accelerator.reduce(wanted, "sum").clamp(min=LEAST)
+        weights = self._weights / everywhere * self.accelerator.num_processes
+        total = self._make_meter()
+        for i, (part, mixture) in enumerate(zip(parts, mixtures)):
+            seed_step(schedule.seed, epoch, step, self.accelerator.process_index if schedule.compile else None)
+            last = i == len(parts) - 1
+            with self._draw_globally(part), nullcontext() if last else self.accelerator.no_sync(self.model):
+                sums, counts = self.losses(self.model, part, mixture=mixture)
+                self.accelerator.backward((sums * weights).sum())
+            total.add(sums, counts)
+        return total.sums, total.counts, self._collect_flags(total.sums)
+
     def losses(
-        self, model: nn.Module, batch: Batch, metrics: dict[str, dict[str, Metric]] | None = None
+        self,
+        model: nn.Module,
+        batch: Batch,
+        metrics: dict[str, dict[str, Metric]] | None = None,
+        mixture: Mixture | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Runs a batch, and gives sums of losses and numbers of labels by head, (heads,) each.
 
@@ -332,30 +373,44 @@ class Trainer:
             model: to run.
             batch: of images or clips.
             metrics: by head and name, in evaluation; they are updated with the labels that are there.
+            mixture: of the images, in training.
         """
         device = self.accelerator.device
         views = batch.images.to(device, non_blocking=True)
+        views = views if mixture is None else mixture.mix(views)
         with self.accelerator.autocast():
             outputs = run_views(model, views, self.job.tasks)
         sums, counts = [], []
         for head, output in outputs.items():
             task = self.job.tasks[head]
             targets = self.job.targets_of(head, batch).to(device, non_blocking=True)
-            valid = task.valid(targets)
-            losses = task.training_losses if metrics is None else task.losses
-            sums.append(losses(output, targets).sum())
-            counts.append(valid.sum())
+            if mixture is not None:
+                losses, labels = mixture.losses(task, output, targets)
+            else:
+                labels = valid = task.valid(targets)
+                losses = (task.training_losses if metrics is None else task.losses)(output, targets)
+            sums.append(losses.sum())
+            counts.append(labels.sum())
             if metrics is not None and valid.any():
                 comparable = task.comparable(task.convert(output[valid]), targets[valid])
                 for metric in metrics[head].values():
                     metric.update(*comparable)
         return torch.stack(sums), torch.stack(counts)
 
+    @property
+    def result(self) -> ClassyModel:
+        """The model that is measured and that the run gives: the average, where one is kept."""
+        if self.average is None:
+            return self.network
+        found: Any = self.average.module
+        return cast(ClassyModel, found)
+
     @torch.no_grad()
     def _evaluate(self) -> Row | None:
         """Measures losses and metrics of the held-out split; None where some process was asked to end."""
         metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
-        meter, model = self._make_meter(), self.network.eval()
+        self._switch(training=False)
+        meter, model = self._make_meter(), self.result.eval()
         for batch in self.val_batches:
             self._check_files(batch.errors)
             if len(batch.rows):
@@ -387,6 +442,33 @@ class Trainer:
             for worker in workers:
                 worker.kill()
 
+    def _switch(self, training: bool) -> None:
+        """Gives the model the weights that learn or those that are measured, where an optimizer has both."""
+        if self.job.settings.schedule.optimizer in WITHOUT_RATES:
+            optimizer: Any = self.optimizer
+            optimizer.train() if training else optimizer.eval()
+
+    def _draw_mixture(self, batch: Batch, epoch: int, step: int) -> Mixture | None:
+        schedule = self.job.settings.schedule
+        if not schedule.mixes:
+            return None
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return Mixture.draw(schedule, epoch, step, self._find_places(batch), size).to(self.accelerator.device)
+
+    def _count_labels(self, batch: Batch, mixture: Mixture | None) -> Tensor:
+        """How many labels of each head the losses of a batch are of, (heads,)."""
+        device, counts = self.accelerator.device, []
+        for head, task in self.job.tasks.items():
+            targets = self.job.targets_of(head, batch).to(device, non_blocking=True)
+            counts.append(task.valid(targets).sum() if mixture is None else mixture.count(task, targets).sum())
+        return torch.stack(counts).float()
+
+    def _find_places(self, batch: Batch) -> Tensor:
+        """Where the rows of this process are in the global batch."""
+        return batch.places + self.accelerator.process_index * (
+            self._batch_size // self.accelerator.num_processes
+        )
+
     def _make_meter(self) -> LossMeter:
         return LossMeter.make(self.accelerator, len(self.job.tasks))
 
@@ -397,11 +479,10 @@ class Trainer:
         """The sum of a number of each process."""
         return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
 
-    def _count_everywhere(self, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of labels in all processes, at least 1, and the flags of ``_step``."""
-        stop = counts.new_full((1,), int(self.is_stopping()))
-        told = self.accelerator.reduce(torch.cat([counts, (~sums.detach().isfinite()).to(counts), stop]), "sum")
-        return told[: len(counts)].clamp(min=1), told[len(counts) :]
+    def _collect_flags(self, sums: Tensor) -> Tensor:
+        """The flags of ``_step``, of all processes."""
+        flags = torch.cat([~sums.detach().isfinite(), sums.new_full((1,), int(self.is_stopping())).bool()])
+        return self.accelerator.reduce(flags.long(), "sum")
 
     def _has_rows(self, batch: Batch) -> bool:
         """Whether enough of the global batch is readable for batch norms to see more than one row."""
@@ -413,8 +494,7 @@ class Trainer:
         """Makes random numbers those of the rows of the global batch; the compiler draws its own."""
         if self.job.settings.schedule.compile or len(batch.rows) == self._batch_size:
             return nullcontext()
-        before = self.accelerator.process_index * (self._batch_size // self.accelerator.num_processes)
-        return GlobalDraws((batch.places + before).to(self.accelerator.device), self._batch_size)
+        return GlobalDraws(self._find_places(batch).to(self.accelerator.device), self._batch_size)
 
     def _check_losses(self, epoch: int, seen: list[StepFlags]) -> bool:
         """Raises where a loss is not finite, and says whether to stop."""
@@ -453,7 +533,8 @@ def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[Ep
     size, seed = schedule.batch_size, schedule.seed
     if held_out:
         size = max(1, size // (job.settings.data.views * world)) * world
-    order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed)
+    weights = None if held_out else job.row_weights()
+    order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed, weights)
     shard = BatchSamplerShard(order, world, accelerator.process_index, split_batches=True, even_batches=False)
     samples = job.samples(None if held_out else seed)
     pin = accelerator.device.type == "cuda"
@@ -466,8 +547,11 @@ def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
 
 def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    best = find_best(job.settings.schedule, history)
+    if job.settings.schedule.best:
+        model.load_state_dict(folder.read_best())
     to_units(model, job.tasks)
-    folder.write_history(history)
+    folder.write_history(history, best)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)
     shown = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]

@@ -24,6 +24,7 @@ from classy_vision.config import ConfigError, OperationError, first_line, system
 from classy_vision.data.config import FolderConfig
 from classy_vision.data.sources import Records, read_listing, write_listing
 from classy_vision.run_files import (
+    BEST,
     CHECKPOINT,
     CURVES,
     LISTING,
@@ -36,14 +37,15 @@ from classy_vision.run_files import (
     TENSORBOARD,
     WEIGHTS,
 )
+from classy_vision.train.best import is_over
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
 from classy_vision.weights.files import read_tensors, replacing, write_tensors
 
-OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
+OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, BEST, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
-"""Of a checkpoint; newer ones have "progress" and "digest" as well."""
-CHANGEABLE = ("schedule.epochs", "schedule.workers")
+"""Of a checkpoint. Newer ones have "progress" and "digest" as well, and "average" with ``schedule.ema``."""
+CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.workers")
 """What may be changed when a run is resumed."""
 
 Row = dict[str, float]
@@ -180,9 +182,8 @@ class RunFolder:
         overrides = tuple(overrides)
         for override in overrides:
             if override.partition("=")[0] not in CHANGEABLE:
-                raise ConfigError(
-                    f"--set {override}: a run that is resumed can change only {' and '.join(CHANGEABLE)}"
-                )
+                few = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
+                raise ConfigError(f"--set {override}: a run that is resumed can change only {few}")
         return self.settings(overrides)
 
     def write_listing(self, settings: TrainConfig, records: Records) -> None:
@@ -274,11 +275,29 @@ class RunFolder:
         with writing(self.path / CHECKPOINT):
             os.replace(self.path / PREVIOUS, self.path / CHECKPOINT)
 
-    def write_history(self, history: Sequence[Row]) -> None:
-        """Writes the metrics of all epochs as JSON and CSV."""
+    def write_best(self, model: nn.Module) -> None:
+        """Keeps the weights of the best epoch until there is a better one."""
+        with writing(self.path / BEST):
+            write_tensors(self.path / BEST, model.state_dict(), {"format": "pt"})
+
+    def read_best(self) -> dict[str, Any]:
+        """The weights that ``write_best`` wrote.
+
+        Raises:
+            ConfigError: they are missing or damaged.
+        """
+        return read_tensors(self.path / BEST)
+
+    def write_history(self, history: Sequence[Row], best: int = -1) -> None:
+        """Writes the metrics of all epochs as JSON and CSV.
+
+        Args:
+            history: of all epochs.
+            best: the index of the epoch that is the run's result so far.
+        """
         # JSON has no NaN, which stands for what is not defined, as the IoU of a class that is never there.
         rows = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in history]
-        text = json.dumps({"final": rows[-1], "epochs": rows}, indent=2)
+        text = json.dumps({"final": rows[best], "epochs": rows}, indent=2)
         self.write(METRICS, text.encode())
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, list(history[-1]))
@@ -312,6 +331,11 @@ def check_resumable(folder: RunFolder, settings: TrainConfig) -> tuple[dict[str,
         )
     state, damage = folder.read_checkpoint()
     done = len(state["history"]) if state else 0
+    if state and folder.finished and is_over(settings.schedule, state["history"]):
+        raise ConfigError(
+            f"{where!r} is finished: no epoch was better for {settings.schedule.patience}; to go on: "
+            f"classy train --resume {where} --set schedule.patience={2 * (settings.schedule.patience or 1)}"
+        )
     begun = done + bool(state and state["progress"])
     if epochs < begun:
         raise ConfigError(
@@ -331,7 +355,7 @@ def read_state(path: Path) -> dict[str, Any]:
     said = state.pop("digest", None)
     if said is None and state.keys() == PARTS:
         return {**state, "progress": None}
-    if state.keys() != PARTS | {"progress"}:
+    if state.keys() - {"average"} != PARTS | {"progress"}:
         raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
     if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")

@@ -24,6 +24,7 @@ from torch.nn.functional import (
     interpolate,
     l1_loss,
     logsigmoid,
+    one_hot,
     smooth_l1_loss,
 )
 
@@ -186,7 +187,26 @@ class Classification(Task):
 
     def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         smoothing, weights = self.config.label_smoothing, self.class_weights(outputs)
-        return cross_entropy(outputs, targets, weights, reduction="none", label_smoothing=smoothing)
+        if self.config.loss == "bce":
+            return self._binary_losses(outputs, targets, smoothing, weights)
+        losses = cross_entropy(outputs, targets, weights, reduction="none", label_smoothing=smoothing)
+        return losses if self.config.loss != "focal" else losses * self._doubts(outputs, targets)
+
+    def _binary_losses(
+        self, outputs: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None
+    ) -> Tensor:
+        """(n, k) to (n,): the sum over classes of whether each is there."""
+        known = self.valid(targets)
+        wanted = one_hot(targets.where(known, 0), self.outputs).to(outputs)
+        wanted = wanted * (1 - smoothing) + smoothing / self.outputs
+        losses = binary_cross_entropy_with_logits(outputs, wanted, weights, reduction="none")
+        return losses.sum(1) * known
+
+    def _doubts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What the focal loss multiplies by, (n,): small where the class is already likely."""
+        known = targets.where(self.valid(targets), 0)
+        likely = outputs.softmax(1).gather(1, known[:, None])[:, 0]
+        return (1 - likely) ** self.config.gamma
 
     def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
         return self._balance(targets, self.missing)
@@ -222,6 +242,13 @@ class Multilabel(Task):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = binary_cross_entropy_with_logits(outputs, targets.nan_to_num(), reduction="none")
+        return losses.mean(1) * self.valid(targets)
+
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets.nan_to_num()
+        losses = binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+        if self.config.loss == "focal":
+            losses = losses * (outputs.sigmoid() - wanted).abs() ** self.config.gamma
         return losses.mean(1) * self.valid(targets)
 
     def average(self, outputs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from classy_vision.trunk.features import Trace, trace
+from classy_vision.trunk.names import END
 from classy_vision.trunk.sequence import told_channels
 from classy_vision.trunk.undo import all_or_nothing
 from classy_vision.weights.state import head_of
@@ -106,6 +107,31 @@ def set_gradients(trunk: Any, requires_grad: bool, train_all: bool) -> None:
         for parameter in trunk.parameters():
             parameter.requires_grad_(requires_grad)
         decide(trunk, traced)
+
+
+def find_layers(trunk: Any) -> dict[str, int]:
+    """The layer of each parameter by name; see ``Trunk.parameter_layers``."""
+    numbers: dict[str, int] = {}
+    for step in trunk._steps():
+        joins = any(step == name or step.startswith(f"{name}-") for name in trunk.ends_of_layers)
+        numbers[step] = max(numbers.values(), default=-1) + (not joins or not numbers)
+    last = max(numbers.values()) + (END in trunk.ends_of_layers)
+    found = dict.fromkeys((name for name, _ in trunk.named_parameters()), last)
+    parameters = trunk_parameters(trunk)
+    if told_channels(trunk):
+        paths = {f"{trunk._route().path(trunk, step)}.": number for step, number in numbers.items()}
+        told = {name: paths[path] for name in parameters for path in paths if name.startswith(path)}
+        return _close_ranks({**found, **dict.fromkeys(parameters, 0), **told})
+    traced = trace(trunk, trunk.input_shape, set(numbers), gradients=True)
+    for step, number in reversed(numbers.items()):
+        found |= dict.fromkeys(parameters.keys() - traced.unread({step}), number)
+    return _close_ranks(found)
+
+
+def _close_ranks(layers: dict[str, int]) -> dict[str, int]:
+    """The numbers without those of layers that have no parameters."""
+    ranks = {number: rank for rank, number in enumerate(sorted(set(layers.values())))}
+    return {name: ranks[number] for name, number in layers.items()}
 
 
 def trunk_parameters(trunk: nn.Module) -> dict[str, nn.Parameter]:

@@ -29,7 +29,7 @@ from classy_vision.trunk.own_forward import ByHooks, is_own_name, with_heads
 from classy_vision.trunk.route import Route
 from classy_vision.trunk.sequence import SEQUENCE, is_sequence, tell_step
 from classy_vision.trunk.state import load_classy, load_heads, load_trunk, load_whole, rename_within, to_classy
-from classy_vision.trunk.training import Training, freeze_until, set_gradients
+from classy_vision.trunk.training import Training, find_layers, freeze_until, set_gradients
 from classy_vision.weights.fitting import Fitting
 from classy_vision.weights.key_map import KeyMap
 from classy_vision.weights.layout import Layouts
@@ -82,6 +82,8 @@ class Trunk(nn.Module):
     is_sequential: ClassVar[bool] = True
     """Whether ``walk`` gives what the steps' modules give, one after the other. A class that defines ``walk``
     says so itself; otherwise its features are looked at."""
+    ends_of_layers: ClassVar[tuple[str, ...]] = (END,)
+    """The steps that belong to the layer before them, as a last norm does; see ``parameter_layers``."""
     layouts: ClassVar[Layouts] = {}
     """How other libraries name the family's weights, by library."""
     shapes: ClassVar[FamilyShapes | None] = None
@@ -141,6 +143,15 @@ class Trunk(nn.Module):
         ``classy_vision.train`` decays them.
         """
         return set()
+
+    def parameter_layers(self) -> dict[str, int]:
+        """The layer of each parameter by name: 0 for the stem, 1 for the first block, and so on.
+
+        What follows the blocks, such as a last norm, belongs to the last one. Heads are a layer of their own,
+        the highest. Learning rates that decay from layer to layer go by these numbers, which are timm's for
+        the families that timm has.
+        """
+        return find_layers(self)
 
     def block_arguments(self, x: Tensor) -> tuple[Tensor, ...]:
         """What blocks with ``takes_arguments`` get beside a feature, made of the trunk's input."""

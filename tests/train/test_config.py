@@ -25,7 +25,7 @@ from tests.train.command import digits_job, write
         ("schedule", {"epoch": 3}, "schedule: unknown key 'epoch'; did you mean 'epochs'"),
         ("schedule", {"learning_rate": "fast"}, "learning_rate = 'fast'"),
         ("schedule", {"epochs": 2, "warmup_epochs": 2}, "leaves none of 2 epochs"),
-        ("schedule", {"optimizer": "adam"}, "'sgd' or 'adamw'"),
+        ("schedule", {"optimizer": "adam"}, "input should be 'sgd', 'adamw'"),
         ("schedule", {"seed": 2**63}, "seed = 9223372036854775808"),
         ("data", {"source": ["digits"]}, "unknown source"),
         ("schedule", {"workers": 9999}, "workers = 9999: input should be less than or equal to 256"),

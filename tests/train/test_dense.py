@@ -184,7 +184,7 @@ def test_metrics_of_maps() -> None:
         ({"kind": "segmentation", "loss": "l1"}, "loss = 'l1' is not one of segmentation: cross_entropy, dice"),
         (
             {"kind": "multilabel", "loss": "dice"},
-            "loss is for segmentation and dense_regression, not for multilabel",
+            "loss = 'dice' is not one of multilabel: bce, focal",
         ),
         ({"kind": "dense_regression", "classes": ["a"]}, "dense_regression has no classes"),
         ({"kind": "regression", "ignore_index": 0}, "ignore_index is for segmentation, not for regression"),

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.train.config import ScheduleConfig
-from classy_vision.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, restore_optimizer
+from classy_vision.train.optimizer import (
+    RULES,
+    group_parameters,
+    learning_rate,
+    make_optimizer,
+    restore_optimizer,
+)
 from tests.models.small import FAMILIES
 from tests.models.vision_transformer.test_model import EVERYTHING
 from tests.train.command import SMALL_TRUNK, head
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", RULES)
 def test_norms_and_biases_do_not_decay(name: str) -> None:
     model = build_model({**SMALL_TRUNK, "heads": [head("x", num_classes=2)]})
     model.stem.requires_grad_(False)
@@ -93,3 +102,64 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[12] == pytest.approx(1.0)
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert 0 < rates[-1] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"learning_rate_schedule": "linear", "min_learning_rate": 0.5}, [2.0, 1.625, 1.25, 0.875]),
+        ({"learning_rate_schedule": "cosine", "min_learning_rate": 1.0}, [2.0, 1.8535534, 1.5, 1.1464466]),
+        (
+            {"learning_rate_schedule": "step", "decay_epochs": [1, 3], "decay_factor": 0.5},
+            [2.0, 1.0, 1.0, 0.5],
+        ),
+        ({"learning_rate_schedule": "constant", "warmup_epochs": 1}, [1.0, 2.0, 2.0, 2.0]),
+        ({"learning_rate_schedule": "one_cycle", "warmup_epochs": 2}, [0.08, 1.04, 2.0, 1.000004]),
+        ({"optimizer": "schedule_free_sgd"}, [2.0, 2.0, 2.0, 2.0]),
+    ],
+    ids=lambda value: value.get("learning_rate_schedule") if isinstance(value, dict) else "",
+)
+def test_how_the_rate_falls(options: dict[str, Any], wanted: list[float]) -> None:
+    schedule = ScheduleConfig.parse({"epochs": 4, "learning_rate": 2.0, **options}, "schedule")
+    assert [learning_rate(schedule, step, 1) for step in range(4)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_learn_slower_the_earlier_they_are(family: str) -> None:
+    model = build_model({**FAMILIES[family][0], "num_classes": 2})
+    layers = model.parameter_layers()
+    assert layers.keys() == dict(model.named_parameters()).keys()
+    assert sorted(set(layers.values())) == list(range(max(layers.values()) + 1))
+    assert all(layer == max(layers.values()) for name, layer in layers.items() if name.startswith("heads."))
+    groups = group_parameters(model, ScheduleConfig(layer_decay=0.5))
+    scale = {id(p): group["scale"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert scale[id(parameter)] == 0.5 ** (max(layers.values()) - layers[name]), name
+
+
+def test_layers_of_a_wrapped_module_are_its_blocks() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    model = ClassyModel.from_model(module, ["0", "1"])
+    layers = model.parameter_layers()
+    assert [layers[f"model.{i}.weight"] for i in range(3)] == [0, 1, 1]
+
+
+def test_heads_have_rates_of_their_own() -> None:
+    heads = [head("a", num_classes=2), head("b", num_classes=2)]
+    model = build_model({**SMALL_TRUNK, "heads": heads})
+    schedule = ScheduleConfig(learning_rate=0.1, head_learning_rate={"b": 1.0}, layer_decay=0.5)
+    optimizer = make_optimizer(model, schedule)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert named["heads.trunk_output.a.fc.weight"] == 0.1
+    assert named["heads.trunk_output.b.fc.weight"] == pytest.approx(1.0)
+    assert max(rate for name, rate in named.items() if name.startswith("blocks.")) == 0.05
+    with pytest.raises(ConfigError, match="schedule.head_learning_rate: unknown head 'c'"):
+        make_optimizer(model, ScheduleConfig(head_learning_rate={"c": 1.0}))
+
+
+def test_an_optimizer_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model({**SMALL_TRUNK, "heads": [head("x", num_classes=2)]})
+    monkeypatch.setattr("classy_vision.train.optimizer.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'classy-vision-models\[optimizers\]'"):
+        make_optimizer(model, ScheduleConfig(optimizer="lamb"))

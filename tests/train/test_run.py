@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import RunFolder
 from tests.train.command import SMALL_TRUNK, classy, clips_job, head, job, write
 from tests.train.conftest import make_table
+from tests.train.double import in_float64
 
 HEADS = head("colour"), head("tags", "block1"), head("light", "block1")
 TASKS = {"colour": {}, "tags": {"kind": "multilabel"}, "light": {"kind": "regression"}}
@@ -89,6 +91,18 @@ def test_the_loss_of_what_was_held_out_has_no_smoothing(table: Path, monkeypatch
         {"seed": 1},
         {"mixed_precision": "bf16"},
         {"warmup_epochs": 1},
+        {"momentum": 0.5},
+        {"learning_rate_schedule": "linear"},
+        {"layer_decay": 0.5},
+        {"head_learning_rate": 0.1},
+        {"mixup": 0.5},
+        {"cutmix": 0.5},
+        {"ema": 0.9},
+        {"accumulate": 2},  # whose batch norms see other batches
+        {"optimizer": "lamb"},
+        {"optimizer": "muon"},
+        {"optimizer": "schedule_free_sgd"},
+        {"optimizer": "schedule_free_adamw"},
     ],
 )
 def test_every_option_changes_the_weights(schedule: dict[str, Any], plain: Path, tmp_path: Path) -> None:
@@ -145,6 +159,65 @@ def test_a_frozen_trunk_is_the_one_it_came_from(plain: Path, tmp_path: Path) -> 
     first, second = weights(plain), weights(tmp_path)
     same = {key for key in first if torch.equal(first[key], second[key])}
     assert same == {key for key in first if not key.startswith("heads.")}
+
+
+def test_blocks_learn_from_when_they_are_unfrozen(table: Path, tmp_path: Path) -> None:
+    """The stem never does, the first block from the second epoch on, and the rest throughout."""
+    changes = {"freeze": {"until": "block1"}, "unfreeze_at": {"epoch": 2, "until": "stem"}}
+    config = settings(table, schedule=changes)
+    seen: list[dict[str, torch.Tensor]] = []
+    run_epoch = Trainer.run_epoch
+
+    def look(trainer: Trainer, *args: Any) -> Any:
+        seen.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
+        return run_epoch(trainer, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run_epoch", look)
+        train(config, tmp_path / "run")
+    states = [*seen, weights(tmp_path / "run")]
+
+    def changed(part: str) -> list[bool]:
+        keys = [key for key in states[0] if key.startswith(part)]
+        return [any(not torch.equal(a[k], b[k]) for k in keys) for a, b in pairwise(states)]
+
+    assert changed("stem") == [False, False]
+    assert changed("blocks.block1-0") == [False, True]
+    assert changed("blocks.block2-0") == [True, True]
+
+
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(table: Path, tmp_path: Path) -> None:
+    trunk = {"name": "vision_transformer", "image_size": 8, "patch_size": 4, "num_layers": 1, "num_heads": 2}
+    trunk |= {"hidden_dim": 8, "mlp_dim": 8, "dropout_rate": 0.3}
+    heads = [head("colour", "layer_0"), head("tags"), head("light")]
+    for parts in (1, 3):
+        config = job({"source": "table", "file": str(table)}, *heads, tasks=TASKS)
+        config |= {"model": {**trunk, "heads": heads}}
+        config["schedule"] |= {"accumulate": parts, "batch_size": 6, "mixup": 0.5, "optimizer": "sgd"}
+        with in_float64():
+            train(TrainConfig.parse(config), tmp_path / str(parts))
+    torch.testing.assert_close(weights(tmp_path / "3"), weights(tmp_path / "1"), rtol=0, atol=1e-12)
+
+
+def test_the_average_is_measured_and_kept(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, losses = [], Trainer.losses
+
+    def look(trainer: Trainer, model: Any, batch: Any, metrics: Any = None, **options: Any) -> Any:
+        if metrics is not None:
+            assert trainer.average is not None
+            measured.append(model is trainer.average.module)
+        return losses(trainer, model, batch, metrics, **options)
+
+    monkeypatch.setattr(Trainer, "losses", look)
+    train(settings(table, schedule={"ema": 0.9}), tmp_path / "run")
+    assert measured
+    assert all(measured)
+    state, _ = RunFolder(tmp_path / "run").read_checkpoint()
+    assert state is not None
+    key = "stem.conv.weight"
+    kept = weights(tmp_path / "run")[key]
+    assert torch.equal(kept, state["average"][f"module.{key}"])
+    assert not torch.equal(kept, state["model"][key])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -77,11 +77,11 @@ def test_a_terminated_run_goes_on_within_the_epoch(
     calls = []
     losses = Trainer.losses
 
-    def terminate(self: Trainer, *args: Any) -> Any:
+    def terminate(self: Trainer, *args: Any, **options: Any) -> Any:
         calls.append(args)
         if len(calls) == steps:
             signal.raise_signal(signal.SIGTERM)
-        return losses(self, *args)
+        return losses(self, *args, **options)
 
     monkeypatch.setattr(Trainer, "losses", terminate)
     with pytest.raises(SystemExit, match="143"):
@@ -332,9 +332,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(
     calls = []
     losses = Trainer.losses
 
-    def fail(self: Trainer, *args: Any) -> Any:
+    def fail(self: Trainer, *args: Any, **options: Any) -> Any:
         calls.append(args)
-        sums, counts = losses(self, *args)
+        sums, counts = losses(self, *args, **options)
         return sums * (float("nan") if len(calls) == 2 else 1), counts
 
     monkeypatch.setattr(Trainer, "losses", fail)

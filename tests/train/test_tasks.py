@@ -126,3 +126,32 @@ def test_classes_are_sorted_as_numbers_where_all_are() -> None:
 def test_labels_that_cannot_be(kind: str, cell: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task(kind).encode(cell)
+
+
+def test_losses_that_ask_for_each_class_by_itself() -> None:
+    of = task("classification", loss="bce")
+    outputs = torch.zeros(2, 3, requires_grad=True)
+    losses = of.training_losses(outputs, torch.tensor([1, -100]))
+    torch.testing.assert_close(losses, torch.tensor([3 * math.log(2), 0.0]))
+    losses.sum().backward()
+    assert outputs.grad is not None
+    torch.testing.assert_close(outputs.grad, torch.tensor([[0.5, -0.5, 0.5], [0.0, 0.0, 0.0]]))
+    assert of.losses(outputs, torch.tensor([1, -100]))[0].item() == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_losses(gamma: float) -> None:
+    one = KINDS["classification"]("x", TaskConfig(classes=("a", "b"), loss="focal", gamma=gamma))
+    outputs, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, -100])
+    likely = float(torch.tensor(2.0).sigmoid())
+    wanted = -((1 - likely) ** gamma) * math.log(likely)
+    assert one.training_losses(outputs, targets).tolist() == pytest.approx([wanted, 0.0])
+    several = KINDS["multilabel"]("x", TaskConfig(kind="multilabel", classes=("a",), loss="focal", gamma=gamma))
+    truth = torch.tensor([[1.0], [0.0], [math.nan]])
+    found = several.training_losses(torch.tensor([[2.0], [-2.0], [0.0]]), truth)
+    assert found.tolist() == pytest.approx([wanted, wanted, 0.0])
+
+
+def test_gamma_is_for_the_focal_loss() -> None:
+    with pytest.raises(ConfigError, match="gamma = 1 is for loss: focal"):
+        TaskConfig.parse({"gamma": 1.0}, "tasks.x")

@@ -138,6 +138,7 @@ class DenseNet(ClassyModel):
     config_class: ClassVar[type[ModelConfig]] = DenseNetConfig
     layouts = LAYOUTS
     names_stages = False
+    ends_of_layers = ("transition",)
     shapes = SHAPES
     config: DenseNetConfig
 

@@ -171,6 +171,7 @@ class VisionTransformer(ClassyModel):
     shapes = SHAPES
     optional_keys = frozenset({CLASS_TOKEN})
     is_sequential = True
+    ends_of_layers = ("ln",)
     config: VisionTransformerConfig
     stem: Tokens
 
