@@ -10,6 +10,7 @@ from classy_vision.heads.classy_head import Unknown, is_lenient
 from classy_vision.registry import Registry
 from classy_vision.resolve import DESCRIBED, TRAINED, Kind, read_network, resolve
 from classy_vision.weights.catalogue import is_published, published
+from classy_vision.weights.licenses import warn_of_license
 
 NAMED = DESCRIBED - {Kind.PUBLISHED}
 
@@ -108,6 +109,7 @@ def with_published(
     source = options["source"]
     entry = published(source) if isinstance(source, str) and is_published(source) else named
     if entry is not None:
+        warn_of_license(entry)
         theirs = dict(entry.config)
         if named is None:
             _check_network(config, theirs, entry.name, models)

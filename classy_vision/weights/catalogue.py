@@ -16,6 +16,7 @@ from classy_vision.config import unknown
 
 HUB = "hf-hub:"
 """Before the name of a repository."""
+TORCHVISION = "https://download.pytorch.org/models"
 DATA = Path(__file__).with_name("data")
 SOURCES = ("timm", "torchvision")
 
@@ -65,6 +66,11 @@ class Published:
     top1: float | None
     license: str | None
     place: str
+
+    @property
+    def address(self) -> str:
+        """Where the weights are: the page of a repository, or the file itself."""
+        return f"https://huggingface.co/{self.place}" if "/" in self.place else f"{TORCHVISION}/{self.place}"
 
     @classmethod
     def from_row(cls, name: str, row: Mapping[str, Any]) -> Published:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.models import build_model
 from classy_vision.weights.catalogue import is_published, labels, names, published
+from classy_vision.weights.licenses import LicenseWarning
 
 # One name for each network: others are of the same.
 NETWORKS = {repr(sorted(published(name).config.items())): name for name in names()}
@@ -22,7 +25,8 @@ def test_there_are_many() -> None:
 
 def check(name: str) -> None:
     entry = published(name)
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LicenseWarning)
         model = build_model(name)
     assert sum(p.numel() for p in model.parameters()) == entry.params
     assert len(entry.preprocessing.mean) == len(entry.preprocessing.std) == 3
