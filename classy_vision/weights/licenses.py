@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from classy_vision.weights.catalogue import Published
 
 PERMISSIVE = frozenset(("apache-2.0", "bsd-3-clause", "mit"))
 NONCOMMERCIAL = "non-commercial use only"
@@ -37,11 +33,11 @@ def find_restriction(license: str | None) -> str | None:
     return None if license in PERMISSIVE else RESTRICTED.get(license, OWN_TERMS)
 
 
-def warn_of_license(entry: Published) -> None:
+def warn_of_license(name: str, license: str | None, address: str) -> None:
     """Warns once per name where the license of published weights restricts their use."""
-    restriction = find_restriction(entry.license)
+    restriction = find_restriction(license)
     if restriction is not None:
-        license = f"the license {entry.license} ({restriction})" if entry.license else "no stated license"
-        text = f"the weights {entry.name!r} have {license}: read it before you use them, at {entry.address}"
+        what = f"the license {license} ({restriction})" if license else "no stated license"
+        text = f"the weights {name!r} have {what}: read it before you use them, at {address}"
         # At one place for all callers, so that Python shows each text once.
         warnings.warn(text, LicenseWarning, stacklevel=1)
