@@ -72,6 +72,7 @@ def test_what_goes_with_them() -> None:
     [
         ("vit_base_patch16_224.dino", "features"),
         ("vit_base_patch16_clip_224.openai", "embeddings"),
+        ("vit_pe_core_base_patch16_224.fb", "embeddings"),
         ("vit_base_patch16_clip_224.openai_ft_in12k", "classes"),
         ("vit_base_patch16_224.bamboo", "classes"),
     ],
