@@ -83,11 +83,10 @@ def _read_siglip(theirs: Theirs) -> Config:
 
 
 def _read_aimv2(theirs: Theirs) -> Config:
-    if theirs.get("is_native") or theirs.get("use_head", True):
-        kind = (
-            "with positions of the image's own size" if theirs.get("is_native") else "that pools by attention"
-        )
-        raise ConfigError(f"an AIMv2 {kind} has no model here")
+    if theirs.get("is_native"):
+        raise ConfigError("an AIMv2 with positions of the image's own size has no model here")
+    if theirs.get("use_head", True):
+        raise ConfigError("an AIMv2 that pools by attention has no model here")
     return {
         **_read_sizes({**theirs, "layer_norm_eps": theirs.get("rms_norm_eps", 1e-5)}),
         **{"norm_type": "rms", "patch_norm": True, "classifier": "gap", "class_token": False},
