@@ -167,12 +167,17 @@ def list_left_out() -> Iterator[LeftOut]:
 
 
 def _architectures(library: str) -> dict[str, list[str]]:
-    """The names of the files of each architecture, those with the best top-1 first."""
+    """The names of the files of each architecture: free ones first, and of those the one with the best top-1."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names():
         if name.startswith(f"{library}/"):
             found[_split(name)[1]].append(name)
-    return {key: sorted(tags, key=lambda name: -(published(name).top1 or 0)) for key, tags in found.items()}
+    return {architecture: sorted(files, key=_rank) for architecture, files in found.items()}
+
+
+def _rank(name: str) -> tuple[bool, float]:
+    entry = published(name)
+    return find_restriction(entry.license) is not None, -(entry.top1 or 0)
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -133,7 +133,7 @@ def test_weights_of_another_network() -> None:
         ("timm/resnet5.a1_in1k", "did you mean 'timm/resnet50.a1_in1k'"),
         (
             "timm/resnet50",
-            "there are 'timm/resnet50.fb_swsl_ig1b_ft_in1k', .* 15 more: classy weights list",
+            "there are 'timm/resnet50.a1_in1k', .* 15 more: classy weights list",
         ),
         ("timm/vit_small_patch16_dinov3", "did you mean 'timm/vit_small_patch16_dinov3.lvd1689m'"),
         ("torchvision/resnet50", "IMAGENET1K_V2', 'torchvision/resnet50.IMAGENET1K_V1'$"),
