@@ -167,7 +167,7 @@ def list_left_out() -> Iterator[LeftOut]:
 
 
 def _architectures(library: str) -> dict[str, list[str]]:
-    """The names of the files of each architecture: free ones first, and of those the one with the best top-1."""
+    """The names of the files of each architecture: free ones first, then those with the best top-1."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names():
         if name.startswith(f"{library}/"):

@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a name": (option("resnet5O"), "unknown model 'resnet5O'; did you mean 'resnet50'"),
     "a tag": (
         option("timm/resnet50.foo"),
-        "unknown published weights 'timm/resnet50.foo'; there are 'timm/resnet50.a1_in1k'",
+        "'timm/resnet50.foo'; there are 'timm/resnet50.a1_in1k'",
     ),
     "a weights enum": (option("torchvision/resnet50.IMAGENET"), "did you mean 'torchvision/resnet50"),
     **{
