@@ -19,7 +19,7 @@ from classy_vision.presets import check_keys, check_model, families, is_model
 from classy_vision.run_files import CLASSY_CHECKPOINT, RUN_CONFIG
 from classy_vision.run_files import WEIGHTS as MODEL_WEIGHTS
 from classy_vision.untrusted import read_foreign_config
-from classy_vision.weights.catalogue import HUB, is_published, names, published
+from classy_vision.weights.catalogue import HUB, check_bare, is_published, names, published
 
 CONFIGS = (".yaml", ".yml", ".json")
 EXPORTS = (".onnx", ".pt2", ".xml")
@@ -189,6 +189,7 @@ def _describe_missing(word: str, path: Path) -> ConfigError:
         hint = f"; a repository of the hub is written {HUB}{word[:99]}" if is_hub else ""
         return ConfigError(f"there is no file and no folder {shown(word)}{hint}")
     try:
+        check_bare(word)
         check_model(word)
     except ConfigError as error:
         return error
@@ -225,12 +226,14 @@ def read_network(source: ModelSource) -> Network:
     path = source.path / inside
     config = read_foreign_config(path) if source.kind is Kind.SAVED else read_config(path)
     if "name" in config:
+        check_bare(config["name"])
         check_keys(config)
         return Network(config)
     model, data = config.get("model"), config.get("data")
     model = {"name": model} if isinstance(model, str) else model
     if not isinstance(model, dict) or "name" not in model:
         raise ConfigError(f"{path}: a model config has the key 'name', a training config the key 'model'")
+    check_bare(model["name"])
     check_keys(model)
     size = data.get("image_size") if isinstance(data, dict) else None
     return Network(model, True, (size, size) if isinstance(size, int) else None)

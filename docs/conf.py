@@ -41,6 +41,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["table.js"]
 html_favicon = "_static/icon.svg"
 html_copy_source = html_show_sphinx = False
 html_theme_options: dict[str, object] = {"footer_icons": []}

@@ -80,7 +80,7 @@ def offline(words: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     from classy_vision.weights import catalogue
 
     seen = {"image_size": 32, "resize": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
-    row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": None}
+    row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": "mit"}
     row |= {"place": "someone/tiny", "preprocessing": seen}
     rows = {"timm": {"tiny.test": row}, "torchvision": {}}
     monkeypatch.setattr(catalogue, "_read_rows", rows.__getitem__)

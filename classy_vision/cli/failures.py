@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 def run(app: Callable[..., Any]) -> NoReturn:
     """Runs ``app``, and exits."""
+    warnings.formatwarning = _format_warning
     try:
         status = app(prog_name="classy", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -40,6 +42,18 @@ def run(app: Callable[..., Any]) -> NoReturn:
             raise
         _exit(f"error: not enough memory: {first_line(error)}", FAILED)
     sys.exit(status)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Formats a warning of ours in one line for people, and others with their place."""
+    if category.__module__.startswith("classy_vision."):
+        return f"warning: {message}\n"
+    return _FORMAT(message, category, filename, lineno, line)
+
+
+_FORMAT = warnings.formatwarning
 
 
 def _exit(text: str, status: int) -> NoReturn:

@@ -55,7 +55,10 @@ ImageSize = Annotated[
     int | None, option("--image-size", "N", "List only those for images of this many pixels.")
 ]
 MinTop1 = Annotated[float | None, option("--min-top1", "PERCENT", "List only those of at least this accuracy.")]
-License = Annotated[str | None, option("--license", "TEXT", "List only those with this in their license.")]
+License = Annotated[
+    str | None,
+    option("--license", "TEXT", "List only those with this in their license; or permissive, or restricted."),
+]
 Data = Annotated[
     str | None,
     option("--trained-on", "TEXT", "List only those whose tag has this, such as in22k, laion2b or dinov3."),
@@ -148,7 +151,7 @@ def _choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
         "max_params": lambda row, most: row["params"] <= 1e6 * most,
         "image_size": lambda row, size: row["image_size"] == size,
         "min_top1": lambda row, least: row["top1"] is not None and row["top1"] >= least,
-        "license": lambda row, text: text.lower() in (row["license"] or "").lower(),
+        "license": lambda row, text: _has_license(row["license"], text.lower()),
         "trained_on": lambda row, text: text.lower() in row["name"].partition(".")[2].lower(),
     }
     asked = {name: value for name, value in wanted._asdict().items() if value is not None}
@@ -157,6 +160,14 @@ def _choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asked.items())
         raise ConfigError(f"none of {len(rows)} published weights have all of this: {options}")
     return found
+
+
+def _has_license(license: str | None, wanted: str) -> bool:
+    from classy_vision.weights.licenses import find_restriction
+
+    if wanted in ("permissive", "restricted"):
+        return (find_restriction(license) is None) is (wanted == "permissive")
+    return wanted in (license or "").lower()
 
 
 def _sort(rows: list[dict[str, Any]], column: str | None) -> list[dict[str, Any]]:
@@ -232,15 +243,18 @@ def show(source: Shown, format: ShowFormat = Format.TABLE) -> None:
 
 def _describe_name(name: str) -> dict[str, Any]:
     from classy_vision.weights.catalogue import published
-    from classy_vision.weights.sources import TORCHVISION
+    from classy_vision.weights.licenses import find_restriction
 
     entry = published(name)
-    place = f"https://huggingface.co/{entry.place}" if "/" in entry.place else f"{TORCHVISION}/{entry.place}"
-    facts = {**asdict(entry), "license": entry.license, "config": dict(entry.config), "place": place}
+    facts = {**asdict(entry), "config": dict(entry.config), "place": entry.address}
+    facts["restriction"] = find_restriction(entry.license)
     return {key: facts[key] for key in _FACTS}
 
 
-_FACTS = ("name", "params", "outputs", "labels", "top1", "license", "place", "preprocessing", "config")
+_FACTS = (
+    *("name", "params", "outputs", "labels", "top1", "license", "restriction", "place"),
+    *("preprocessing", "config"),
+)
 
 
 def _describe_file(source: str) -> dict[str, Any]:
@@ -285,7 +299,7 @@ def _write_facts(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_MISSING = {"preset": "none"}
+_MISSING = {"preset": "none", "restriction": "none"}
 
 
 def _write_yaml(key: str, value: Any) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classy_vision.config import ConfigError
-from classy_vision.resolve import ANY, Kind, ModelSource, Network, read_network, resolve
+from classy_vision.config import ConfigError, read_config
+from classy_vision.resolve import ANY, SAVED_CONFIG, Kind, ModelSource, Network, read_network, resolve
+from classy_vision.weights.catalogue import HUB
 
 if TYPE_CHECKING:
     from classy_vision.models.classy_model import ClassyModel
@@ -55,6 +56,8 @@ def load_model(word: str | Path, user: str = "load_model") -> ClassyModel:
         return _build(_identify(source), source)
     if source.kind is not Kind.HUB:
         return build_model(read_network(source).config)
+    if (config := _read_described(source)) is not None:
+        return _build(config, source)
     try:
         return ClassyModel.from_pretrained(source.name)
     except ConfigError:  # a repository of another library has weights, and no config of ours
@@ -71,6 +74,22 @@ def _identify(source: ModelSource) -> dict[str, Any]:
     from classy_vision.weights.sources import find_file
 
     return identify(read_tensors(find_file(source.path or source.name)))
+
+
+def _read_described(source: ModelSource) -> dict[str, Any] | None:
+    """Returns the config of a repository that transformers wrote; None for other types of models."""
+    from classy_vision.models.vision_transformer.transformers_config import read_transformers_config
+    from classy_vision.untrusted import check_values
+    from classy_vision.weights.download import download_file
+    from classy_vision.weights.files import read_tensors
+    from classy_vision.weights.sources import find_file
+
+    file = download_file(source.name.removeprefix(HUB), SAVED_CONFIG)
+    config = None if file is None else read_transformers_config(read_config(file))
+    if config is None:
+        return None
+    check_values(config, f"{SAVED_CONFIG} of {source.name}")
+    return _add_heads(config, read_tensors(find_file(source.name)))
 
 
 def _build(config: Mapping[str, Any], source: ModelSource) -> ClassyModel:
@@ -98,8 +117,15 @@ def find_network_of(state: Mapping[str, Any], word: str | None, user: str) -> di
     config = find_network(word, user).config
     if is_published(config["name"]) or "heads" in config or "num_classes" in config:
         return config
+    return _add_heads(config, state)
+
+
+def _add_heads(config: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``config`` with the heads of ``state``, where it is known which these are."""
+    from classy_vision.identify.identify import identify
+
     try:
         found = identify(state)
     except ConfigError:  # loading the weights into the model says what is wrong
-        return config
+        return dict(config)
     return {**config, **{key: found[key] for key in ("heads", "num_classes") if key in found}}

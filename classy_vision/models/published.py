@@ -9,7 +9,8 @@ from classy_vision.config import Config, ConfigError, check_nesting
 from classy_vision.heads.classy_head import Unknown, is_lenient
 from classy_vision.registry import Registry
 from classy_vision.resolve import DESCRIBED, TRAINED, Kind, read_network, resolve
-from classy_vision.weights.catalogue import is_published, published
+from classy_vision.weights.catalogue import check_bare, is_published, published
+from classy_vision.weights.licenses import warn_of_license
 
 NAMED = DESCRIBED - {Kind.PUBLISHED}
 
@@ -98,6 +99,8 @@ def with_published(
     config = dict(given)
     weights = config.pop("weights", None)
     name = config["name"]
+    if name not in models:
+        check_bare(name)
     named = published(name) if isinstance(name, str) and is_published(name) else None
     if weights is True and named is None:
         raise ConfigError(f"weights: true is for the name of published weights, which {name!r} is not")
@@ -108,6 +111,7 @@ def with_published(
     source = options["source"]
     entry = published(source) if isinstance(source, str) and is_published(source) else named
     if entry is not None:
+        warn_of_license(entry.name, entry.license, entry.address)
         theirs = dict(entry.config)
         if named is None:
             _check_network(config, theirs, entry.name, models)

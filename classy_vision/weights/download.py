@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,19 @@ def download_file(name: str, file: str, **options: Any) -> Path | None:
     hub = import_hub()
     repository, _, revision = name.partition("@")
     options = {**({"revision": revision} if revision else {}), **options}
+    # The client of HTTP is another in each version of the hub's library, which has a subclass of its error.
+    broken = hub.errors.HfHubHTTPError.__bases__
     try:
         return Path(hub.hf_hub_download(repository, file, **options))
+    except hub.errors.GatedRepoError:
+        raise ConfigError(
+            f"the repository {repository!r} is gated: accept its license at "
+            f"{hub.constants.ENDPOINT}/{repository}, and log in with that account: hf auth login, or HF_TOKEN"
+        ) from None
     except hub.errors.RepositoryNotFoundError:
-        raise ConfigError(f"the hub has no repository {repository!r}, or it is private") from None
+        raise ConfigError(
+            f"the hub has no repository {repository!r}, or it is private: hf auth login, or HF_TOKEN, opens it"
+        ) from None
     except hub.errors.RevisionNotFoundError:
         raise ConfigError(f"the repository {repository!r} has no revision {options['revision']!r}") from None
     except hub.errors.LocalEntryNotFoundError as error:
@@ -57,6 +67,8 @@ def download_file(name: str, file: str, **options: Any) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise _describe_failure(repr(name), error) from None
+    except broken as error:
+        raise _describe_break(repr(name), first_line(error)) from None
 
 
 def download_address(address: str) -> Path:
@@ -72,25 +84,31 @@ def download_address(address: str) -> Path:
         with replacing(path) as beside:
             try:
                 torch.hub.download_url_to_file(address, str(beside), progress=False)
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 raise _describe_failure(address, error) from None
-            _check_sum(beside, name)
-    _check_sum(path, name)
+            if found := _find_damage(beside, name):
+                raise _describe_break(address, found)
+    if found := _find_damage(path, name):
+        raise ConfigError(f"{str(path)!r} is damaged: {found}; delete it, and it is downloaded again")
     return path
 
 
-def _check_sum(path: Path, name: str) -> None:
+def _find_damage(path: Path, name: str) -> str:
+    """Says how the SHA-256 of a file differs from the first digits in its name; nothing where it does not."""
     expected = re.search(r"-([0-9a-f]{8,})\.", name)
     if expected is None:
-        return
+        return ""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
             digest.update(part)
     found = digest.hexdigest()[: len(expected[1])]
-    if found != expected[1]:
-        raise ConfigError(f"{str(path)!r} is damaged: its SHA-256 begins with {found}, not {expected[1]}")
+    return "" if found == expected[1] else f"its SHA-256 begins with {found}, not {expected[1]}"
 
 
 def _describe_failure(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"{name} cannot be downloaded and is not in the cache: {first_line(error)}")
+
+
+def _describe_break(name: str, reason: str) -> ConfigError:
+    return ConfigError(f"the download of {name} is incomplete and nothing of it was kept; try again ({reason})")

@@ -10,7 +10,6 @@ from classy_vision.run_files import CLASSY_CHECKPOINT, WEIGHTS
 from classy_vision.weights.catalogue import HUB, is_published, published
 from classy_vision.weights.download import download_address, download_file
 
-TORCHVISION = "https://download.pytorch.org/models"
 HUB_FILES = (WEIGHTS, "pytorch_model.bin")
 
 
@@ -33,8 +32,8 @@ def find_file(source: str | Path) -> Path:
     if name.startswith(HUB):
         return _download(name.removeprefix(HUB))
     if is_published(name):
-        place = published(name).place
-        return _download(place) if "/" in place else download_address(f"{TORCHVISION}/{place}")
+        entry = published(name)
+        return _download(entry.place) if "/" in entry.place else download_address(entry.address)
     raise ConfigError(
         f"no such weights file: {name!r}; published ones are 'timm/resnet50.a1_in1k', "
         f"'torchvision/resnet50.IMAGENET1K_V2' or '{HUB}owner/repository'"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from typer.main import get_command
@@ -20,7 +21,7 @@ from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import TrainConfig
 from classy_vision.trunk.trunk import ModelConfig
 
-from . import costs, heads
+from . import costs, heads, published_weights, trunks
 from .fields import Schema, definitions, fields
 from .markdown import code, fence, paragraphs, plain, table
 
@@ -30,6 +31,8 @@ MARKER = re.compile(
     rf"^<!-- table: ([\w -]+) -->$(?:(?:(?!^<!-- table:).)*?^{END}$)?", re.MULTILINE | re.DOTALL
 )
 
+BUILT_MARKER = re.compile(r"^<!-- built: ([\w -]+) -->$", re.MULTILINE)
+
 
 def expand(text: str) -> str:
     """``text`` with every marker, and what stands in the repository for it, replaced.
@@ -37,7 +40,8 @@ def expand(text: str) -> str:
     Raises:
         KeyError: a marker that nothing is known by.
     """
-    return MARKER.sub(lambda marker: SECTIONS[marker[1]](), text)
+    text = MARKER.sub(lambda marker: SECTIONS[marker[1]](), text)
+    return BUILT_MARKER.sub(lambda marker: BUILT[marker[1]](), text)
 
 
 def render(text: str) -> str:
@@ -172,4 +176,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "published costs": costs.agreement,
     "other costs": costs.differences,
     "regnet costs": costs.regnet,
+    "left out": published_weights.left_out,
+    **{f"trunks {i}": partial(trunks.advise, need) for i, need in enumerate(trunks.NEEDS, 1)},
 }
+BUILT: dict[str, Callable[[], str]] = {"published weights": published_weights.all_names}
+"""What only the site has, ``<!-- built: NAME -->``: too long for the repository."""

@@ -88,6 +88,8 @@ def test_list_filters(run: Any) -> None:
         (["--image-size", "384"], lambda row: row["image_size"] == 384),
         (["--min-top1", "86"], lambda row: row["top1"] >= 86),
         (["--license", "MIT"], lambda row: "mit" in row["license"]),
+        (["--license", "permissive"], lambda row: row["license"] in ("apache-2.0", "bsd-3-clause", "mit")),
+        (["--license", "restricted"], lambda row: row["license"] not in ("apache-2.0", "bsd-3-clause", "mit")),
         (["--trained-on", "in22k"], lambda row: "in22k" in row["name"]),
         (
             ["--family", "vision_transformer", "--max-params", "30", "--min-top1", "82"],
@@ -151,6 +153,8 @@ def test_show_a_name(run: Any) -> None:
     assert facts["place"] == "https://download.pytorch.org/models/r3d_18-b3b3357e.pth"
     found = json.loads(run("show", "timm/resnet18.a1_in1k", "--format", "json")[1])
     assert (found["labels"], found["license"]) == ("imagenet_1k", "apache-2.0")
+    assert found["restriction"] is None
+    assert "restriction: non-commercial use only\n" in run("show", "timm/resnet18.fb_ssl_yfcc100m_ft_in1k")[1]
     assert run("show", "timm/resnet18.a1")[0] == 2
 
 

@@ -23,7 +23,8 @@ from classy_vision.presets import known_costs
 from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.trunk.trunk import ModelConfig
-from docs._ext import pages
+from classy_vision.weights.catalogue import list_left_out, names, published
+from docs._ext import pages, trunks
 from docs._ext.families import EXAMPLES, families
 from docs._ext.fields import words
 from docs._ext.markdown import plain, table
@@ -231,3 +232,45 @@ def test_the_site_is_built_and_needs_no_network(tmp_path: Path) -> None:
         assert [url for url in loaded if re.match(r"(https?:)?//", url)] == [], name
     for sheet in tmp_path.glob("_static/**/*.css"):
         assert not re.search(r"(?:url\(|@import)[\s\"']*(?:https?:)?//", sheet.read_text()), sheet
+
+
+# -- published weights
+
+
+def test_the_site_has_all_published_names() -> None:
+    text = page_text("published.md")
+    shown = re.findall(r"<tr><td>([^<]+)</td>", text)
+    assert shown == names()
+    assert '<table class="docutils searchable">' in text
+    (row,) = re.findall(r"<tr><td>timm/resnet50.a1_in1k</td>.*</tr>", text)
+    assert re.sub(r"<[^>]+>", " ", row).split() == (
+        ["timm/resnet50.a1_in1k", "resnet50", "25.6M", "224", "80.4", "classes", "apache-2.0"]
+    )
+    assert 'data-value="25557032"' in row
+
+
+def test_all_that_is_left_out_is_there() -> None:
+    text = section("published.md", "What is left out")
+    for entry in list_left_out():
+        assert f"`{entry.name if entry.reason else entry.family}`" in text
+        assert (entry.reason or "") in text
+
+
+@pytest.mark.parametrize("need", trunks.NEEDS)
+def test_trunks_that_are_advised(need: str) -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| ([\d.]+) \| ([\d.]+) \|", trunks.advise(need), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(trunks.NEEDS[need])
+    for name, params, _ in rows:
+        assert params == f"{published(name).params / 1e6:.1f}"
+        assert f"`{name}`" in page_text("which-trunk.md")
+
+
+@pytest.mark.parametrize("name", ["timm/lcnet_100.ra2_in1k", "torchvision/regnet_x_400mf.IMAGENET1K_V2"])
+def test_their_multiply_adds(name: str) -> None:
+    assert trunks.count(name) == trunks.macs()[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(trunks.macs()))
+def test_the_multiply_adds_of_all(name: str) -> None:
+    assert trunks.count(name) == trunks.macs()[name]

@@ -285,7 +285,8 @@ def outputs_of(name: str, classes: int) -> str:
     """A file of CLIP is a classifier's where it was fine-tuned."""
     if not classes:
         return "features"
-    return "embeddings" if "_clip_" in name and "_ft_" not in name else "classes"
+    embeds = any(part in name for part in ("_clip_", "_pe_core_"))
+    return "embeddings" if embeds and "_ft_" not in name else "classes"
 
 
 # The models of its families that are ours.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """The address of a hub whose ``owner/name`` repositories are the folders ``folder/owner/name``."""
+    """The address of a hub whose ``owner/name`` repositories are the folders ``folder/owner/name``.
+
+    They have the revision "main" alone, and its commit. A file ``.gated`` in one holds the status with which
+    requests are refused; ``.cut`` holds how many answers stop in the middle of a file, and then continue.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -62,22 +67,39 @@ def serve(folder: Path) -> Iterator[str]:
             parts = self.path.partition("?")[0].strip("/").split("/")
             repository = folder.joinpath(*parts[:2])
             file = repository.joinpath(*parts[4:]) if parts[2:3] == ["resolve"] else None
+            status, missing = 404, "EntryNotFound" if repository.is_dir() else "RepoNotFound"
+            if (gated := repository / ".gated").is_file():
+                status, missing, file = int(gated.read_text()), "GatedRepo", None
+            elif file is not None and repository.is_dir() and parts[3] not in ("main", COMMIT):
+                missing, file = "RevisionNotFound", None
             if file is None or not file.is_file():
-                self.send_response(404)
-                missing = "EntryNotFound" if repository.is_dir() else "RepoNotFound"
+                self.send_response(status)
                 self.send_header("X-Error-Code", missing)
                 self.send_header("X-Repo-Commit", COMMIT)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             data = file.read_bytes()
-            self.send_response(200)
+            digest = hashlib.sha256(data).hexdigest()
+            begin = int(re.sub(r"\D", "", self.headers.get("Range", "0")))
+            self.send_response(206 if begin else 200)
             self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{digest}"')
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - begin))
             self.end_headers()
             if body:
-                self.wfile.write(data)
+                self.wfile.write(data[begin : self._find_end(repository / ".cut", begin, len(data))])
+
+        def _find_end(self, marker: Path, begin: int, length: int) -> int:
+            """The end of what is sent: the middle of the rest, as often as ``marker`` says."""
+            left = int(marker.read_text()) if marker.is_file() else 0
+            if not left:
+                return length
+            marker.write_text(str(left - 1))
+            self.close_connection = True
+            return (begin + length) // 2
 
         def log_message(self, format: str, *args: object) -> None:
             pass

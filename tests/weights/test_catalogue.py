@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.models import build_model
-from classy_vision.weights.catalogue import is_published, labels, names, published
+from classy_vision.resolve import resolve
+from classy_vision.weights.catalogue import is_published, labels, list_left_out, names, published
+from classy_vision.weights.licenses import LicenseWarning
 
 # One name for each network: others are of the same.
 NETWORKS = {repr(sorted(published(name).config.items())): name for name in names()}
@@ -22,7 +26,8 @@ def test_there_are_many() -> None:
 
 def check(name: str) -> None:
     entry = published(name)
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LicenseWarning)
         model = build_model(name)
     assert sum(p.numel() for p in model.parameters()) == entry.params
     assert len(entry.preprocessing.mean) == len(entry.preprocessing.std) == 3
@@ -67,6 +72,7 @@ def test_what_goes_with_them() -> None:
     [
         ("vit_base_patch16_224.dino", "features"),
         ("vit_base_patch16_clip_224.openai", "embeddings"),
+        ("vit_pe_core_base_patch16_224.fb", "embeddings"),
         ("vit_base_patch16_clip_224.openai_ft_in12k", "classes"),
         ("vit_base_patch16_224.bamboo", "classes"),
     ],
@@ -114,3 +120,74 @@ def test_weights_of_another_network() -> None:
         build_model("resnet18", weights="timm/resnet50.a1_in1k")
     with pytest.raises(ConfigError, match="which 'resnet18' is not"):
         build_model("resnet18", weights=True)
+
+
+# -- names that are not here
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        # another tag of the same architecture
+        ("timm/resnet50.a1_in1", "did you mean 'timm/resnet50.a1_in1k'"),
+        ("timm/resnet5.a1_in1k", "did you mean 'timm/resnet50.a1_in1k'"),
+        (
+            "timm/resnet50",
+            "there are 'timm/resnet50.a1_in1k', .* 15 more: classy weights list",
+        ),
+        ("timm/vit_small_patch16_dinov3", "did you mean 'timm/vit_small_patch16_dinov3.lvd1689m'"),
+        ("torchvision/resnet50", "IMAGENET1K_V2', 'torchvision/resnet50.IMAGENET1K_V1'$"),
+        # there, and not here
+        ("timm/efficientnet_b1_pruned.in1k", "has no network here .pruned.*near it is 'timm/efficientnet_b1."),
+        ("timm/mobilenetv4_conv_blur_medium.e500_r224_in1k", "near it is 'timm/mobilenetv4_conv_medium."),
+        ("timm/convnext_tiny.fb_in1k", "timm's convnext_tiny .*family, convnext.; of its size is 'timm/"),
+        ("torchvision/swin_t.IMAGENET1K_V1", "torchvision's swin_t has no network here"),
+        # nothing
+        ("timm/xxxxxx", "no name is near"),
+    ],
+)
+def test_published_names(name: str, said: str) -> None:
+    for find in (published, resolve, build_model):
+        with pytest.raises(ConfigError, match=said):
+            find(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "mobilenetv3_large_100",
+            "here it is 'timm/mobilenetv3_large_100.*'mobilenet_v3_large'$",
+        ),
+        ("resnet50.a1_in1k", "did you mean 'timm/resnet50.a1_in1k'"),
+        ("vit_base_patch16_224", "here it is 'timm/vit_base_patch16_224."),
+        ("convnext_tiny", "timm's convnext_tiny has no network here .*from_model"),
+        ("swin_t", "torchvision's swin_t has no network here"),
+        ("resnet5", "did you mean 'resnet50'"),
+    ],
+)
+def test_names_without_their_library(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(name)
+    for config in (name, {"name": name}):
+        with pytest.raises(ConfigError, match=said):
+            build_model(config)
+
+
+def test_what_is_offered_is_of_the_size() -> None:
+    with pytest.raises(ConfigError) as raised:
+        published("timm/swin_tiny_patch4_window7_224.ms_in1k")
+    (name,) = (name for name in names() if f"of its size is {name!r}" in str(raised.value))
+    assert 21e6 < published(name).params < 36e6
+    assert published(name).license in ("apache-2.0", "bsd-3-clause", "mit")
+
+
+def test_what_is_left_out() -> None:
+    left_out = list(list_left_out())
+    here = {name.partition(".")[0] for name in names()}
+    assert len(left_out) > 700
+    assert not here & {f"{entry.library}/{entry.name}" for entry in left_out}
+    assert all(entry.params > 1000 for entry in left_out)
+    reasons = {entry.name: entry.reason for entry in left_out}
+    assert reasons["densenetblur121d"] == "a stem of three convolutions, and blurred pooling"
+    assert reasons["convnext_tiny"] is None

@@ -104,6 +104,7 @@ NOT = {
     ("resnext", "transformers"): lambda config: config["use_se"],
     # Of models without learned positions, and without a class token.
     ("vision_transformer", "transformers_dinov3"): lambda config: True,
+    ("vision_transformer", "transformers_aimv2"): lambda config: config["classifier"] == "token",
     ("vision_transformer", "transformers_siglip"): lambda config: config["classifier"] == "token",
     ("resnext3d", "pytorchvideo"): lambda config: "r2plus1d" in str(config),
     ("resnext3d", "slowfast"): lambda config: "r2plus1d" in str(config),

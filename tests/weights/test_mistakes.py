@@ -49,7 +49,10 @@ def run(config: dict[str, Any], *shape: int) -> Callable[[], Any]:
 
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a name": (option("resnet5O"), "unknown model 'resnet5O'; did you mean 'resnet50'"),
-    "a tag": (option("timm/resnet50.foo"), "unknown published weights 'timm/resnet50.foo'; did you mean"),
+    "a tag": (
+        option("timm/resnet50.foo"),
+        "'timm/resnet50.foo'; there are 'timm/resnet50.a1_in1k'",
+    ),
     "a weights enum": (option("torchvision/resnet50.IMAGENET"), "did you mean 'torchvision/resnet50"),
     **{
         f"an option of {name}": (option(name, sochastic_depth=1), "unknown key 'sochastic_depth'; did you mean")

@@ -66,12 +66,34 @@ def test_the_hub_and_its_cache(tmp_path: Path, repositories: Path, endpoint: str
     [
         ("hf-hub:someone/none", "the hub has no repository 'someone/none'"),
         ("hf-hub:someone/empty", "has no file model.safetensors or pytorch_model.bin"),
+        ("hf-hub:someone/small@v9", "the repository 'someone/small' has no revision 'v9'"),
+        ("hf-hub:someone/401", "'someone/401' is gated: accept its license at http://"),
+        ("hf-hub:someone/403", "/someone/403, and log in with that account: hf auth login, or HF_TOKEN"),
+        ("hf-hub:someone/cut", "the download of 'someone/cut' is incomplete and nothing of it was kept"),
     ],
 )
-def test_what_the_hub_has_not(source: str, message: str, tmp_path: Path, endpoint: str) -> None:
+def test_what_the_hub_has_not(
+    source: str, message: str, tmp_path: Path, repositories: Path, endpoint: str
+) -> None:
+    for name, marker in (("401", ".gated"), ("403", ".gated"), ("cut", ".cut")):
+        repository = repositories / "someone" / name
+        repository.mkdir()
+        (repository / marker).write_text(name.replace("cut", "99"))
+        (repository / "model.safetensors").write_bytes(bytes(100))
     code, said = find(source, tmp_path / "home", endpoint)
     assert code != 0
+    assert said.startswith("classy_vision.errors.ConfigError: ")
     assert message in said
+    kept = [path for folder in ("blobs", "snapshots") for path in tmp_path.glob(f"home/hub/*/{folder}/**/*")]
+    assert not [path for path in kept if path.is_file()]
+
+
+def test_a_download_that_breaks_off_continues(tmp_path: Path, repositories: Path, endpoint: str) -> None:
+    (repositories / "someone" / "small" / ".cut").write_text("1")
+    code, path = find("hf-hub:someone/small", tmp_path / "home", endpoint)
+    assert code == 0, path
+    served = repositories / "someone" / "small" / "model.safetensors"
+    assert Path(path).read_bytes() == served.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b/c", "a", "a/../b", "/a/b", "a/b@../../c", "a/b\n"])
@@ -108,12 +130,15 @@ def test_an_address_and_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with serve(tmp_path / "hub") as address:
         base = f"{address}/a/b/resolve/main/files"
-        path = download.download_address(f"{base}/net-{digest}.pth")
-        assert path.read_bytes() == content
-        with pytest.raises(ConfigError, match="is damaged: its SHA-256 begins with"):
+        with pytest.raises(ConfigError, match="is incomplete and nothing of it was kept.*SHA-256 begins with"):
             download.download_address(f"{base}/net-00000000.pth")
+        (tmp_path / "hub" / "a" / "b" / ".cut").write_text("1")
+        with pytest.raises(ConfigError, match=f"the download of {base}/net-{digest}.pth is incomplete"):
+            download.download_address(f"{base}/net-{digest}.pth")
         with pytest.raises(ConfigError, match="cannot be downloaded and is not in the cache"):
             download.download_address(f"{base}/none-00000000.pth")
+        path = download.download_address(f"{base}/net-{digest}.pth")
+        assert path.read_bytes() == content
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half-written
     assert download.download_address(f"{base}/net-{digest}.pth") == path  # from the cache
     path.write_bytes(b"other")

@@ -166,11 +166,26 @@ def probe(theirs: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_norm": has_qkv,
         "norm_type": "rms" if has_gate else "layer",
         "classifier": "attention" if any(key.startswith("attn_pool.") for key in theirs) else "token",
+        "num_register_tokens": int(any("register_tokens" in key for key in theirs)),
     }
 
 
 _GAMMAS: list[Renaming] = [(f"blocks.{{i}}.gamma_{n}", f"blocks.{{i}}.ls{n}.gamma") for n in (1, 2)]
-_AS_TIMM: list[Renaming] = [  # DeiT III and DINOv2 as they were published first
+_AS_TIMM: list[Renaming] = [  # AIMv2, DeiT III and DINOv2 as they were published first
+    *(
+        (f"trunk.blocks.{{i}}.{theirs}", f"blocks.{{i}}.{ours}")
+        for theirs, ours in (
+            ("norm_1", "norm1"),
+            ("norm_2", "norm2"),
+            ("mlp.fc1", "mlp.fc1_g"),
+            ("mlp.fc3", "mlp.fc1_x"),
+            ("mlp.fc2", "mlp.fc2"),
+            ("attn", "attn"),
+        )
+    ),
+    ("trunk.post_trunk_norm", "norm"),
+    ("preprocessor.patchifier", "patch_embed"),
+    ("preprocessor.pos_embed", "pos_embed"),
     ("blocks.{i}.mlp.w12", "blocks.{i}.mlp.fc1"),
     ("blocks.{i}.mlp.w3", "blocks.{i}.mlp.fc2"),
     ("register_tokens", "reg_token"),
@@ -240,8 +255,6 @@ def _take_axis(tensor: Tensor) -> Tensor:
 
 
 ADD_FIRST_AXIS = Transform(_add_axis, _take_axis, "with an axis for the batch")
-_DINO_LAYER = "dinov2.encoder.layer.{i}"
-_DINO_ATTENTION = f"{_DINO_LAYER}.attention.attention"
 _DINOV2 = {
     "norm1": "norm1",
     "attention.output.dense": "attn.proj",
@@ -253,19 +266,39 @@ _DINO_MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
 _DINO_SWIGLU = {"mlp.weights_in": "mlp.fc1", "mlp.weights_out": "mlp.fc2", "mlp.down_proj": "mlp.fc2"}
 
 
+def _place_class(tensor: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(tensor[:, :1]), tensor], 1)
+
+
+_PLACE_CLASS = Transform(lambda tensor: tensor, _place_class, "with a position of zero for the class token")
+
+
+_DINOV2_PREFIXES = ("dinov2.", "dinov2_with_registers.")
+
+
+def _name_dinov2(config: Any) -> str:
+    return "dinov2_with_registers" if getattr(config, "num_register_tokens", 0) else "dinov2"
+
+
 def _transformers_dinov2(config: Any) -> list[Row]:
     """As the files have it; the library has other names for some, and splits the first layer of SwiGLU."""
-    parts = ("query", "key", "value")
-    gates = (f"{_DINO_LAYER}.mlp.gate_proj", f"{_DINO_LAYER}.mlp.up_proj")
+    name = _name_dinov2(config)
+    layer = f"{name}.encoder.layer.{{i}}"
+    qkv = tuple(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
+    gates = (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj")
     mlps = [_DINO_SWIGLU, _DINO_MLP] if config.activation == "swiglu" else [_DINO_MLP, _DINO_SWIGLU]
+    # There the class token has a position and registers have none; here all tokens have one, or none has.
+    placed = getattr(config, "pos_embed_prefix", True) or not getattr(config, "num_register_tokens", 0)
+    positions = (f"{name}.embeddings.position_embeddings", "stem.positions")
     return [
-        ("dinov2.embeddings.cls_token", "stem.class_token"),
-        ("dinov2.embeddings.position_embeddings", "stem.positions"),
-        ("dinov2.embeddings.patch_embeddings.projection", "stem.proj"),
-        (tuple(f"{_DINO_ATTENTION}.{part}" for part in parts), f"{_LAYER}.attn.qkv", JOIN_QKV),
-        *nest_rows(_DINO_LAYER, _LAYER, {**_DINOV2, **mlps[0], **mlps[1]}),
+        (f"{name}.embeddings.cls_token", "stem.class_token"),
+        (f"{name}.embeddings.register_tokens", "stem.register_tokens"),
+        positions if placed else (*positions, _PLACE_CLASS),
+        (f"{name}.embeddings.patch_embeddings.projection", "stem.proj"),
+        (qkv, f"{_LAYER}.attn.qkv", JOIN_QKV),
+        *nest_rows(layer, _LAYER, {**_DINOV2, **mlps[0], **mlps[1]}),
         (gates, f"{_LAYER}.mlp.fc1", _JOIN_GATES),
-        ("dinov2.layernorm", "blocks.ln"),
+        (f"{name}.layernorm", "blocks.ln"),
     ]
 
 
@@ -274,14 +307,42 @@ def _halves(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 _JOIN_GATES = Transform(lambda *parts: torch.cat(parts), _halves, "gate and value joined")
-_DINOV2_NAMES: list[Renaming] = [
-    ("backbone", "dinov2"),  # below a head for every pixel
-    *((part, f"dinov2.{part}") for part in ("embeddings", "encoder", "layernorm")),  # without a head
-    *(
-        (f"{_DINO_LAYER}.attention.{ours}_proj", f"{_DINO_ATTENTION}.{theirs}")
-        for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value"))
+
+
+def _rename_dinov2(config: Any) -> list[Renaming]:
+    name = _name_dinov2(config)
+    attention = f"{name}.encoder.layer.{{i}}.attention"
+    parts = (("q", "query"), ("k", "key"), ("v", "value"))
+    return [
+        ("backbone", name),  # below a head for every pixel
+        *((part, f"{name}.{part}") for part in ("embeddings", "encoder", "layernorm")),  # without a head
+        *((f"{attention}.{ours}_proj", f"{attention}.attention.{theirs}") for ours, theirs in parts),
+        (f"{attention}.o_proj", f"{attention}.output.dense"),
+    ]
+
+
+_AIMV2: list[Row] = [
+    ("embeddings.position_embedding.weight", "stem.positions", ADD_FIRST_AXIS),
+    ("embeddings.patch_embed", "stem.proj"),
+    ("embeddings.rms_norm", "stem.patch_norm"),
+    (tuple(f"encoder.layers.{{i}}.attention.{name}_proj" for name in "qkv"), f"{_LAYER}.attn.qkv", JOIN_QKV),
+    (
+        tuple(f"encoder.layers.{{i}}.ffn.{name}_proj" for name in ("gate", "up")),
+        f"{_LAYER}.mlp.fc1",
+        _JOIN_GATES,
     ),
-    (f"{_DINO_LAYER}.attention.o_proj", f"{_DINO_LAYER}.attention.output.dense"),
+    *nest_rows(
+        "encoder.layers.{i}",
+        _LAYER,
+        {
+            "attention.out_proj": "attn.proj",
+            "ffn.down_proj": "mlp.fc2",
+            "rms_norm1": "norm1",
+            "rms_norm2": "norm2",
+        },
+    ),
+    ("rms_norm", "blocks.ln"),
+    ("classifier", CLASSIFIER),
 ]
 
 
@@ -421,14 +482,19 @@ LAYOUTS: Layouts = {
     "transformers": Layout(_TRANSFORMERS, [("dpt", "vit")]),
     "transformers_dinov2": Layout(
         _transformers_dinov2,
-        _DINOV2_NAMES,
-        dropped=[f"{prefix}embeddings.mask_token" for prefix in ("dinov2.", "backbone.", "")],
+        _rename_dinov2,
+        dropped=[f"{prefix}embeddings.mask_token" for prefix in (*_DINOV2_PREFIXES, "backbone.", "")],
     ),
     "transformers_dinov3": Layout(
         _transformers_dinov3, [("layer.{i}", _DINOV3_LAYER)], dropped=["embeddings.mask_token"]
     ),
     "transformers_siglip": Layout(
         _transformers_siglip, _SIGLIP_NAMES, dropped=["text_model", "logit_scale", "logit_bias"]
+    ),
+    "transformers_aimv2": Layout(
+        _AIMV2,
+        [(f"vision_model.{part}", part) for part in ("embeddings", "encoder", "rms_norm")],  # beside texts'
+        dropped=["text_model", "visual_projection", "text_projection", "logit_scale"],
     ),
     "google": Layout(_google),
     "swag": Layout(_swag),

@@ -474,14 +474,41 @@ def test_what_mixed_learns_is_trained_and_spared_from_decay() -> None:
         ("transformers_dinov3", "as DINOv3", {"qkv_bias": "qv"}),
         ("transformers_dinov3", "as DINOv3", {"qkv_bias": "qv", "activation": "swiglu"}),
         ("transformers_siglip", "as SigLIP", {"class_token": False}),
+        ("transformers_aimv2", "as AIMv2", {"class_token": False}),
+        (
+            "transformers_dinov2",
+            "as DINOv2",
+            {"num_register_tokens": 2, "num_classes": None, "pos_embed_prefix": False},
+        ),
+        ("transformers_dinov2", "as DINOv2", {"layer_scale": 0.5, "num_classes": None}),
         *(("timm", case, {}) for case in ("as EVA-02", "as DINOv3", "as RoPE-ViT", "as SigLIP", "as AIMv2")),
     ],
 )
 def test_layouts_of_others(layout: str, case: str, more: dict[str, Any]) -> None:
-    options = {**SMALL, **MODELS[case], **more, "num_classes": 3}
+    options = {**SMALL, **MODELS.get(case, {}), "num_classes": 3, **more}
     model, other = build_model(options), build_model(options)
     report = load_weights(other, to_layout(model, layout), layout=layout)
     assert sorted(report.loaded) == sorted(model.state_dict())
+    assert all(value.equal(model.state_dict()[key]) for key, value in other.state_dict().items())
+
+
+def test_aimv2_as_it_was_published_first() -> None:
+    options = {**SMALL, **MODELS["as AIMv2"], "class_token": False}
+    model, other = build_model(options), build_model(options)
+    renamed = {
+        **{"norm1": "norm_1", "norm2": "norm_2", "fc1_g": "fc1", "fc1_x": "fc3", "patch_embed": "patchifier"},
+        **{"blocks.": "trunk.blocks.", "patchifier": "preprocessor.patchifier"},
+        "pos_embed": "preprocessor.pos_embed",
+    }
+    published = {}
+    for key, value in to_layout(model, "timm").items():
+        key = key.replace("norm.", "trunk.post_trunk_norm.") if key.startswith("norm.") else key
+        for ours, theirs in renamed.items():
+            key = key.replace(ours, theirs)
+        published[key] = value
+    assert "trunk.blocks.0.mlp.fc3.weight" in published
+    assert "preprocessor.patchifier.norm.weight" in published
+    assert load_weights(other, published).layout == "timm"
     assert all(value.equal(model.state_dict()[key]) for key, value in other.state_dict().items())
 
 
