@@ -343,6 +343,56 @@ def _transformers_siglip(config: Any) -> list[Row]:
     return [*_SIGLIP, *((row[0], row[1].replace("pool.", "tail."), *row[2:]) for row in pool if row[1] != "fc")]
 
 
+_VIDEOMAE_LAYER = "videomae.encoder.layer.{i}"
+_VIDEOMAE_ATTENTION = f"{_VIDEOMAE_LAYER}.attention.attention"
+_VIDEOMAE: list[Row] = [
+    ("videomae.embeddings.patch_embeddings.projection", "stem.proj"),
+    (
+        tuple(f"{_VIDEOMAE_ATTENTION}.{part}.weight" for part in ("query", "key", "value")),
+        f"{_LAYER}.attn.qkv.weight",
+        JOIN_QKV,
+    ),
+    *((f"{_VIDEOMAE_ATTENTION}.{part}_bias", f"{_LAYER}.attn.{part}_bias") for part in "qv"),
+    *nest_rows(
+        _VIDEOMAE_LAYER,
+        _LAYER,
+        {
+            "attention.output.dense": "attn.proj",
+            "layernorm_before": "norm1",
+            "layernorm_after": "norm2",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+        },
+    ),
+    ("videomae.layernorm", "blocks.ln"),
+    ("fc_norm", "tail.norm"),
+    ("classifier", CLASSIFIER),
+]
+_VIDEOMAE_NAMES: list[Renaming] = [
+    *((part, f"videomae.{part}") for part in ("embeddings", "encoder", "layernorm")),  # without a head
+    (f"{_VIDEOMAE_ATTENTION}.query.bias", f"{_VIDEOMAE_ATTENTION}.q_bias"),  # what the library calls them now
+    (f"{_VIDEOMAE_ATTENTION}.value.bias", f"{_VIDEOMAE_ATTENTION}.v_bias"),
+]
+
+_VJEPA2_LAYER = "vjepa2.encoder.layer.{i}"
+_VJEPA2: list[Row] = [
+    ("vjepa2.encoder.embeddings.patch_embeddings.proj", "stem.proj"),
+    (
+        tuple(f"{_VJEPA2_LAYER}.attention.{part}" for part in ("query", "key", "value")),
+        f"{_LAYER}.attn.qkv",
+        JOIN_QKV,
+    ),
+    *nest_rows(
+        _VJEPA2_LAYER,
+        _LAYER,
+        {"norm1": "norm1", "attention.proj": "attn.proj", "norm2": "norm2", "mlp": "mlp"},
+    ),
+    ("vjepa2.encoder.layernorm", "blocks.ln"),
+    ("pooler", f"{HEAD}pooler"),  # where the model has no such head
+    ("classifier", CLASSIFIER),
+]
+
+
 # -- Google's, of JAX: kernels have their inputs first, and attention an axis of heads
 
 
@@ -429,6 +479,12 @@ LAYOUTS: Layouts = {
     ),
     "transformers_siglip": Layout(
         _transformers_siglip, _SIGLIP_NAMES, dropped=["text_model", "logit_scale", "logit_bias"]
+    ),
+    "transformers_videomae": Layout(
+        _VIDEOMAE, _VIDEOMAE_NAMES, dropped=["decoder", "encoder_to_decoder", "mask_token"]
+    ),
+    "transformers_vjepa2": Layout(
+        _VJEPA2, [("encoder", "vjepa2.encoder")], dropped=["predictor", "vjepa2.predictor"]
     ),
     "google": Layout(_google),
     "swag": Layout(_swag),
