@@ -377,7 +377,8 @@ def _check_sources(head: ClassyHead, sources: Sequence[Source]) -> None:
     for source in sources:
         if head.reads_maps and source.tokens is not None and source.tokens.of_clip:
             raise ConfigError(
-                f"head {head.unique_id!r} reads maps (c, h, w), but block {source.block!r} gives tokens of clips"
+                f"head {head.unique_id!r} reads maps (c, h, w), but block {source.block!r} gives tokens of "
+                f"clips"
             )
     if head.max_blocks is not None and len(sources) > head.max_blocks:
         raise ConfigError(

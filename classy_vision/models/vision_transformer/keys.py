@@ -28,10 +28,12 @@ _CLASSY_VISION = {
     "self_attention.q_norm": "attn.q_norm",
     "self_attention.k_norm": "attn.k_norm",
     **{f"self_attention.{name}": f"attn.{name}" for name in ("sub_norm", *_LAMBDAS)},
+    **{f"self_attention.{name}": f"attn.{name}" for name in ("q_bias", "v_bias", "norm")},
     "self_attention.out_proj": "attn.proj",
     "layer_scale_1": "scale1",
     "ln_2": "norm2",
     "mlp.linear_1": "mlp.fc1",
+    "mlp.norm": "mlp.norm",
     "mlp.linear_2": "mlp.fc2",
     "layer_scale_2": "scale2",
 }
@@ -58,9 +60,12 @@ def _classy_vision(config: Any) -> list[Row]:
         ("conv_proj", "stem.proj"),
         ("encoder.pos_embedding", "stem.positions", SWAP_FIRST_AXES),
         ("encoder.ln_pre", "stem.norm"),
+        ("patch_norm", "stem.patch_norm"),
+        ("encoder.directions", "stem.directions"),
         *nest_rows("encoder.layers.layer_{i}", _LAYER, _CLASSY_VISION),
         ("encoder.ln", "blocks.ln"),
         ("ln_post", "tail.norm"),
+        ("attention_pool", "tail"),
     ]
 
 

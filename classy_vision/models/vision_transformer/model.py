@@ -336,10 +336,7 @@ class VisionTransformer(ClassyModel):
 
 def _tokens(c: VisionTransformerConfig) -> Tokens:
     height, width = c.image_shape
-    grid: tuple[int, ...] = (height // c.patch_size, width // c.patch_size)
     tubelet = None if c.frames_per_clip is None else c.tubelet_size
-    if c.frames_per_clip is not None:
-        grid = (c.frames_per_clip // c.tubelet_size, *grid)
     if c.conv_stem_layers is None:
         proj: nn.Module = patch_conv(c.in_channels, c.hidden_dim, c.patch_size, c.patch_bias, tubelet)
     else:
@@ -347,7 +344,7 @@ def _tokens(c: VisionTransformerConfig) -> Tokens:
     return Tokens(
         proj,
         c.hidden_dim,
-        grid,
+        (height // c.patch_size, width // c.patch_size),
         c.patch_size,
         tubelet_size=tubelet,
         class_token=c.has_class_token,

@@ -1,4 +1,4 @@
-"""Position embeddings: learned ones on grids of other sizes than they were learned for, and sines and cosines."""
+"""Position embeddings: learned ones, on grids of other sizes too, and sines and cosines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _OFFSET = 0.1
 
 
 def resized(
-    positions: Tensor, prefix: int, grid: tuple[int, int], size: tuple[int, int], how: PositionResize
+    positions: Tensor, prefix: int, grid: tuple[int, int], size: tuple[int, ...], how: PositionResize
 ) -> Tensor:
     """Position embeddings for a grid of another size; those of the first ``prefix`` tokens stay.
 

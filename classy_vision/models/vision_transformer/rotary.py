@@ -168,6 +168,6 @@ def _pair(x: Tensor, halves: bool) -> Tensor:
 
 
 def _with_prefix(sin: Tensor, cos: Tensor, prefix: int, axis: int, width: int | None = None) -> Tensor:
-    """Puts tokens that are not rotated first, channels that are not last, and sine and cosine along a new axis."""
+    """Puts tokens that are not rotated first, such channels last, and sine and cosine along a new axis."""
     more = (0, 0 if width is None else width - sin.shape[-1], prefix, 0)
     return torch.stack([F.pad(sin, more), F.pad(cos, more, value=1.0)], axis)

@@ -7,7 +7,6 @@ Axes: n batch, c channels, s tokens, d width, t time, h height, w width of the g
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -35,7 +34,7 @@ class Tokens(nn.Module):
     Args:
         proj: makes patches of an image, (n, d, h, w), or of a clip, (n, d, t, h, w).
         width: d.
-        grid: the (h, w) for which positions are learned; for others they are resized. (t, h, w) of a clip.
+        grid: the (h, w) for which positions are learned; for others they are resized.
         patch_size: height and width of a patch in pixels.
         tubelet_size: frames of a patch, in clips.
         class_token: one token that the classifier reads.
@@ -58,7 +57,7 @@ class Tokens(nn.Module):
         self,
         proj: nn.Module,
         width: int,
-        grid: tuple[int, ...],
+        grid: tuple[int, int],
         patch_size: int,
         *,
         tubelet_size: int | None = None,
@@ -89,7 +88,7 @@ class Tokens(nn.Module):
         learned = has_positions is True
         # tokens of the prefix that have positions
         self.placed = self.prefix if prefix_positions and not self.has_sinusoid else 0
-        self.positions = _learned(learned * (self.placed + math.prod(grid)), width, std=0.02)
+        self.positions = _learned(learned * (self.placed + grid[0] * grid[1]), width, std=0.02)
         self.patch_norm = patch_norm
         self.directions = directions
         self.dropout = nn.Dropout(dropout)
