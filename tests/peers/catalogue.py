@@ -350,7 +350,7 @@ def of_torchvision(name: str, weights: Any) -> Config | None:
 VIDEOMAE, VJEPA2 = "MCG-NJU/videomae-", "facebook/vjepa2-"
 LICENSES = {VIDEOMAE: "cc-by-nc-4.0", VJEPA2: "mit"}
 BEFORE_TUNING = {"final_norm": "before_pool"}
-# Frames of files of Something-Something v2 were taken evenly from a whole video of a few seconds; of those steps of
+# Frames of Something-Something v2 were taken evenly from whole videos of a few seconds; these are the steps of
 # VideoMAE's pre-training on it.
 KINETICS_CLIP, SSV2_CLIP = {"frames": 16, "stride": 4}, {"frames": 16, "stride": 2}
 LONG_CLIP = {"frames": 64, "fps": 4}
@@ -393,7 +393,7 @@ CLIPS: dict[str, tuple[str, Config, Config, int | None, float | None]] = {
 
 
 def of_transformers(name: str) -> Config:
-    """The row of a repository; ``tests.peers.test_transformers_clips`` compares its parameters with the peer's."""
+    """The row of a repository; ``test_transformers_clips`` compares its parameters with the peer's."""
     preset, options, clip, classes, top1 = CLIPS[name]
     config: Config = {"name": preset, **options}
     kind = VJEPA2 if name.startswith(VJEPA2) else VIDEOMAE

@@ -20,6 +20,7 @@ from transformers import (
 
 from classy_vision.identify.identify import identify
 from classy_vision.models import ClassyModel, build_model, load_weights, save_weights
+from classy_vision.weights.catalogue import names, published
 
 VIDEOMAE: dict[str, Any] = {
     **{"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40},
@@ -191,15 +192,47 @@ FULL: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+def make_full(name: str, **options: Any) -> Any:
+    """Theirs at full size, without memory."""
+    kind, sizes = FULL[name]
+    with torch.device("meta"):
+        return kind(kind.config_class(**sizes, **options))
+
+
+def count_parameters(theirs: nn.Module) -> int:
+    """Those of what ours has a place for."""
+    return sum(p.numel() for key, p in theirs.named_parameters() if "predictor." not in key)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith("hf-hub:")])
+def test_published_sizes(name: str) -> None:
+    entry = published(name)
+    config = dict(entry.config)
+    with torch.device("meta"):
+        model = build_model(name)
+    heads = [head for heads in model.get_heads().values() for head in heads]
+    classes = heads[0].num_classes if heads else None
+    options = {"num_labels": classes} if classes else {"use_mean_pooling": False}
+    if config["name"].startswith("vjepa2"):
+        options = {"num_labels": classes or 2, "crop_size": model.config.image_size}
+    theirs: Any = make_full(config["name"], **options)
+    base = theirs if classes else theirs.base_model
+    load_weights(model, base.state_dict())
+    assert entry.params == sum(p.numel() for p in model.parameters()) == count_parameters(base)
+
+
 @pytest.mark.parametrize("name", FULL)
 def test_full_sizes(name: str) -> None:
-    kind, options = FULL[name]
-    with torch.device("meta"):
-        theirs = kind(kind.config_class(**options, num_labels=174))
+    theirs = make_full(name, num_labels=174)
     found = identify(theirs.state_dict())
     assert found["name"] == name
     with torch.device("meta"):
         ours = build_model(found)
     load_weights(ours, theirs.state_dict())
-    left_out = sum(p.numel() for key, p in theirs.named_parameters() if "predictor." in key)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) - left_out
+    assert sum(p.numel() for p in ours.parameters()) == count_parameters(theirs)
+
+
+def test_the_published_number_of_parameters() -> None:
+    """Of a file on the hub with its predictor, as it is said there."""
+    theirs = make_full("vjepa2_giant", num_labels=48, crop_size=384)
+    assert sum(p.numel() for p in theirs.parameters()) == 1_127_871_920
