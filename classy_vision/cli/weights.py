@@ -237,6 +237,7 @@ def _describe_name(name: str) -> dict[str, Any]:
     entry = published(name)
     place = f"https://huggingface.co/{entry.place}" if "/" in entry.place else f"{TORCHVISION}/{entry.place}"
     facts = {**asdict(entry), "license": entry.license, "config": dict(entry.config), "place": place}
+    facts["preprocessing"] = {key: value for key, value in facts["preprocessing"].items() if value is not None}
     return {key: facts[key] for key in _FACTS}
 
 

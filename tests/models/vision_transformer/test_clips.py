@@ -1,4 +1,4 @@
-"""Vision transformers over clips: VideoMAE's and V-JEPA 2's, from their tensors by their names, step by step."""
+"""Vision transformers over clips: VideoMAE's and V-JEPA 2's, from tensors by their names, step by step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "videomae": {"name": "videomae_base", **SIZES, "image_size": 32, "frames_per_clip": 4},
     "vjepa2": {"name": "vjepa2_large", **SIZES, "image_size": 32, "frames_per_clip": 4},
 }
-POOL = {"name": "attention_pool", "unique_id": "default_head", "depth": 2, "style": "vjepa2", "num_heads": HEADS}
+POOL = {
+    "name": "attention_pool",
+    "unique_id": "default_head",
+    "depth": 2,
+    "style": "vjepa2",
+    "num_heads": HEADS,
+}
 CLASSES: dict[str, dict[str, Any]] = {
     "videomae": {"num_classes": 5},
     "vjepa2": {"heads": [{**POOL, "num_classes": 5, "fork_block": "ln"}]},
@@ -59,7 +65,9 @@ def name_videomae() -> dict[str, tuple[int, ...]]:
         found |= {f"{layer}.attention.attention.{part}_bias": (WIDTH,) for part in "qv"}
         found |= linear(f"{layer}.attention.output.dense", WIDTH, WIDTH)
         found |= norm(f"{layer}.layernorm_before") | norm(f"{layer}.layernorm_after")
-        found |= linear(f"{layer}.intermediate.dense", INNER, WIDTH) | linear(f"{layer}.output.dense", WIDTH, INNER)
+        found |= linear(f"{layer}.intermediate.dense", INNER, WIDTH) | linear(
+            f"{layer}.output.dense", WIDTH, INNER
+        )
     return found | norm("fc_norm") | linear("classifier", 5, WIDTH)
 
 
@@ -76,12 +84,11 @@ def name_vjepa2() -> dict[str, tuple[int, ...]]:
             found |= linear(f"{layer}.attention.{part}", WIDTH, WIDTH)
         found |= linear(f"{layer}.mlp.fc1", INNER, WIDTH) | linear(f"{layer}.mlp.fc2", WIDTH, INNER)
     found |= norm("vjepa2.encoder.layernorm") | {"pooler.query_tokens": (1, 1, WIDTH)}
-    layer = "pooler.self_attention_layers.0"
     for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        found |= linear(f"{layer}.self_attn.{part}", WIDTH, WIDTH)
+        found |= linear(f"pooler.self_attention_layers.0.self_attn.{part}", WIDTH, WIDTH)
     for part in ("q_proj", "k_proj", "v_proj"):
         found |= linear(f"pooler.cross_attention_layer.cross_attn.{part}", WIDTH, WIDTH)
-    for layer in (layer, "pooler.cross_attention_layer"):
+    for layer in ("pooler.self_attention_layers.0", "pooler.cross_attention_layer"):
         found |= norm(f"{layer}.layer_norm1") | norm(f"{layer}.layer_norm2")
         found |= linear(f"{layer}.mlp.fc1", 4 * WIDTH, WIDTH) | linear(f"{layer}.mlp.fc2", WIDTH, 4 * WIDTH)
     return found | linear("classifier", 5, WIDTH)
@@ -322,7 +329,10 @@ def test_export_with_any_number_of_frames(kind: str, dynamic: str) -> None:
     model = loaded(kind).float()
     axis = {2: 2 * torch.export.Dim("t", min=2, max=64)}
     if dynamic == "size":
-        axis = {3: PATCH * torch.export.Dim("h", min=2, max=64), 4: PATCH * torch.export.Dim("w", min=2, max=64)}
+        axis = {
+            3: PATCH * torch.export.Dim("h", min=2, max=64),
+            4: PATCH * torch.export.Dim("w", min=2, max=64),
+        }
     x = clips(4, 32, 40).float()
     program = torch.export.export(model, (x,), dynamic_shapes=(axis,)).module()
     other = clips(8, 32, 40) if dynamic == "frames" else clips(4, 16, 48)
@@ -336,7 +346,10 @@ def test_export_with_any_number_of_frames(kind: str, dynamic: str) -> None:
     ("options", "message"),
     [
         ({"frames_per_clip": 5}, "frames_per_clip = 5 must be a multiple of tubelet_size, as 4"),
-        ({"pos_embed": True}, "positions are learned for images; of clips they are 'sincos', or false with rotary"),
+        (
+            {"pos_embed": True},
+            "positions are learned for images; of clips they are 'sincos', or false with rotary",
+        ),
         ({"rotary": {"kind": "mixed"}}, "rotary.kind = 'mixed', which is learned for images"),
         ({"rotary": {"halves": True}}, "rotary needs heads of clips whose width is a multiple of 6 .*, not 8"),
         ({"rotary": {}, "num_heads": 4}, "rotary needs heads of clips whose width is 6 or more, not 4"),
@@ -358,7 +371,10 @@ def test_bad_configs(options: dict[str, Any], message: str) -> None:
     ("x", "message"),
     [
         (torch.zeros(2, 3, 5, 32, 32), "the number of frames must be 1 or a multiple of 2, not 5"),
-        (torch.zeros(2, 4, 4, 32, 32), r"takes clips \(n, 3, t, h, w\) or images \(n, 3, h, w\), not \(2, 4, 4"),
+        (
+            torch.zeros(2, 4, 4, 32, 32),
+            r"takes clips \(n, 3, t, h, w\) or images \(n, 3, h, w\), not \(2, 4, 4",
+        ),
         (torch.zeros(2, 3, 4, 32, 30), r"must be multiples of the patch size 8, not \(32, 30\)"),
         (torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8), "clips are floating point, not torch.uint8"),
     ],
