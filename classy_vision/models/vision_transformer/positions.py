@@ -46,7 +46,7 @@ def resized(
         return positions
     mode, _, option = how.partition("_")
     # Half precision has too few digits for the weights of an interpolation.
-    image = positions[:, prefix:].to(torch.promote_types(positions.dtype, torch.float32))
+    image = positions[:, prefix:].to(torch.float64 if positions.dtype == torch.float64 else torch.float32)
     image = image.transpose(1, 2).reshape(1, -1, *grid)
     if option == "offset":
         scale = [(new + _OFFSET) / old for new, old in zip(size, grid)]

@@ -102,7 +102,7 @@ def make_rotation(x: Tensor, size: tuple[int, ...], width: int, prefix: int, **r
         rotary: of a ``RotaryConfig`` of another kind than "mixed".
     """
     make = _keep if is_eager(x) else _rotation
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return make(_Rotary(**rotary), width, prefix, size, x.device, dtype)
 
 

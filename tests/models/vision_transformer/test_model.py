@@ -465,6 +465,12 @@ def test_rotations_are_told_by_angles(kind: str) -> None:
     assert (rotation[1][..., : model.stem.prefix, :] == 1).all()
 
 
+@pytest.mark.parametrize("case", MODELS)
+def test_all_operators_are_counted(case: str) -> None:
+    for shape in (None, (3, 32, 32)):
+        assert count(build_model({**SMALL, **MODELS[case]}), input_shape=shape).uncounted == ()
+
+
 def test_tables_are_made_once_for_a_size() -> None:
     model = rotary()
     first, again, other = (model.block_arguments(images(16, size))[0] for size in (24, 24, 32))
