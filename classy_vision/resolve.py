@@ -120,7 +120,7 @@ def _find(word: str) -> ModelSource:
     if not word.removeprefix(HUB):
         raise ConfigError(f"{shown(word)} does not name a model")
     if word.startswith(HUB):
-        return ModelSource(Kind.HUB, word)
+        return ModelSource(Kind.PUBLISHED if is_published(word) else Kind.HUB, word)
     if is_model(word):
         return ModelSource(Kind.FAMILY if word in families() else Kind.PRESET, word)
     if os.path.isdir(path):

@@ -82,7 +82,7 @@ def offline(words: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     seen = {"image_size": 32, "resize": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
     row = {"config": CONFIG, "params": 1, "outputs": "classes", "labels": None, "top1": None, "license": "mit"}
     row |= {"place": "someone/tiny", "preprocessing": seen}
-    rows = {"timm": {"tiny.test": row}, "torchvision": {}}
+    rows = {"timm": {"tiny.test": row}, "torchvision": {}, "transformers": {}}
     monkeypatch.setattr(catalogue, "_read_rows", rows.__getitem__)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))

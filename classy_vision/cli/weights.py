@@ -248,6 +248,7 @@ def _describe_name(name: str) -> dict[str, Any]:
     entry = published(name)
     facts = {**asdict(entry), "config": dict(entry.config), "place": entry.address}
     facts["restriction"] = find_restriction(entry.license)
+    facts["preprocessing"] = {key: value for key, value in facts["preprocessing"].items() if value is not None}
     return {key: facts[key] for key in _FACTS}
 
 

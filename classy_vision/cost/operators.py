@@ -54,6 +54,7 @@ _FREE = {
     "pools": "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices "
     "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d",
     "sums": "var var_mean std std_mean cumsum cumprod",
+    "activations": "hardswish_",  # which torch does not call elementwise, as it does hardswish
 }
 FREE = frozenset(f"aten.{name}" for names in _FREE.values() for name in names.split())
 """Operators without products, besides those that torch itself calls elementwise, reductions or views."""

@@ -65,9 +65,10 @@ def from_published(seen: Published, data: DataConfig) -> dict[str, Any]:
         "image_size": seen.image_size,
         "resize": _scaled(seen.resize, side, seen.image_size),
         "interpolation": seen.interpolation,
-        "eval_transform": "exact" if data.clip else "torchvision",
+        "eval_transform": "exact" if data.clip or seen.clip else "torchvision",
         "mean": seen.mean,
         "std": seen.std,
+        **({"clip": dict(seen.clip)} if seen.clip else {}),
     }
     return {name: value for name, value in expected.items() if name not in given}
 

@@ -29,10 +29,12 @@ class TokenLayout(NamedTuple):
     Attributes:
         prefix: how many come before the patches: class token, distillation token, registers.
         has_class_token: whether the first of them is a class token.
+        of_clip: whether the patches are of several frames, so that they are not a map (c, h, w).
     """
 
     prefix: int = 0
     has_class_token: bool = False
+    of_clip: bool = False
 
 
 class Source(NamedTuple):
@@ -372,6 +374,12 @@ def check_heads(heads: Mapping[str, Sequence[ClassyHead]], sources: Mapping[str,
 
 
 def _check_sources(head: ClassyHead, sources: Sequence[Source]) -> None:
+    for source in sources:
+        if head.reads_maps and source.tokens is not None and source.tokens.of_clip:
+            raise ConfigError(
+                f"head {head.unique_id!r} reads maps (c, h, w), but block {source.block!r} gives tokens of "
+                f"clips"
+            )
     if head.max_blocks is not None and len(sources) > head.max_blocks:
         raise ConfigError(
             f"head {head.unique_id!r} reads {head.max_blocks} block{'s' * (head.max_blocks > 1)}, not "

@@ -33,6 +33,8 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
     weights = {key: shape[0] for key, shape in parts.items() if key.endswith("weight")}
     block, unique_id = place.split(".")[1:3] if place else ("trunk_output", ID)
     common = {"unique_id": unique_id, "fork_block": block}
+    if "pooler.query_tokens" in parts:
+        return _infer_attentive_probe(parts, config)
     if len(blocks := split_place(block)) > 1 and "fc.weight" in weights:
         return {"name": "concat", "num_classes": weights["fc.weight"], **common, "fork_block": list(blocks)}
     if "conv.weight" in weights:
@@ -56,6 +58,14 @@ def _infer_head(place: str, parts: Shapes, config: Mapping[str, Any]) -> dict[st
     options = {"num_classes": classes, "hidden_dim": hidden, "num_tokens": tokens}
     given = {key: value for key, value in options.items() if value is not None}
     return {"name": "vision_transformer_head", **given, **common}
+
+
+def _infer_attentive_probe(parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of V-JEPA 2's head; it has as many heads of attention as the trunk's layers."""
+    layers = {key.split(".")[2] for key in parts if key.startswith("pooler.self_attention_layers.")}
+    num_heads = {**MODELS[config["name"]].preset, **config}.get("num_heads")
+    sizes = {"depth": len(layers) + 1, "num_heads": num_heads, "num_classes": parts["classifier.weight"][0]}
+    return {"name": "attention_pool", "style": "vjepa2", **sizes, "unique_id": ID, "fork_block": "ln"}
 
 
 def _infer_hidden(parts: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:

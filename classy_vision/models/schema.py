@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 from classy_vision.config import config_of
 from classy_vision.heads.classy_head import HEADS, ClassyHead
 from classy_vision.models.classy_model import MODELS
-from classy_vision.weights.catalogue import SOURCES
+from classy_vision.weights.catalogue import HUB, SOURCES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -120,7 +120,7 @@ def _head(name: str, cls: type[ClassyHead], defs: Schema) -> Schema:
 
 def _or_published(model: Schema) -> Schema:
     """``model``, with the names of published weights; of the keys beside them only ours are checked."""
-    published = {"type": "string", "pattern": f"^({'|'.join(SOURCES)})/"}
+    published = {"type": "string", "pattern": f"^(({'|'.join(SOURCES)})/|{HUB})"}
     name = {"anyOf": [model["properties"]["name"], {**published, "description": PUBLISHED}]}
     rule = {"if": {"properties": {"name": published}}, "then": {"properties": MODEL_KEYS}}
     return {**model, "properties": {"name": name}, "allOf": [*model["allOf"], rule]}

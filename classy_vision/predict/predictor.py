@@ -389,7 +389,8 @@ def expected_data(model: ClassyModel, entry: Published | None = None) -> DataCon
     channels, *clip, _, side = model.input_shape
     seen: dict[str, Any] = {"image_size": side}
     if clip:
-        seen["clip"] = CLIP if entry is not None else ClipConfig(frames=clip[0])
+        published_clip = CLIP if entry is None or entry.preprocessing.clip is None else entry.preprocessing.clip
+        seen["clip"] = published_clip if entry is not None else ClipConfig(frames=clip[0])
     if entry is not None:
         seen = {
             "clip": seen.get("clip"),

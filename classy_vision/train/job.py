@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import Config, ConfigError, unknown
 from classy_vision.data.batches import Batch, Samples
 from classy_vision.data.config import DataConfig, TableConfig
 from classy_vision.data.images import MODES, ImageError, check_images, read_size
@@ -300,14 +300,18 @@ def _take_preprocessing(data: AnyData, theirs: Preprocessing, channels: int | No
 def _describe_published(given: TrainConfig, settings: TrainConfig) -> str:
     """Says what ``take_published`` took from published weights for the data."""
     before, after = given.data, settings.data
-    names = ("image_size", "resize", "interpolation", "eval_transform", "mean", "std")
+    names = ("image_size", "resize", "interpolation", "eval_transform", "mean", "std", "clip")
     taken = [
-        f"{name} = {list(value) if isinstance(value, tuple) else value}"
-        for name in names
-        if (value := getattr(after, name)) != getattr(before, name)
+        f"{name} = {_show(value)}" for name in names if (value := getattr(after, name)) != getattr(before, name)
     ]
     source = getattr(settings.weights, "source", settings.weights)
     return f"preprocessing of {source}: {', '.join(taken)}" if taken else ""
+
+
+def _show(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.model_dump(exclude_unset=True)
+    return list(value) if isinstance(value, tuple) else value
 
 
 # -- heads and tasks

@@ -1,7 +1,8 @@
 """Published weights by name: which network they are of, and what goes with them.
 
-The data are in ``data/timm.json`` and ``data/torchvision.json``, a row per file. ``data/left_out.json`` has
-the architectures of these libraries that have no network here, each with its parameters, and reasons.
+The data are in ``data/timm.json``, ``data/torchvision.json`` and ``data/transformers.json``, a row per file.
+``data/left_out.json`` has the architectures of timm and torchvision that have no network here, each with its
+parameters, and reasons.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ HUB = "hf-hub:"
 TORCHVISION = "https://download.pytorch.org/models"
 DATA = Path(__file__).with_name("data")
 SOURCES = ("timm", "torchvision")
+REPOSITORIES = "transformers"
+"""The rows of repositories that hold weights in transformers' layouts; "hf-hub:" stands before their names."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Preprocessing:
             both, as ``(height, width)``.
         interpolation: "bilinear" or "bicubic".
         mean, std: per channel, of values from 0 to 1.
+        clip: which frames of a video they are of, in keys of ``data.clip`` of a training config.
     """
 
     image_size: int
@@ -44,6 +48,7 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    clip: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Published:
     """One published file of weights.
 
     Attributes:
-        name: "timm/resnet50.a1_in1k", "torchvision/resnet50.IMAGENET1K_V2".
+        name: "timm/resnet50.a1_in1k", "torchvision/resnet50.IMAGENET1K_V2", "hf-hub:MCG-NJU/videomae-base".
         config: of the network, for ``build_model``.
         params: its number of parameters, the classifier's among them.
         outputs: "classes"; "features" of a network without a classifier; or "embeddings" in a
@@ -93,7 +98,8 @@ def _read_rows(source: str) -> dict[str, Any]:
 
 def names() -> list[str]:
     """Every published name."""
-    return [f"{source}/{name}" for source in SOURCES for name in _read_rows(source)]
+    files = [f"{source}/{name}" for source in SOURCES for name in _read_rows(source)]
+    return [*files, *(f"{HUB}{name}" for name in _read_rows(REPOSITORIES))]
 
 
 def published(name: str) -> Published:
@@ -103,14 +109,24 @@ def published(name: str) -> Published:
         UnknownNameError: there are none; the message has the nearest names, and says where its library has
             such weights.
     """
+    if (repository := _find_repository(name)) is not None:
+        return Published.from_row(f"{HUB}{repository}", _read_rows(REPOSITORIES)[repository])
     source, _, tag = name.partition("/")
     if source not in SOURCES or tag not in _read_rows(source):
         raise _describe_missing(name)
     return Published.from_row(name, _read_rows(source)[tag])
 
 
+def _find_repository(name: str) -> str | None:
+    """The repository that ``name`` means, whatever its revision, where it is one of ours."""
+    repository = name.removeprefix(HUB).partition("@")[0] if name.startswith(HUB) else ""
+    return repository if repository in _read_rows(REPOSITORIES) else None
+
+
 def is_published(name: str) -> bool:
-    """Whether ``name`` begins as those of published weights do."""
+    """Whether ``name`` begins as those of published weights do, or is a repository that is known here."""
+    if name.startswith(HUB):
+        return _find_repository(name) is not None
     return name.partition("/")[0] in SOURCES and "/" in name
 
 

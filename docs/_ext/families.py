@@ -71,9 +71,11 @@ class Family:
 
     @cached_property
     def example(self) -> dict[str, Any] | None:
-        """A small config: the preset with the fewest parameters, or one of ``EXAMPLES``."""
+        """A small config: the preset with the fewest parameters, of images rather than clips, or one of
+        ``EXAMPLES``."""
         if self.presets:
-            return {"name": min(self.costs, key=lambda preset: self.costs[preset]["params"])}
+            sizes = {name: (len(cost["input_shape"]), cost["params"]) for name, cost in self.costs.items()}
+            return {"name": min(sizes, key=sizes.__getitem__)}
         return EXAMPLES.get(self.name)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from classy_vision.cli import main
 from classy_vision.config import ConfigError
+from classy_vision.data.config import ClipConfig
 from classy_vision.data.files import find_images
 from classy_vision.data.samples import read_views
 from classy_vision.models import ClassyModel, build_model, save_weights
@@ -282,6 +283,24 @@ def test_a_file_of_weights(
     assert (code, next(csv.DictReader(io.StringIO(out)))["label"]) == (0, "0")
     code, out = predict(capsys, monkeypatch, images / "red.jpg", *options, "--model", RESNET)
     assert (code, next(csv.DictReader(io.StringIO(out)))["label"]) == (0, "tench")
+
+
+@pytest.mark.slow
+def test_weights_of_a_repository(
+    videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "hf-hub:MCG-NJU/videomae-small-finetuned-kinetics"
+    torch.manual_seed(0)
+    save_weights(build_model(name), tmp_path / "clips.safetensors", layout="transformers_videomae")
+    monkeypatch.setattr("classy_vision.trunk.loading.find_file", lambda source: tmp_path / "clips.safetensors")
+    data = Predictor.load(name).data
+    assert (data.resize, data.mean) == (224, (0.485, 0.456, 0.406))
+    assert data.clip == ClipConfig(frames=16, stride=4)
+    video = next(videos.rglob("*.mp4"))
+    code, out = predict(capsys, monkeypatch, name, video, "--format", "json", "--top", "400")
+    (found,) = json.loads(out)
+    assert code == 0
+    assert {s["label"] for s in found["predictions"]["default_head"]} == set(labels("kinetics_400"))
 
 
 @pytest.mark.slow

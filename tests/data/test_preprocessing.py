@@ -141,6 +141,14 @@ def test_published_preprocessing_fills_in_what_the_config_leaves_open(
     assert {name: seen[name] for name in expected} == expected
 
 
+def test_published_preprocessing_of_clips() -> None:
+    theirs = published("hf-hub:MCG-NJU/videomae-base-finetuned-kinetics").preprocessing
+    data = DataConfig.parse(from_published(theirs, DataConfig()))
+    assert data.clip == ClipConfig(frames=16, stride=4)
+    assert (data.image_size, data.resize, data.eval_transform) == (224, 224, "exact")
+    assert "clip" not in from_published(theirs, DataConfig(clip=ClipConfig(frames=8)))
+
+
 def photograph(path: Path, size: tuple[int, int] = (800, 600), **options: object) -> None:
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))

@@ -157,6 +157,7 @@ def test_dropped_patches_are_no_map() -> None:
         ("mlp", "layer1", r"\(6,\)"),
         ("vision_transformer", "trunk_output", r"\(16,\)"),
         ("resnext3d", "pathway0-stage1", r"\(\d+, \d+, \d+, \d+\)"),
+        ("clips", "layer_0", "tokens of clips"),
     ],
 )
 def test_blocks_without_maps(name: str, family: str, block: str, shape: str) -> None:

@@ -25,7 +25,7 @@ QUICK = [
 SMALL = [
     pytest.param(name, marks=[] if name in ("densenet", "efficientnet", "resnext") else pytest.mark.slow)
     for name in FAMILIES
-    if name not in ("mlp", "mobile")
+    if name not in ("mlp", "mobile", "clips")
 ]
 
 

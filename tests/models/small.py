@@ -131,8 +131,28 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
         "layer_0",
         "layer_1",
     ),
+    "clips": (  # a vision transformer over clips, with positions of both kinds
+        {
+            "name": "vision_transformer",
+            "image_size": 32,
+            "patch_size": 8,
+            "frames_per_clip": 4,
+            "num_layers": 3,
+            "num_heads": 2,
+            "hidden_dim": 16,
+            "mlp_dim": 32,
+            "classifier": "gap",
+            "pos_embed": "sincos",
+            "qkv_bias": "qv",
+            "rotary": {"kind": "tiled"},
+        },
+        "layer_0",
+        "layer_1",
+    ),
 }
-IMAGES = [family for family in FAMILIES if family not in ("mlp", "resnext3d")]  # nothing but images
+CLIPS = ("resnext3d", "clips")
+"""Families of clips."""
+IMAGES = [family for family in FAMILIES if family not in ("mlp", *CLIPS)]  # nothing but images
 HEADS: dict[str, dict[str, Any]] = {
     "fully_connected": {"num_classes": 3},
     "fully_convolutional_linear": {"num_classes": 3},
@@ -155,7 +175,7 @@ CASES = [
     (family, head)
     for family in FAMILIES
     for head in HEADS
-    if head not in DENSE or family not in ("mlp", "resnext3d")
+    if head not in DENSE or family not in ("mlp", *CLIPS)
 ]
 # The quick part of them: every family with some head, and every head with some family.
 QUICK = {(family, list(HEADS)[i % len(HEADS)]) for i, family in enumerate(FAMILIES)}

@@ -346,6 +346,88 @@ def of_torchvision(name: str, weights: Any) -> Config | None:
     )
 
 
+# -- repositories in transformers' layouts: preset, options, clip, classes, top-1
+
+VIDEOMAE, VJEPA2 = "MCG-NJU/videomae-", "facebook/vjepa2-"
+LICENSES = {VIDEOMAE: "cc-by-nc-4.0", VJEPA2: "mit"}
+BEFORE_TUNING = {"final_norm": "before_pool"}
+# Frames of Something-Something v2 were taken evenly from whole videos of a few seconds; these are the steps of
+# VideoMAE's pre-training on it.
+KINETICS_CLIP, SSV2_CLIP = {"frames": 16, "stride": 4}, {"frames": 16, "stride": 2}
+LONG_CLIP = {"frames": 64, "fps": 4}
+CLIPS: dict[str, tuple[str, Config, Config, int | None, float | None]] = {
+    f"{VIDEOMAE}base": ("videomae_base", BEFORE_TUNING, KINETICS_CLIP, None, None),
+    f"{VIDEOMAE}base-finetuned-kinetics": ("videomae_base", {}, KINETICS_CLIP, 400, 80.9),
+    f"{VIDEOMAE}base-finetuned-ssv2": ("videomae_base", {}, SSV2_CLIP, 174, 70.6),
+    f"{VIDEOMAE}base-short": ("videomae_base", BEFORE_TUNING, KINETICS_CLIP, None, None),
+    f"{VIDEOMAE}base-short-finetuned-kinetics": ("videomae_base", {}, KINETICS_CLIP, 400, 79.4),
+    f"{VIDEOMAE}base-short-finetuned-ssv2": ("videomae_base", {}, SSV2_CLIP, 174, 69.6),
+    f"{VIDEOMAE}base-short-ssv2": ("videomae_base", BEFORE_TUNING, SSV2_CLIP, None, None),
+    f"{VIDEOMAE}base-ssv2": ("videomae_base", BEFORE_TUNING, SSV2_CLIP, None, None),
+    f"{VIDEOMAE}huge-finetuned-kinetics": ("videomae_huge", {}, KINETICS_CLIP, 400, 86.6),
+    f"{VIDEOMAE}large": ("videomae_large", BEFORE_TUNING, KINETICS_CLIP, None, None),
+    f"{VIDEOMAE}large-finetuned-kinetics": ("videomae_large", {}, KINETICS_CLIP, 400, 84.7),
+    f"{VIDEOMAE}small-finetuned-kinetics": ("videomae_small", {}, KINETICS_CLIP, 400, 79.0),
+    f"{VIDEOMAE}small-finetuned-ssv2": ("videomae_small", {}, SSV2_CLIP, 174, 66.8),
+    f"{VJEPA2}vitl-fpc64-256": ("vjepa2_large", {}, LONG_CLIP, None, None),
+    f"{VJEPA2}vith-fpc64-256": ("vjepa2_huge", {}, LONG_CLIP, None, None),
+    f"{VJEPA2}vitg-fpc64-256": ("vjepa2_giant", {}, LONG_CLIP, None, None),
+    f"{VJEPA2}vitg-fpc64-384": ("vjepa2_giant", {"image_size": 384}, LONG_CLIP, None, None),
+    f"{VJEPA2}vitl-fpc16-256-ssv2": ("vjepa2_large", {}, {"frames": 16, "stride": 4}, 174, 73.7),
+    # Accuracies on Diving48 are of probes of several layers, which the repositories do not have.
+    f"{VJEPA2}vitl-fpc32-256-diving48": ("vjepa2_large", {}, {"frames": 32, "stride": 2}, 48, None),
+    f"{VJEPA2}vitg-fpc64-384-ssv2": (
+        "vjepa2_giant",
+        {"image_size": 384},
+        {"frames": 64, "stride": 2},
+        174,
+        77.3,
+    ),
+    f"{VJEPA2}vitg-fpc32-384-diving48": (
+        "vjepa2_giant",
+        {"image_size": 384},
+        {"frames": 32, "stride": 2},
+        48,
+        None,
+    ),
+}
+
+
+def of_transformers(name: str) -> Config:
+    """The row of a repository; ``test_transformers_clips`` compares its parameters with the peer's."""
+    preset, options, clip, classes, top1 = CLIPS[name]
+    config: Config = {"name": preset, **options}
+    kind = VJEPA2 if name.startswith(VJEPA2) else VIDEOMAE
+    if kind == VJEPA2 and clip["frames"] != 64:
+        config["frames_per_clip"] = clip["frames"]
+    if classes and kind == VIDEOMAE:
+        config["num_classes"] = classes
+    elif classes:
+        heads = MODELS[preset].preset["num_heads"]
+        head = {"name": "attention_pool", "unique_id": "default_head", "num_classes": classes, "depth": 4}
+        config["heads"] = [{**head, "style": "vjepa2", "num_heads": heads, "fork_block": "ln"}]
+    with torch.device("meta"):
+        model = build_model(config)
+    size = model.input_shape[-1]
+    return {
+        "config": config,
+        "params": sum(p.numel() for p in model.parameters()),
+        "outputs": "classes" if classes else "features",
+        "preprocessing": {
+            "image_size": size,
+            "resize": size * 256 // 224 if kind == VJEPA2 else size,
+            "interpolation": "bilinear",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "clip": clip,
+        },
+        "labels": KINETICS if classes == 400 else None,
+        "top1": top1,
+        "license": LICENSES[kind],
+        "place": name,
+    }
+
+
 def write(name: str, rows: Mapping[str, Any]) -> None:
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(rows.items()))
     (DATA / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -370,6 +452,7 @@ def accuracies() -> dict[tuple[str, int], float]:
 TOP1 = accuracies()
 
 if __name__ == "__main__":
+    write("transformers", {name: of_transformers(name) for name in CLIPS})
     models = torchvision.models
     found: dict[str, Any] = {}
     for name in TORCHVISION:

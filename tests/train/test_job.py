@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from classy_vision.config import ConfigError
+from classy_vision.data.config import ClipConfig
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import prepare
 from tests.train.command import SMALL_CLIP_TRUNK, SMALL_TRUNK, clips_job, head, job
@@ -126,6 +127,20 @@ def test_published_weights_bring_their_preprocessing(table: Path, monkeypatch: p
     again = prepare(ready.settings)  # as in resuming
     assert again.settings == ready.settings
     assert again.records.note == ""
+
+
+def test_names_of_video_transformers_bring_their_frames(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classy_vision.train.job.find_file", lambda name: Path("there"))
+    name = "hf-hub:MCG-NJU/videomae-small-finetuned-kinetics"
+    given = clips_job(videos, schedule={"batch_size": 2})
+    del given["data"]["clip"], given["data"]["image_size"]
+    given |= {"model": {"name": name, "heads": given["model"]["heads"]}, "weights": name}
+    ready = prepare(TrainConfig.parse(given))
+    data = ready.settings.data
+    assert (data.clip, data.image_size) == (ClipConfig(frames=16, stride=4), 224)
+    assert ready.settings.model["name"] == "videomae_small"
+    assert ready.records.note.endswith("clip = {'frames': 16, 'stride': 4}")
+    assert prepare(ready.settings).settings == ready.settings
 
 
 def test_channels_come_from_arrays(tmp_path: Path) -> None:

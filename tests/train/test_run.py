@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.models import AnyNet
+from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, load_settings, resume, train
 from classy_vision.train import run as loop
 from classy_vision.train.job import prepare
 from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import RunFolder
+from tests.models.small import FAMILIES
 from tests.train.command import SMALL_TRUNK, classy, clips_job, head, job, write
 from tests.train.conftest import make_table
 from tests.train.double import in_float64
@@ -356,6 +358,16 @@ def clips(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"image_size": 16, "augment": "crop", "clip": {"frames": 4, "clips": 2, "crops": 3}}
     train(TrainConfig.parse(clips_job(videos, data=data)), run)
     return run
+
+
+def test_a_vision_transformer_trains_on_videos(videos: Path, tmp_path: Path) -> None:
+    given = clips_job(videos, data={"clip": {"frames": 4}}, schedule={"epochs": 1})
+    given["model"] = {**FAMILIES["clips"][0], "image_size": 24, "heads": given["model"]["heads"]}
+    train(TrainConfig.parse(given), tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run")
+    assert predictor.unit == "video"
+    (found,) = predictor.predict([next(videos.rglob("*.mp4"))])
+    assert sum(dict(found.scores["direction"]).values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_run_of_videos_says_so(clips: Path) -> None:

@@ -56,7 +56,12 @@ def equal(a: ClassyModel, b: ClassyModel) -> bool:
 
 
 # These have no place for what the small one has: learned positions, a class token.
-ELSEWHERE = {("vision_transformer", f"transformers_{name}") for name in ("dinov3", "siglip")}
+ELSEWHERE = {
+    *(("vision_transformer", f"transformers_{name}") for name in ("dinov3", "siglip", "videomae", "vjepa2")),
+    # The small one of clips has biases as VideoMAE's, and no class token.
+    *(("clips", layout) for layout in ("torchvision", "pycls", "transformers", "google", "swag")),
+    *(("clips", f"transformers_{name}") for name in ("dinov2", "dinov3", "siglip", "vjepa2")),
+}
 CASES = [
     (family, layout)
     for family in FAMILIES

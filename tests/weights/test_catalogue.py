@@ -9,7 +9,7 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.models import build_model
-from classy_vision.resolve import resolve
+from classy_vision.resolve import Kind, resolve
 from classy_vision.weights.catalogue import is_published, labels, list_left_out, names, published
 from classy_vision.weights.licenses import LicenseWarning
 
@@ -104,6 +104,20 @@ def test_names() -> None:
         published("timm/resnet50.a1_in1")
     with pytest.raises(ConfigError, match="unknown published weights 'timm/'"):
         build_model("timm/")
+
+
+def test_names_of_repositories() -> None:
+    name = "hf-hub:facebook/vjepa2-vitl-fpc16-256-ssv2"
+    entry = published(name)
+    assert (entry.name, entry.place, entry.license) == (name, name.removeprefix("hf-hub:"), "mit")
+    assert published(f"{name}@main") == entry
+    assert resolve(f"{name}@main").kind is Kind.PUBLISHED
+    assert not is_published("hf-hub:facebook/vjepa2")
+    assert resolve("hf-hub:facebook/vjepa2").kind is Kind.HUB
+    with torch.device("meta"):
+        model = build_model(name, num_classes=7)
+    (head,) = model.get_heads()["trunk_output"]
+    assert (head.num_classes, model.input_shape) == (7, (3, 16, 256, 256))
 
 
 def test_the_options_of_published_networks_can_be_changed() -> None:

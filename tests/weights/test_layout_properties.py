@@ -106,6 +106,8 @@ NOT = {
     ("vision_transformer", "transformers_dinov3"): lambda config: True,
     ("vision_transformer", "transformers_aimv2"): lambda config: config["classifier"] == "token",
     ("vision_transformer", "transformers_siglip"): lambda config: config["classifier"] == "token",
+    ("vision_transformer", "transformers_videomae"): lambda config: True,
+    ("vision_transformer", "transformers_vjepa2"): lambda config: True,
     ("resnext3d", "pytorchvideo"): lambda config: "r2plus1d" in str(config),
     ("resnext3d", "slowfast"): lambda config: "r2plus1d" in str(config),
 }

@@ -29,10 +29,21 @@ class ConvStemLayer(Config):
         return kernel
 
 
-def patch_conv(channels: int, width: int, size: int, bias: bool = True) -> nn.Conv2d:
-    """Patches of ``size`` pixels. Shape: (n, channels, h * size, w * size) to (n, width, h, w)."""
-    conv = nn.Conv2d(channels, width, size, size, bias=bias)
-    lecun_normal_init(conv.weight, fan_in=channels * size**2)
+def patch_conv(
+    channels: int, width: int, size: int, bias: bool = True, frames: int | None = None
+) -> nn.Conv2d | nn.Conv3d:
+    """Patches of ``size`` pixels, of ``frames`` frames in clips.
+
+    Shape: (n, channels, h * size, w * size) to (n, width, h, w), or (n, channels, t * frames, h * size,
+    w * size) to (n, width, t, h, w).
+    """
+    conv: nn.Conv2d | nn.Conv3d
+    if frames is None:
+        conv = nn.Conv2d(channels, width, size, size, bias=bias)
+    else:
+        kernel = (frames, size, size)
+        conv = nn.Conv3d(channels, width, kernel, kernel, bias=bias)
+    lecun_normal_init(conv.weight, fan_in=conv.weight[0].numel())
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv

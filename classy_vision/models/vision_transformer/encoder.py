@@ -87,10 +87,10 @@ class EncoderConfig(Config):
             )
         return self
 
-    def norm(self, width: int | None = None) -> nn.Module:
+    def norm(self, width: int | None = None, eps: float | None = None) -> nn.Module:
         """A norm over the width of tokens, or another one."""
         kind = nn.LayerNorm if self.norm_type == "layer" else nn.RMSNorm
-        return kind(width or self.hidden_dim, eps=self.layer_norm_eps)
+        return kind(width or self.hidden_dim, eps=eps or self.layer_norm_eps)
 
 
 class Attention(nn.Module):

@@ -28,10 +28,12 @@ _CLASSY_VISION = {
     "self_attention.q_norm": "attn.q_norm",
     "self_attention.k_norm": "attn.k_norm",
     **{f"self_attention.{name}": f"attn.{name}" for name in ("sub_norm", *_LAMBDAS)},
+    **{f"self_attention.{name}": f"attn.{name}" for name in ("q_bias", "v_bias", "norm")},
     "self_attention.out_proj": "attn.proj",
     "layer_scale_1": "scale1",
     "ln_2": "norm2",
     "mlp.linear_1": "mlp.fc1",
+    "mlp.norm": "mlp.norm",
     "mlp.linear_2": "mlp.fc2",
     "layer_scale_2": "scale2",
 }
@@ -58,9 +60,12 @@ def _classy_vision(config: Any) -> list[Row]:
         ("conv_proj", "stem.proj"),
         ("encoder.pos_embedding", "stem.positions", SWAP_FIRST_AXES),
         ("encoder.ln_pre", "stem.norm"),
+        ("patch_norm", "stem.patch_norm"),
+        ("encoder.directions", "stem.directions"),
         *nest_rows("encoder.layers.layer_{i}", _LAYER, _CLASSY_VISION),
         ("encoder.ln", "blocks.ln"),
         ("ln_post", "tail.norm"),
+        ("attention_pool", "tail"),
     ]
 
 
@@ -404,6 +409,56 @@ def _transformers_siglip(config: Any) -> list[Row]:
     return [*_SIGLIP, *((row[0], row[1].replace("pool.", "tail."), *row[2:]) for row in pool if row[1] != "fc")]
 
 
+_VIDEOMAE_LAYER = "videomae.encoder.layer.{i}"
+_VIDEOMAE_ATTENTION = f"{_VIDEOMAE_LAYER}.attention.attention"
+_VIDEOMAE: list[Row] = [
+    ("videomae.embeddings.patch_embeddings.projection", "stem.proj"),
+    (
+        tuple(f"{_VIDEOMAE_ATTENTION}.{part}.weight" for part in ("query", "key", "value")),
+        f"{_LAYER}.attn.qkv.weight",
+        JOIN_QKV,
+    ),
+    *((f"{_VIDEOMAE_ATTENTION}.{part}_bias", f"{_LAYER}.attn.{part}_bias") for part in "qv"),
+    *nest_rows(
+        _VIDEOMAE_LAYER,
+        _LAYER,
+        {
+            "attention.output.dense": "attn.proj",
+            "layernorm_before": "norm1",
+            "layernorm_after": "norm2",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+        },
+    ),
+    ("videomae.layernorm", "blocks.ln"),
+    ("fc_norm", "tail.norm"),
+    ("classifier", CLASSIFIER),
+]
+_VIDEOMAE_NAMES: list[Renaming] = [
+    *((part, f"videomae.{part}") for part in ("embeddings", "encoder", "layernorm")),  # without a head
+    (f"{_VIDEOMAE_ATTENTION}.query.bias", f"{_VIDEOMAE_ATTENTION}.q_bias"),  # what the library calls them now
+    (f"{_VIDEOMAE_ATTENTION}.value.bias", f"{_VIDEOMAE_ATTENTION}.v_bias"),
+]
+
+_VJEPA2_LAYER = "vjepa2.encoder.layer.{i}"
+_VJEPA2: list[Row] = [
+    ("vjepa2.encoder.embeddings.patch_embeddings.proj", "stem.proj"),
+    (
+        tuple(f"{_VJEPA2_LAYER}.attention.{part}" for part in ("query", "key", "value")),
+        f"{_LAYER}.attn.qkv",
+        JOIN_QKV,
+    ),
+    *nest_rows(
+        _VJEPA2_LAYER,
+        _LAYER,
+        {"norm1": "norm1", "attention.proj": "attn.proj", "norm2": "norm2", "mlp": "mlp"},
+    ),
+    ("vjepa2.encoder.layernorm", "blocks.ln"),
+    ("pooler", f"{HEAD}pooler"),  # where the model has no such head
+    ("classifier", CLASSIFIER),
+]
+
+
 # -- Google's, of JAX: kernels have their inputs first, and attention an axis of heads
 
 
@@ -495,6 +550,12 @@ LAYOUTS: Layouts = {
         _AIMV2,
         [(f"vision_model.{part}", part) for part in ("embeddings", "encoder", "rms_norm")],  # beside texts'
         dropped=["text_model", "visual_projection", "text_projection", "logit_scale"],
+    ),
+    "transformers_videomae": Layout(
+        _VIDEOMAE, _VIDEOMAE_NAMES, dropped=["decoder", "encoder_to_decoder", "mask_token"]
+    ),
+    "transformers_vjepa2": Layout(
+        _VJEPA2, [("encoder", "vjepa2.encoder")], dropped=["predictor", "vjepa2.predictor"]
     ),
     "google": Layout(_google),
     "swag": Layout(_swag),

@@ -1,11 +1,13 @@
 """Vision transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021), with what DeiT,
 CLIP, MAE, DINOv2 and others changed in it, optionally with a convolutional stem (Xiao et al.,
-"Early Convolutions Help Transformers See Better", 2021).
+"Early Convolutions Help Transformers See Better", 2021), or over clips, as VideoMAE (Tong et al., 2022) and
+V-JEPA 2 (Assran et al., 2025).
 
 Blocks are named ``layer_{index}``, counted from 0, and ``ln``, the norm after them. Each gives
 tokens (n, s, d), first those that are not patches: class token, distillation token, registers; or
-maps of the patches (n, d, h, w). ``trunk_output`` is one vector per image, (n, d).
-Axes: n batch, s tokens, d width, h height, w width.
+maps of the patches (n, d, h, w), of clips (n, d, t, h, w). ``trunk_output`` is one vector per image or
+clip, (n, d).
+Axes: n batch, s tokens, d width, t time, h height, w width.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classy_vision.config import ConfigError, NonNegativeInt, PositiveInt, Probability
+from classy_vision.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, TokenLayout
 from classy_vision.layers.attention_pool import AttentionPool
 from classy_vision.layers.stochastic_depth import depth_rates
@@ -31,7 +33,7 @@ from classy_vision.models.vision_transformer.keys import LAYOUTS
 from classy_vision.models.vision_transformer.positions import PositionResize
 from classy_vision.models.vision_transformer.rotary import MixedDirections, make_grid, make_rotation
 from classy_vision.models.vision_transformer.shapes import SHAPES
-from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
+from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, check_clips, patch_map
 from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.fitting import Fitting
@@ -49,15 +51,19 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
         image_size: height and width, or (height, width), for which positions are learned; those of
             other images are resized.
         patch_size: height and width of a token, in pixels.
+        frames_per_clip: of the usual input, which is a clip; null for images.
+        tubelet_size: frames of a token of clips.
         num_layers: of the encoder.
         classifier: "token", "gap", the mean over patches, or "attention", what a learned query finds (SigLIP).
         pool_num_heads, pool_mlp_dim: of that attention and the MLP after it; by default as in the encoder.
+        pool_norm_eps: of a norm after pooling, if it is not that of the other norms (VideoMAE).
         conv_stem_layers: convolutions instead of one patch embedding; their strides multiply to
             ``patch_size``.
         class_token: whether there is one; by default where the classifier reads it.
         distillation_token: a second one, after it (DeiT); the default head reads both.
         num_register_tokens: further tokens that nothing reads (DINOv2).
-        pos_embed: positions are learned and added to the tokens.
+        pos_embed: positions are learned and added to the tokens; "sincos" adds fixed ones to the patches, sines
+            and cosines of their number. Those of clips are not learned.
         pos_embed_prefix: tokens that are not patches have positions too; not in DeiT III.
         pos_embed_resize: how positions are resized; see ``classy_vision.models.vision_transformer.positions``.
         patch_bias: the patch embedding has biases.
@@ -70,15 +76,18 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
 
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
     patch_size: PositiveInt
+    frames_per_clip: PositiveInt | None = None
+    tubelet_size: PositiveInt = 2
     num_layers: PositiveInt
     classifier: Literal["token", "gap", "attention"] = "token"
     pool_num_heads: PositiveInt | None = None
     pool_mlp_dim: PositiveInt | None = None
+    pool_norm_eps: PositiveFloat | None = None
     conv_stem_layers: tuple[ConvStemLayer, ...] | None = None
     class_token: bool | None = None
     distillation_token: bool = False
     num_register_tokens: NonNegativeInt = 0
-    pos_embed: bool = True
+    pos_embed: bool | Literal["sincos"] = True
     pos_embed_prefix: bool = True
     pos_embed_resize: PositionResize = "bicubic_align_corners"
     patch_bias: bool = True
@@ -104,6 +113,37 @@ class VisionTransformerConfig(ModelConfig, EncoderConfig):
                     f"{self.patch_size}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_clips(self) -> Self:
+        if self.pos_embed == "sincos" and self.hidden_dim % 2:
+            raise ValueError(f"pos_embed = 'sincos' needs an even hidden_dim, not {self.hidden_dim}")
+        if self.frames_per_clip is None:
+            return self
+        if self.frames_per_clip % self.tubelet_size:
+            fit = max(1, round(self.frames_per_clip / self.tubelet_size)) * self.tubelet_size
+            raise ValueError(
+                f"frames_per_clip = {self.frames_per_clip} must be a multiple of tubelet_size, as {fit}"
+            )
+        if self.conv_stem_layers is not None:
+            raise ValueError("frames_per_clip beside conv_stem_layers: that stem is for images")
+        if self.pos_embed is True:
+            raise ValueError(
+                "frames_per_clip beside pos_embed = True: positions are learned for images; of clips they are "
+                "'sincos', or false with rotary"
+            )
+        self._check_rotary_of_clips()
+        return self
+
+    def _check_rotary_of_clips(self) -> None:
+        width = self.hidden_dim // self.num_heads
+        if self.rotary is None:
+            return
+        if self.rotary.kind == "mixed":
+            raise ValueError("frames_per_clip beside rotary.kind = 'mixed', which is learned for images")
+        if width < 6 or (self.rotary.halves and width % 6):
+            what = "a multiple of 6 with rotary.halves" if self.rotary.halves else "6 or more"
+            raise ValueError(f"rotary needs heads of clips whose width is {what}, not {width}")
 
     @model_validator(mode="after")
     def _check_tokens(self) -> Self:
@@ -155,15 +195,36 @@ PRESETS: dict[str, dict[str, Any]] = {
     }
     for name, (patch, layers, width, mlp, heads) in _SIZES.items()
 }
+_CLIPS = {"patch_size": 16, "classifier": "gap"}
+_VIDEOMAE = {  # as fine-tuned; before that its norm is "before_pool"
+    **{"image_size": 224, "frames_per_clip": 16, "pos_embed": "sincos", "qkv_bias": "qv"},
+    **{"layer_norm_eps": 1e-12, "final_norm": "after_pool", "pool_norm_eps": 1e-5},
+}
+_VJEPA2 = {"image_size": 256, "frames_per_clip": 64, "pos_embed": False, "rotary": {"kind": "tiled"}}
+_SIZES_OF_CLIPS = {  # layers, width, MLP width, heads as transformers has them
+    "videomae_small": (_VIDEOMAE, 12, 384, 1536, 16),
+    "videomae_base": (_VIDEOMAE, 12, 768, 3072, 12),
+    "videomae_large": (_VIDEOMAE, 24, 1024, 4096, 16),
+    "videomae_huge": (_VIDEOMAE, 32, 1280, 5120, 16),
+    "vjepa2_large": (_VJEPA2, 24, 1024, 4096, 16),
+    "vjepa2_huge": (_VJEPA2, 32, 1280, 5120, 16),
+    "vjepa2_giant": (_VJEPA2, 40, 1408, 6144, 22),
+}
+PRESETS |= {
+    name: {**_CLIPS, **kind, "num_layers": layers, "hidden_dim": width, "mlp_dim": mlp, "num_heads": heads}
+    for name, (kind, layers, width, mlp, heads) in _SIZES_OF_CLIPS.items()
+}
 
 # -- model
 
 
 @register_model("vision_transformer", PRESETS)
 class VisionTransformer(ClassyModel):
-    """Tokens, encoder layers, a norm, and one vector per image.
+    """Tokens, encoder layers, a norm, and one vector per image or clip.
 
-    Shape: (n, in_channels, h, w), both multiples of the patch size, to (n, hidden_dim).
+    Shape: (n, in_channels, h, w), both multiples of the patch size, to (n, hidden_dim). With
+    ``frames_per_clip`` it takes clips (n, in_channels, t, h, w), t a multiple of the tubelet size, and an image
+    or a single frame counts as a clip in which nothing moves.
     """
 
     config_class: ClassVar[type[ModelConfig]] = VisionTransformerConfig
@@ -206,7 +267,9 @@ class VisionTransformer(ClassyModel):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (self.config.in_channels, *self.config.image_shape)
+        c = self.config
+        frames = () if c.frames_per_clip is None else (c.frames_per_clip,)
+        return (c.in_channels, *frames, *c.image_shape)
 
     def no_weight_decay(self) -> set[str]:
         names = {"positions", "directions.freqs", *self.stem.prefix_tokens()}
@@ -223,11 +286,15 @@ class VisionTransformer(ClassyModel):
         return (make_rotation(x, size, c.hidden_dim // c.num_heads, stem.prefix, **self._rotary),)
 
     def check_input(self, x: Tensor) -> None:
-        super().check_input(x)
-        patch = self.config.patch_size
-        if isinstance(x, Tensor) and (x.shape[2] % patch or x.shape[3] % patch):
+        c = self.config
+        if c.frames_per_clip is None:
+            super().check_input(x)
+        else:
+            check_clips(x, c.in_channels, c.tubelet_size, type(self).__name__)
+        if isinstance(x, Tensor) and (x.shape[-2] % c.patch_size or x.shape[-1] % c.patch_size):
             raise ValueError(
-                f"height and width must be multiples of the patch size {patch}, not {tuple(x.shape[2:])}"
+                f"height and width must be multiples of the patch size {c.patch_size}, not "
+                f"{tuple(x.shape[-2:])}"
             )
 
     def walk(self, x: Tensor, until: str = END) -> Iterator[tuple[str, Tensor]]:
@@ -243,7 +310,8 @@ class VisionTransformer(ClassyModel):
     def token_layout(self, step: str) -> TokenLayout | None:
         if step == END or self.config.feature_format == "map":
             return None
-        return TokenLayout(self.stem.prefix, self.config.has_class_token)
+        of_clip = self.config.frames_per_clip is not None
+        return TokenLayout(self.stem.prefix, self.config.has_class_token, of_clip)
 
     def head_input(self, head: ClassyHead, step: str, feature: Tensor, x: Tensor) -> Tensor:
         """As in every trunk; of inner layers what the last norm makes of them, where the head wants that, as
@@ -269,8 +337,9 @@ class VisionTransformer(ClassyModel):
 
 def _tokens(c: VisionTransformerConfig) -> Tokens:
     height, width = c.image_shape
+    tubelet = None if c.frames_per_clip is None else c.tubelet_size
     if c.conv_stem_layers is None:
-        proj: nn.Module = patch_conv(c.in_channels, c.hidden_dim, c.patch_size, c.patch_bias)
+        proj: nn.Module = patch_conv(c.in_channels, c.hidden_dim, c.patch_size, c.patch_bias, tubelet)
     else:
         proj = conv_stem(c.in_channels, c.hidden_dim, c.conv_stem_layers, c.patch_bias)
     return Tokens(
@@ -278,6 +347,7 @@ def _tokens(c: VisionTransformerConfig) -> Tokens:
         c.hidden_dim,
         (height // c.patch_size, width // c.patch_size),
         c.patch_size,
+        tubelet_size=tubelet,
         class_token=c.has_class_token,
         distillation_token=c.distillation_token,
         num_register_tokens=c.num_register_tokens,
@@ -307,5 +377,5 @@ def _pool(c: VisionTransformerConfig, prefix: int) -> nn.Module:
             activation="gelu_tanh" if c.activation == "gelu_tanh" else "gelu",
             eps=c.layer_norm_eps,
         )
-    norm = c.norm() if c.final_norm == "after_pool" else None
+    norm = c.norm(eps=c.pool_norm_eps) if c.final_norm == "after_pool" else None
     return TokenPool(prefix if c.classifier == "gap" else None, norm)

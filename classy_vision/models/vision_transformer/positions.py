@@ -1,7 +1,8 @@
-"""Learned position embeddings on grids of other sizes than they were learned for."""
+"""Position embeddings: learned ones, on grids of other sizes too, and sines and cosines."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isqrt
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.config import ConfigError
+from classy_vision.layers.eager import is_eager
 
 PositionResize = Literal[
     "bicubic_align_corners",
@@ -34,7 +36,7 @@ _OFFSET = 0.1
 
 
 def resized(
-    positions: Tensor, prefix: int, grid: tuple[int, int], size: tuple[int, int], how: PositionResize
+    positions: Tensor, prefix: int, grid: tuple[int, int], size: tuple[int, ...], how: PositionResize
 ) -> Tensor:
     """Position embeddings for a grid of another size; those of the first ``prefix`` tokens stay.
 
@@ -44,7 +46,7 @@ def resized(
         return positions
     mode, _, option = how.partition("_")
     # Half precision has too few digits for the weights of an interpolation.
-    image = positions[:, prefix:].to(torch.promote_types(positions.dtype, torch.float32))
+    image = positions[:, prefix:].to(torch.float64 if positions.dtype == torch.float64 else torch.float32)
     image = image.transpose(1, 2).reshape(1, -1, *grid)
     if option == "offset":
         scale = [(new + _OFFSET) / old for new, old in zip(size, grid)]
@@ -95,3 +97,32 @@ def in_front(number: int, prefix: int, placed: int, grid: tuple[int, int]) -> tu
         f"{number} position embeddings are not a square grid with up to {prefix} more: they were learned "
         f"with other tokens, or for images that are not square"
     )
+
+
+def make_sinusoid(x: Tensor) -> Tensor:
+    """Sines and cosines of the number of a token, in turns (Vaswani et al., "Attention Is All You Need", 2017,
+    section 3.5), as VideoMAE adds them to the tokens of clips.
+
+    They are computed once for each number of tokens.
+
+    Shape: (n, s, d) to (1, s, d).
+
+    Args:
+        x: tokens, of whose device and type they are; d is even.
+    """
+    make = _keep_sinusoid if is_eager(x) else _sinusoid
+    return make(x.shape[1], x.shape[2], x.device, x.dtype)
+
+
+@lru_cache(maxsize=128)
+def _keep_sinusoid(number: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return _sinusoid(number, width, device, dtype)
+
+
+def _sinusoid(number: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    precise = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
+    steps = torch.arange(0, width, 2, device=device, dtype=precise) / width
+    angles = torch.arange(number, device=device, dtype=precise)[:, None] / 10000.0**steps
+    # Weights were trained with numbers of single precision, whatever the model's.
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[None].float().to(dtype)

@@ -23,27 +23,31 @@ def infer(t: Shapes) -> Inferred:
     tokens = {name: t.get(f"stem.{name}", (1, 0))[1] for name in _TOKENS}
     given = t.get("stem.positions")
     placed, grid = _infer_grid(given[1], sum(tokens.values())) if given else (True, 224 // patch)
+    is_clip = len(t.get("stem.proj.weight", ())) == 5
+    qv = f"{first}.attn.q_bias" in t
     norm = "before_pool" if "blocks.ln.weight" in t else "after_pool" if "tail.norm.weight" in t else "none"
     gap = norm == "after_pool" or not tokens["class_token"]
     sizes = {"patch_size": patch, "num_layers": layers, "hidden_dim": width, "mlp_dim": inner}
+    if is_clip:
+        sizes |= {"image_size": 224, "frames_per_clip": 8 * t["stem.proj.weight"][2]}
     options = {
         **stem,
-        "image_size": grid * patch,
+        **({} if is_clip else {"image_size": grid * patch, "frames_per_clip": None}),
         "classifier": "attention" if "tail.query" in t else "gap" if gap else "token",
-        "pos_embed": given is not None,
+        "pos_embed": "sincos" if is_clip and qv else given is not None,
         "class_token": True if gap and tokens["class_token"] else None,
         "distillation_token": bool(tokens["distillation_token"]),
         "num_register_tokens": tokens["register_tokens"],
         "pos_embed_prefix": placed,
         "pre_norm": "stem.norm.weight" in t,
         "final_norm": norm,
-        "qkv_bias": "qv" if f"{first}.attn.q_bias" in t else f"{first}.attn.qkv.bias" in t,
+        "qkv_bias": "qv" if qv else f"{first}.attn.qkv.bias" in t,
         "norm_type": "rms" if f"{first}.norm1.bias" not in t else "layer",
         "attention_norm": f"{first}.attn.norm.weight" in t,
         "mlp_norm": f"{first}.mlp.norm.weight" in t,
         "linear_bias": f"{first}.attn.proj.bias" in t,
         "patch_norm": "stem.patch_norm.weight" in t,
-        **_infer_directions(t),
+        **_infer_directions(t, is_clip and not qv),
         "qk_norm": q_norm is not None,
         "attention": "differential" if f"{first}.attn.lambda_q1" in t else "softmax",
         "layer_scale": 1e-5 if f"{first}.scale1" in t else None,
@@ -52,8 +56,11 @@ def infer(t: Shapes) -> Inferred:
     return Inferred(options, {**sizes, "num_heads": heads})
 
 
-def _infer_directions(t: Shapes) -> dict[str, Any]:
-    """Returns options of rotary positions, where they are learned: others leave nothing in the file."""
+def _infer_directions(t: Shapes, of_clips: bool) -> dict[str, Any]:
+    """Returns options of rotary positions, where they are learned or those of V-JEPA 2: others leave nothing in
+    the file."""
+    if of_clips:
+        return {"rotary": {"kind": "tiled"}}
     if "stem.directions.freqs" not in t:
         return {}
     return {"rotary": {"kind": "mixed", "temperature": 10.0, "columns_first": True}}
@@ -65,7 +72,8 @@ _TOKENS = ("class_token", "distillation_token", "register_tokens")
 def _infer_stem(t: Shapes) -> tuple[dict[str, Any], int]:
     """Returns options of the stem and the patch size; each convolution in it is taken to halve the size."""
     if shape := t.get("stem.proj.weight"):
-        return {"in_channels": shape[1], "patch_bias": "stem.proj.bias" in t}, shape[2]
+        tubelet = {"tubelet_size": shape[2]} if len(shape) == 5 else {}
+        return {"in_channels": shape[1], "patch_bias": "stem.proj.bias" in t, **tubelet}, shape[-1]
     layers = [t[key] for key in t if re.fullmatch(r"stem\.proj\.layer_\d+\.conv\.weight", key)]
     convs = [{"kernel": shape[2], "stride": 2, "out_channels": shape[0]} for shape in layers]
     bias = "stem.proj.last.bias" in t
@@ -102,6 +110,8 @@ SHAPES = FamilyShapes(
     lambda config: (config.num_layers,),
     (
         "rotary",
+        "frames_per_clip",
+        "pool_norm_eps",
         "norm_after",
         "pool_num_heads",
         "num_heads",

@@ -1,19 +1,24 @@
-"""Images as tokens, and tokens as images and vectors.
+"""Images and clips as tokens, and tokens as maps and vectors.
 
 Tokens stand in this order: those that are not patches (the prefix: a class token, a distillation
-token, registers), then the patches, row by row.
-Axes: n batch, s tokens, d width, h height, w width of the grid of patches.
+token, registers), then the patches, frame by frame and row by row.
+Axes: n batch, c channels, s tokens, d width, t time, h height, w width of the grid of patches.
 """
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from classy_vision.models.vision_transformer.positions import PositionResize, resized
+from classy_vision.models.vision_transformer.positions import PositionResize, make_sinusoid, resized
 
 torch.fx.wrap("resized")
+torch.fx.wrap("make_sinusoid")
+torch.fx.wrap("as_clip")
+torch.fx.wrap("count_tubelets")
 torch.fx.wrap("some_patches")
 
 PREFIX = ("class_token", "distillation_token", "register_tokens")
@@ -23,13 +28,15 @@ PREFIX = ("class_token", "distillation_token", "register_tokens")
 class Tokens(nn.Module):
     """Patches as tokens after the prefix, with positions.
 
-    Shape: (n, c, h * patch_size, w * patch_size) to (n, s, d).
+    Shape: (n, c, h * patch_size, w * patch_size) to (n, s, d), or for clips (n, c, t * tubelet_size,
+    h * patch_size, w * patch_size) to (n, s, d).
 
     Args:
-        proj: makes patches of an image: (n, d, h, w).
+        proj: makes patches of an image, (n, d, h, w), or of a clip, (n, d, t, h, w).
         width: d.
         grid: the (h, w) for which positions are learned; for others they are resized.
         patch_size: height and width of a patch in pixels.
+        tubelet_size: frames of a patch, in clips.
         class_token: one token that the classifier reads.
         distillation_token: one that learns from a teacher (Touvron et al., "Training data-efficient
             image transformers & distillation through attention", 2021).
@@ -41,7 +48,7 @@ class Tokens(nn.Module):
         patch_drop: in training, the part of the patches that is left out, at random in each image
             (Li et al., "Scaling Language-Image Pre-training via Masking", 2023).
         norm: after all of it.
-        has_positions: whether positions are learned and added.
+        has_positions: whether positions are added: learned ones, or those of ``make_sinusoid``.
         patch_norm: of the patches, before the positions.
         directions: what rotary positions learn.
     """
@@ -53,6 +60,7 @@ class Tokens(nn.Module):
         grid: tuple[int, int],
         patch_size: int,
         *,
+        tubelet_size: int | None = None,
         class_token: bool = True,
         distillation_token: bool = False,
         num_register_tokens: int = 0,
@@ -61,13 +69,14 @@ class Tokens(nn.Module):
         dropout: float = 0.0,
         patch_drop: float = 0.0,
         norm: nn.Module | None = None,
-        has_positions: bool = True,
+        has_positions: bool | Literal["sincos"] = True,
         patch_norm: nn.Module | None = None,
         directions: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.patch_size = patch_size
+        self.tubelet_size = tubelet_size
         self.resize = resize
         self.patch_drop = patch_drop
         self.class_token = _learned(int(class_token), width, std=0.0)
@@ -75,8 +84,11 @@ class Tokens(nn.Module):
         self.register_tokens = _learned(num_register_tokens, width, std=1e-6)
         self.proj = proj
         self.prefix = sum(token.shape[1] for token in self.prefix_tokens().values())
-        self.placed = self.prefix if prefix_positions else 0  # tokens of the prefix that have positions
-        self.positions = _learned(has_positions * (self.placed + grid[0] * grid[1]), width, std=0.02)
+        self.has_sinusoid = has_positions == "sincos"
+        learned = has_positions is True
+        # tokens of the prefix that have positions
+        self.placed = self.prefix if prefix_positions and not self.has_sinusoid else 0
+        self.positions = _learned(learned * (self.placed + grid[0] * grid[1]), width, std=0.02)
         self.patch_norm = patch_norm
         self.directions = directions
         self.dropout = nn.Dropout(dropout)
@@ -84,23 +96,27 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.size_of(x)
-        x = self.proj(x).flatten(2).transpose(1, 2)
+        x = self.proj(x if self.tubelet_size is None else as_clip(x, self.tubelet_size))
+        x = x.flatten(2).transpose(1, 2)
         x = self._place(x if self.patch_norm is None else self.patch_norm(x), size)
         x = self.dropout(x)
         if self.training and self.patch_drop:
             x = some_patches(x, self.prefix, self.patch_drop)
         return x if self.norm is None else self.norm(x)
 
-    def _place(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def _place(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        if self.has_sinusoid:
+            return self._behind_prefix(make_sinusoid(x) + x)
         if self.positions is None:
             return self._behind_prefix(x)
         positions = resized(self.positions, self.placed, self.grid, size, self.resize)
         # A sum is laid out in memory as what stands first, and patches are not: that would slow all layers.
         return self._behind_prefix(x) + positions if self.placed else self._behind_prefix(positions + x)
 
-    def size_of(self, x: Tensor) -> tuple[int, int]:
-        """Height and width of the grid of patches of an image."""
-        return x.shape[2] // self.patch_size, x.shape[3] // self.patch_size
+    def size_of(self, x: Tensor) -> tuple[int, ...]:
+        """Height and width of the grid of patches of an image; of a clip its time, height and width."""
+        area = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        return area if self.tubelet_size is None else (count_tubelets(x, self.tubelet_size), *area)
 
     def prefix_tokens(self) -> dict[str, nn.Parameter]:
         """The tokens that are not patches by name, in their order. Shape: (1, k, d) each."""
@@ -119,6 +135,32 @@ def _learned(number: int, width: int, std: float) -> nn.Parameter | None:
     return nn.Parameter(nn.init.normal_(tokens, std=std) if std else tokens)
 
 
+def check_clips(x: Any, channels: int, tubelet_size: int, kind: str) -> None:
+    """Raises where ``x`` is not a batch of clips, or of images, for a ``kind`` of trunk."""
+    if isinstance(x, torch.fx.Proxy):
+        return
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the input is a tensor (n, c, t, h, w), not {type(x).__name__}")
+    if x.dim() not in (4, 5) or x.shape[1] != channels:
+        shapes = f"clips (n, {channels}, t, h, w) or images (n, {channels}, h, w)"
+        raise ValueError(f"{kind} takes {shapes}, not {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
+    if x.dim() == 5 and x.shape[2] != 1 and x.shape[2] % tubelet_size:
+        raise ValueError(f"the number of frames must be 1 or a multiple of {tubelet_size}, not {x.shape[2]}")
+
+
+def as_clip(x: Tensor, tubelet_size: int) -> Tensor:
+    """The clip (n, c, t, h, w); an image or a single frame as one that lasts for a whole patch."""
+    x = x.unsqueeze(2) if x.dim() == 4 else x
+    return x.expand(-1, -1, tubelet_size, -1, -1) if x.shape[2] == 1 else x
+
+
+def count_tubelets(x: Tensor, tubelet_size: int) -> int:
+    """The length in patches of a clip, (n, c, t, h, w), or of an image."""
+    return max(1, x.shape[2] // tubelet_size) if x.dim() == 5 else 1
+
+
 def some_patches(x: Tensor, prefix: int, drop: float) -> Tensor:
     """The prefix, and of the patches a random part, another in each sample and in no order.
 
@@ -131,8 +173,8 @@ def some_patches(x: Tensor, prefix: int, drop: float) -> Tensor:
     return x.gather(1, torch.cat([first, chosen], 1).unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
-def patch_map(x: Tensor, prefix: int, size: tuple[int, int]) -> Tensor:
-    """The patches of tokens as a map; a view. Shape: (n, prefix + h * w, d) to (n, d, h, w)."""
+def patch_map(x: Tensor, prefix: int, size: tuple[int, ...]) -> Tensor:
+    """The patches of tokens as a map; a view. Shape: (n, prefix + s, d) to (n, d, h, w) or (n, d, t, h, w)."""
     return x[:, prefix:].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
 

@@ -342,7 +342,9 @@ def test_patches_are_left_out_in_training() -> None:
     assert torch.equal(model(images()), scrambled(**EVERYTHING, num_layers=1)(images()))
 
 
-MODELS = {
+CLIPS = {"frames_per_clip": 4, "classifier": "gap", "final_norm": "after_pool"}
+VIDEOMAE = {**CLIPS, "pos_embed": "sincos", "qkv_bias": "qv", "pool_norm_eps": 0.1}
+MODELS: dict[str, dict[str, Any]] = {
     "tokens": {**EVERYTHING, "gradient_checkpointing": True},
     "fewer tokens": {**EVERYTHING, "patch_drop_rate": 0.5},
     "maps": {**EVERYTHING, "feature_format": "map", "classifier": "gap", "distillation_token": False},
@@ -361,7 +363,20 @@ MODELS = {
         **{"classifier": "gap", "activation": "swiglu"},
     },
     "norms after": {"norm_after": True, "classifier": "attention", "pool_num_heads": 1, "pool_mlp_dim": 4},
+    "as VideoMAE": VIDEOMAE,
+    "as V-JEPA 2": {**CLIPS, "rotary": {"kind": "tiled"}, "pos_embed": False, "num_heads": 1},
+    "maps of clips": {**VIDEOMAE, "feature_format": "map", "gradient_checkpointing": True},
 }
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_states_of_other_models_go_around(case: str) -> None:
+    model, twin = scrambled(**MODELS[case]), build_model({**SMALL, **MODELS[case]}).double().eval()
+    for state in (model.state_dict(), model.get_classy_state()):
+        for tensor in twin.state_dict().values():
+            tensor.zero_()
+        twin.load_state_dict(state)
+        assert torch.equal(twin(images()), model(images()))
 
 
 def with_heads(case: str, training: bool) -> ClassyModel:
@@ -448,6 +463,12 @@ def test_rotations_are_told_by_angles(kind: str) -> None:
         products = (first * turned[step[0] :, step[1] :]).sum(-1)
         assert products.std() < 1e-5 < (turned[0, 0] - turned[step]).abs().max()
     assert (rotation[1][..., : model.stem.prefix, :] == 1).all()
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_all_operators_are_counted(case: str) -> None:
+    for shape in (None, (3, 32, 32)):
+        assert count(build_model({**SMALL, **MODELS[case]}), input_shape=shape).uncounted == ()
 
 
 def test_tables_are_made_once_for_a_size() -> None:
