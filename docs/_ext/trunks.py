@@ -71,6 +71,10 @@ NEEDS = {
         "torchvision/mc3_18.KINETICS400_V1",
         "torchvision/r3d_18.KINETICS400_V1",
         "torchvision/r2plus1d_18.KINETICS400_V1",
+        "hf-hub:MCG-NJU/videomae-small-finetuned-kinetics",
+        "hf-hub:MCG-NJU/videomae-base-finetuned-kinetics",
+        "hf-hub:MCG-NJU/videomae-large-finetuned-kinetics",
+        "hf-hub:facebook/vjepa2-vitl-fpc64-256",
     ),
 }
 
@@ -90,12 +94,13 @@ def advise(need: str) -> str:
 
 def _describe(name: str) -> tuple[str, ...]:
     entry = published(name)
+    clip, side = entry.preprocessing.clip, str(entry.preprocessing.image_size)
     mark = "" if find_restriction(entry.license) is None else " ⚠"
     return (
         code(name),
         f"{entry.params / 1e6:.1f}",
         f"{macs()[name] / 1e9:.2f}",
-        str(entry.preprocessing.image_size),
+        side if clip is None else f"{clip['frames']} × {side}",
         "" if entry.top1 is None else f"{entry.top1:.1f}",
         f"{entry.license}{mark}",
     )
