@@ -32,6 +32,7 @@ from classy_vision.data.config import (
     TableConfig,
 )
 from classy_vision.presets import check_keys
+from classy_vision.train.recipes import apply_recipe, choose_recipe
 from classy_vision.trunk.names import END
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
@@ -338,6 +339,8 @@ class TrainConfig(Config):
         data: one of ``SOURCES``, by its ``source``.
         tasks: by head id; classification of the head's column where none are given.
         schedule: how the model is trained.
+        recipe: the name of a recipe, which fills in what ``data``, ``tasks`` and ``schedule`` do not say. A
+            config file without a schedule takes the one for the family of its trunk.
         weights: what the model starts from: a file, checkpoint or run folder, published weights
             ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
             ``source``. Heads that it has by the same id and shape continue from there, the others
@@ -350,6 +353,7 @@ class TrainConfig(Config):
     data: Annotated[DigitsConfig | ScenesConfig | FolderConfig | TableConfig, Field(discriminator="source")]
     tasks: dict[str, TaskConfig] = {}
     schedule: ScheduleConfig = ScheduleConfig()
+    recipe: str | None = None
     weights: str | WeightsConfig | None = None
     tensorboard: bool = False
 
@@ -405,9 +409,11 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     """
     data = read_config(path)
     _start_paths_at(data, Path(path).parent)
+    if "schedule" not in data and "recipe" not in data and (chosen := choose_recipe(data)):
+        data["recipe"] = chosen
     for override in overrides:
         _override(data, override)
-    return TrainConfig.parse(data, str(path))
+    return TrainConfig.parse(apply_recipe(data), str(path))
 
 
 def load_run_settings(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:

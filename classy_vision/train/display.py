@@ -204,6 +204,8 @@ def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: 
     blocks = {str(head.unique_id): block for block, heads in model.get_heads().items() for head in heads}
     for head, task in job.tasks.items():
         yield f"head {head!r} at {' and '.join(split_place(blocks[head]))}: {_describe_labels(job, task)}"
+    if job.settings.recipe:
+        yield f"the recipe is {job.settings.recipe}"
     if model.loaded is not None:
         yield f"weights of {model.loaded.source}: {_describe_heads(model.loaded, list(job.tasks))}"
 
