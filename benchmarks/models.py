@@ -36,6 +36,8 @@ NAMES = {
     "vit_b_32": Names("vit_b_32", "vit_base_patch32_224"),
     "vit_l_16": Names("vit_l_16", "vit_large_patch16_224"),
     "vit_l_32": Names("vit_l_32", "vit_large_patch32_224"),
+    "timm/vit_small_patch16_dinov3.lvd1689m": Names(None, "vit_small_patch16_dinov3"),
+    "timm/vit_base_patch16_siglip_224.v2_webli": Names(None, "vit_base_patch16_siglip_224"),
     "slow_r50": Names(None, None, "slow_r50"),
 }
 MODELS = (

@@ -54,6 +54,7 @@ def test_output_has_the_size_of_the_finest(name: str, factor: int, sizes: Any) -
 
 @pytest.mark.parametrize("output", ["segmentation", "depth"])
 def test_dpt_is_four_times_as_large(output: str) -> None:
+    torch.manual_seed(0)
     head = small("dpt", in_planes=PLANES, output=output, num_classes=2)
     x = head(*maps(16, 8, 4))
     assert x.shape == (2, 2, 64, 64)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, UnknownNameError
+from classy_vision.heads import FullyConnectedHead
 from classy_vision.identify.identify import examine, identify
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.trunk.saving import to_layout
@@ -64,13 +65,19 @@ def test_small_networks_in_every_layout(family: str) -> None:
     more: Any = FOREIGN.get(family, {})
     model = outline({**FAMILIES[family][0], **more, "heads": [end_head()]})
     for layout in ("native", "classy_vision", *model.foreign_key_maps()):
-        found = examine(to_layout(model, layout))
+        own_classifier = layout in FullyConnectedHead.published  # which no file shows the width of
+        try:
+            state = to_layout(model, layout, skip_heads=own_classifier)
+        except UnknownNameError:  # as for positions, in a layout for networks that have none
+            assert family == "vision_transformer", layout
+            continue
+        found = examine(state)
         assert layout in found.layouts
         built = outline(found.config)
         trunk = {key: shape for key, shape in shapes(built).items() if not key.startswith("heads.")}
         assert trunk == {key: shape for key, shape in shapes(model).items() if not key.startswith("heads.")}
-        (head,) = (head for heads in built.get_heads().values() for head in heads)
-        assert head.num_classes == 3
+        heads = [head for heads in built.get_heads().values() for head in heads]
+        assert [head.num_classes for head in heads] == ([] if own_classifier else [3])
 
 
 @pytest.mark.parametrize(
