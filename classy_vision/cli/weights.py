@@ -39,13 +39,21 @@ class Publisher(str, Enum):
 
     TIMM = "timm"
     TORCHVISION = "torchvision"
+    TRANSFORMERS = "transformers"
+
+    @property
+    def prefix(self) -> str:
+        """Before the names of its weights; those for transformers are named by their repositories."""
+        return "hf-hub:" if self is Publisher.TRANSFORMERS else f"{self.value}/"
 
 
 Pattern = Annotated[
     str,
     typer.Argument(metavar="PATTERN", help="Names to list: with wildcards ('*clip*'), or a part of the name."),
 ]
-Source = Annotated[Publisher | None, option("--source", "timm|torchvision", "List only those of this library.")]
+Source = Annotated[
+    Publisher | None, option("--source", "timm|torchvision|transformers", "List only those of this library.")
+]
 Preset = Annotated[str | None, option("--preset", "NAME", "List only those of this model, such as resnet50.")]
 Family = Annotated[str | None, option("--family", "NAME", "List only those of this family, such as resnext.")]
 MaxParams = Annotated[
@@ -110,7 +118,7 @@ def _find_published(pattern: str, source: Publisher | None, preset: str | None) 
         entry
         for entry in everything
         if fnmatchcase(entry.name.lower(), wanted.lower())
-        and (source is None or entry.name.startswith(f"{source.value}/"))
+        and (source is None or entry.name.startswith(source.prefix))
         and preset in (None, entry.config["name"])
     ]
     if not found:
