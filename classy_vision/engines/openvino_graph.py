@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
 
 from classy_vision.engines.openvino_package import load_openvino
 
@@ -28,10 +29,31 @@ def convert(exported: torch.export.ExportedProgram) -> Any:
         warnings.simplefilter("ignore")  # of torch, about its own graphs
         try:
             graph = exported.module(check_guards=False)
+            _fold(graph)
             _rewrite(graph)
             return ov.convert_model(TorchFXPythonDecoder(graph, dynamic_shapes=True))
         except Exception:  # a rule or OpenVINO may raise any
             return ov.convert_model(exported)
+
+
+def _fold(module: Any) -> None:
+    """Computes what depends on no input and no weight, such as the angles of positions."""
+    graph, values = module.graph, dict[Any, Any]()
+    for node in graph.nodes:
+        is_known = node.op == "call_function" and all(of in values for of in node.all_input_nodes)
+        if is_known and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    for node in reversed(values):
+        if any(user not in values for user in node.users):
+            name = f"folded_{node.name}"
+            module.register_buffer(name, values[node])
+            with graph.inserting_before(node):
+                constant = graph.get_attr(name)
+            constant.meta.update(node.meta)
+            node.replace_all_uses_with(constant, delete_user_cb=lambda user: user not in values)
+    for node in reversed(values):
+        graph.erase_node(node)
 
 
 def _rewrite(module: Any) -> None:
@@ -46,7 +68,9 @@ def _rewrite(module: Any) -> None:
             continue
         if getattr(getattr(node.target, "_schema", None), "is_mutable", False) and len(node.args[0].users) > 1:
             raise NotImplementedError(f"{node.args[0]} is overwritten by {node}")
-        if node.target in IDENTITIES:
+        if node.target == _aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.target in IDENTITIES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif rule := RULES.get(node.target):
@@ -97,6 +121,12 @@ def _convert_chunk(node: Any, x: Any, chunks: int, dim: int) -> tuple[Any, ...]:
     return _aten.split.Tensor, x, -(-x.meta["val"].shape[dim] // chunks), dim
 
 
+def _convert_type(node: Any, x: Any, dtype: Any, *settings: Any) -> tuple[Any, ...]:
+    if x.meta["val"].dtype != dtype:
+        raise NotImplementedError(f"{node} changes the type of {x}")
+    return _aten.alias.default, x
+
+
 RULES: Mapping[Any, Callable[..., tuple[Any, ...]]] = {
     _aten.adaptive_avg_pool2d.default: _convert_average,
     _aten.adaptive_avg_pool3d.default: _convert_average,
@@ -117,6 +147,7 @@ RULES: Mapping[Any, Callable[..., tuple[Any, ...]]] = {
     ),
     _aten.reshape.default: _convert_reshape,
     _aten.softmax.int: lambda node, x, dim, dtype: (_aten._softmax.default, x, dim, False),
+    _aten.to.dtype: _convert_type,
     _aten.unflatten.int: _convert_reshape,
 }
 """For each operator a function of the node and its arguments; returns the operator that replaces it, and the

@@ -129,6 +129,7 @@ def test_published_weights_bring_their_preprocessing(table: Path, monkeypatch: p
     assert again.records.note == ""
 
 
+@pytest.mark.filterwarnings("ignore:the weights:classy_vision.weights.licenses.LicenseWarning")
 def test_names_of_video_transformers_bring_their_frames(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classy_vision.train.job.find_file", lambda name: Path("there"))
     name = "hf-hub:MCG-NJU/videomae-small-finetuned-kinetics"

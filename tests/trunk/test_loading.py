@@ -57,10 +57,13 @@ def equal(a: ClassyModel, b: ClassyModel) -> bool:
 
 # These have no place for what the small one has: learned positions, a class token.
 ELSEWHERE = {
-    *(("vision_transformer", f"transformers_{name}") for name in ("dinov3", "siglip", "videomae", "vjepa2")),
+    *(
+        ("vision_transformer", f"transformers_{name}")
+        for name in ("aimv2", "dinov3", "siglip", "videomae", "vjepa2")
+    ),
     # The small one of clips has biases as VideoMAE's, and no class token.
     *(("clips", layout) for layout in ("torchvision", "pycls", "transformers", "google", "swag")),
-    *(("clips", f"transformers_{name}") for name in ("dinov2", "dinov3", "siglip", "vjepa2")),
+    *(("clips", f"transformers_{name}") for name in ("aimv2", "dinov2", "dinov3", "siglip", "vjepa2")),
 }
 CASES = [
     (family, layout)
