@@ -32,6 +32,7 @@ LAYERS = [
     {"engines"},
     {"export"},
     {"predict"},
+    {"embed"},
     {"evaluate"},
     {"study"},
     {"deploy"},

@@ -21,7 +21,7 @@ GROUP: Any = get_command(app)
 WEIGHTS = ("list", "show", "convert")
 NAMES = [*((name,) for name in COMMANDS), *(("weights", name) for name in WEIGHTS)]
 TABLES = [("list",), ("show",), ("compare",), ("evaluate",), ("weights", "list"), ("weights", "show")]
-WRITERS = [("compare",), ("sample",), ("schema",), ("train",), ("evaluate",), ("export",), ("predict",)]
+WRITERS = [("compare",), ("sample",), ("schema",), ("train",), ("evaluate",), ("export",), ("predict",), ("embed",)]
 OLD = {"--json", "--csv", "--input-size", "--batch"}
 
 
