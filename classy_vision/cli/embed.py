@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -29,7 +29,7 @@ from classy_vision.cli.options import (
 from classy_vision.errors import ConfigError
 
 if TYPE_CHECKING:
-    from classy_vision.embed import Progress
+    from classy_vision.embed import Progress, Summary
 
 SHARD_SIZE = 4096
 EVERY = 30.0
@@ -104,34 +104,27 @@ def embed(
     One pass gives any number of them, in Parquet files with ids, paths and the columns of the source. What was
     stopped or killed continues with --resume. A file that cannot be read makes the exit code 1.
     """
+    settings: dict[str, Any] = {"blocks": blocks or (), "heads": heads or (), "pooling": pooling or "mean"}
+    settings |= {"trunk_norm": not no_trunk_norm, "dtype": dtype.value, "shard_size": shard_size}
+    settings |= {"on_error": on_error.value, "engine": optimize, "trust": trust, "device": device}
+    settings |= {"batch_size": batch_size, "workers": workers, "resume": resume, "force": force}
     _check(model, source, output, resume, force)
+    _tell(_run(model, source, output, settings))
+
+
+def _run(model: str, source: str, output: Path, settings: Mapping[str, Any]) -> Summary:
     with training_packages():
         from classy_vision.embed.job import embed
     try:
         with _show_progress() as progress:
-            found = embed(
-                model,
-                source,
-                output,
-                blocks=blocks or (),
-                heads=heads or (),
-                pooling=pooling or "mean",
-                trunk_norm=not no_trunk_norm,
-                dtype=dtype.value,
-                shard_size=shard_size,
-                batch_size=batch_size,
-                workers=workers,
-                engine=optimize,
-                device=device,
-                trust=trust,
-                on_error=on_error.value,
-                resume=resume,
-                force=force,
-                progress=progress,
-            )
+            return embed(model, source, output, progress=progress, **settings)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command with --resume continues", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell(found: Summary) -> None:
+    """Prints what was written; the exit code is 1 where samples could not be read."""
     rate = f", {found.new / found.seconds:,.1f} per second" if found.new else ""
     print(f"{found.rows:,} rows in {found.folder} ({found.new:,} new in {found.seconds:.1f} s{rate})")
     if found.errors:

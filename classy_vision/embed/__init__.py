@@ -6,9 +6,10 @@ from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from classy_vision.embed.job import Progress, Summary, embed
+    from classy_vision.embed.settings import Settings
     from classy_vision.embed.stored import Embeddings, load
 
-__all__ = ["Embeddings", "Progress", "Summary", "embed", "load"]
+__all__ = ["Embeddings", "Progress", "Settings", "Summary", "embed", "load"]
 
 # Looked up when they are used: reading embeddings back needs no torch.
 __getattr__ = lazy(
@@ -16,6 +17,7 @@ __getattr__ = lazy(
     {
         "Embeddings": "stored",
         "Progress": "job",
+        "Settings": "settings",
         "Summary": "job",
         "embed": "job",
         "load": "stored",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig
+from classy_vision.embed.settings import Settings
 from classy_vision.heads.classy_head import ClassyHead, Source, TokenLayout
 from classy_vision.heads.pooling import POOLINGS, Pool, as_tokens, check_pooling
 from classy_vision.identify.networks import load_model
@@ -118,31 +119,12 @@ def _average(output: Tensor, count: int) -> Array:
     return (by_sample[:, 0] if by_sample.shape[1] == 1 else by_sample.mean(1)).cpu().numpy()
 
 
-def load_encoder(
-    word: str | Path | ClassyModel,
-    blocks: Sequence[str] = (),
-    heads: Sequence[str] = (),
-    pooling: Sequence[str] = ("mean",),
-    *,
-    trunk_norm: bool = True,
-    engine: str | None = None,
-    batch_size: int = 1,
-    device: str | torch.device | None = None,
-    trust: bool = False,
-) -> Encoder:
+def load_encoder(word: str | Path | ClassyModel, settings: Settings) -> Encoder:
     """Loads a model, and prepares it to give features and outputs in one pass.
 
     Args:
-        word: what means a model with weights, or the model itself.
-        blocks: whose features are given. Where no head is named either it is the end of the trunk, and of an
-            exported file every head.
-        heads: whose outputs are given.
-        pooling: how blocks are read, each in all of these ways: see ``READINGS``.
-        trunk_norm: read inner layers of a vision transformer through the trunk's last norm, as heads do.
-        engine: of ``classy_vision.engines.optimize``; None is PyTorch as it is.
-        batch_size: for which the engine is chosen.
-        device: as for a ``Predictor``.
-        trust: read a ``.pt2`` file, which can run any code.
+        word: what means a model with weights, or the model itself, whose heads are replaced.
+        settings: what it gives, and where it runs.
 
     Raises:
         ConfigError: there is no such model, block, head, pooling or engine, or they do not fit.
@@ -150,33 +132,30 @@ def load_encoder(
     if not isinstance(word, ClassyModel):
         source = resolve(word, TRAINED, "classy embed")
         if source.kind is Kind.EXPORTED:
-            return _load_exported(str(source.path), blocks, heads, engine, trust)
+            return _load_exported(str(source.path), settings)
         word = load_model(str(source.path or source.name), "classy embed")
     model = word.eval().requires_grad_(False)
-    data, digest = find_data(model), hash_state(model.state_dict())
+    data, channels = find_data(model), model.input_shape[0]
     about = {
         "class": type(model).__name__,
         "config": _describe(model),
-        "digest": digest,
-        "trunk_norm": trunk_norm,
+        "digest": hash_state(model.state_dict()),
+        "trunk_norm": settings.trunk_norm,
+        "preprocessing": _describe_data(data),
     }
-    ids = attach_readings(model, blocks or ([] if heads else [END]), heads, pooling, trunk_norm)
-    place = find_device(device if device is not None or engine is None else "cpu")
-    model.to(place)
-    channels = model.input_shape[0]
-    run: Callable[[Tensor], Any] = model
-    if engine is not None:
-        from classy_vision.engines.search import optimize
+    ids = attach_readings(model, settings)
+    device = find_device("cpu" if settings.engine and settings.device is None else settings.device)
+    model.to(device)
+    if settings.engine is None:
+        return Encoder(model, data, channels, device, ids, about)
+    from classy_vision.engines.search import optimize
 
-        shape = data.input_shape(channels, training=False)
-        run = optimize(model, torch.randn(batch_size, *shape, device=place), engine=engine)
-        about["engine"] = run.engine
-    return Encoder(run, data, channels, place, ids, {**about, "preprocessing": _describe_data(data)})
+    shape = (settings.batch_size, *data.input_shape(channels, training=False))
+    fast = optimize(model, torch.randn(shape, device=device), engine=settings.engine)
+    return Encoder(fast, data, channels, device, ids, {**about, "engine": fast.engine})
 
 
-def attach_readings(
-    model: ClassyModel, blocks: Sequence[str], heads: Sequence[str], pooling: Sequence[str], trunk_norm: bool
-) -> dict[str, str]:
+def attach_readings(model: ClassyModel, settings: Settings) -> dict[str, str]:
     """Replaces the heads of a model by those that are wanted and those that give features.
 
     Returns:
@@ -185,6 +164,7 @@ def attach_readings(
     Raises:
         ConfigError: there is no such block or head, or a block cannot be pooled so.
     """
+    heads = settings.heads
     attached = {head.unique_id: place for place, found in model.get_heads().items() for head in found}
     if (odd := next((name for name in heads if name not in attached), None)) is not None:
         raise unknown("head", odd, attached)
@@ -193,13 +173,13 @@ def attach_readings(
         if kept := [head for head in found if head.unique_id in heads]:
             wanted[tuple(split_place(place))] = kept
     ids = {f"{HEAD}/{name}": str(name) for name in heads}
-    for block in dict.fromkeys(blocks):
+    for block in dict.fromkeys(settings.blocks or ([] if heads else [END])):
         if block not in model.block_names:
             raise unknown("block", block, model.block_names)
-        for reading in dict.fromkeys(pooling):
+        for reading in dict.fromkeys(settings.pooling):
             column = f"{block}/{reading}"
             ids[column] = f"feature {len(ids)}"
-            wanted.setdefault((block,), []).append(FeatureHead(ids[column], reading, trunk_norm))
+            wanted.setdefault((block,), []).append(FeatureHead(ids[column], reading, settings.trunk_norm))
     model.set_heads(wanted)
     model.eval()
     return ids
@@ -217,23 +197,21 @@ def _describe_data(data: DataConfig) -> dict[str, Any]:
     return preprocessing_of(data.model_dump(mode="json", exclude_none=True))
 
 
-def _load_exported(
-    path: str, blocks: Sequence[str], heads: Sequence[str], engine: str | None, trust: bool
-) -> Encoder:
+def _load_exported(path: str, settings: Settings) -> Encoder:
     """Loads an exported file, which gives outputs of heads alone."""
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import input_of
 
-    if blocks or engine is not None:
-        what = (
-            f"block {blocks[0]!r}: it gives outputs of heads alone" if blocks else "an engine: it has its own"
-        )
+    if settings.blocks or settings.engine:
+        what = "an engine: it has its own"
+        if settings.blocks:
+            what = f"block {settings.blocks[0]!r}: it gives outputs of heads alone"
         raise ConfigError(f"{path!r} is an exported file, which does not have {what}")
-    exported = load_exported(path, trust=trust)
+    exported = load_exported(path, trust=settings.trust)
     data = input_of(exported)
-    if (odd := next((name for name in heads if name not in exported.heads), None)) is not None:
+    if (odd := next((name for name in settings.heads if name not in exported.heads), None)) is not None:
         raise unknown("head", odd, exported.heads)
-    ids = {f"{HEAD}/{name}": name for name in heads or exported.heads}
+    ids = {f"{HEAD}/{name}": name for name in settings.heads or exported.heads}
     about: dict[str, Any] = {"class": "ExportedModel", "config": None}
     about |= {"digest": sha256(Path(path).read_bytes()).hexdigest()}
     about["preprocessing"] = _describe_data(data)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import distributed
@@ -29,14 +29,13 @@ from classy_vision.embed.folder import (
     ShardWriter,
     open_shard,
 )
+from classy_vision.embed.settings import Settings
 from classy_vision.embed.sources import Part, Sample, Source, find_kind, open_source
 from classy_vision.errors import OperationError
 from classy_vision.models import ClassyModel
 from classy_vision.predict.inputs import Input, read_input
-from classy_vision.predict.streaming import BATCH, Array, Output, answer_batches, one_by_one, read_ahead
+from classy_vision.predict.streaming import Array, Output, answer_batches, one_by_one, read_ahead
 
-SHARD = 4096
-"""The rows in a shard: what a kill loses is at most so much work."""
 PATIENCE = timedelta(days=30)
 """How long processes wait for each other at the end."""
 
@@ -84,21 +83,10 @@ def embed(
     source: str | Path,
     output: str | Path,
     *,
-    blocks: Sequence[str] = (),
-    heads: Sequence[str] = (),
-    pooling: str | Sequence[str] = "mean",
-    trunk_norm: bool = True,
-    dtype: str = "float32",
-    shard_size: int = SHARD,
-    batch_size: int = BATCH,
-    workers: int | None = None,
-    engine: str | None = None,
-    device: str | torch.device | None = None,
-    trust: bool = False,
-    on_error: Literal["skip", "stop"] = "skip",
     resume: bool = False,
     force: bool = False,
     progress: Callable[[Progress], object] | None = None,
+    **settings: Any,
 ) -> Summary:
     """Writes features of blocks and outputs of heads for every image or video of a collection, in one pass.
 
@@ -109,81 +97,74 @@ def embed(
     ``torchrun`` each takes its part of the shards.
 
     Args:
-        model: a run folder, published weights, an exported file or what else means a model with weights, or a
+        model: a run folder, published weights, an exported file or what else means a model with weights; or a
             model, whose heads are replaced.
         source: a folder, a CSV or Parquet table with a column "path", tar files of WebDataset, or "hf:DATASET".
         output: the folder to write.
-        blocks: whose features are written; by default the end of the trunk, where no head is named.
-        heads: whose outputs are written; of an exported file by default all.
-        pooling: how blocks are read: "mean", "max", "gem", "token", "token_and_mean", "tokens" or "map", or
-            several.
-        trunk_norm: read inner layers of a vision transformer through the trunk's last norm, as heads do.
-        dtype: of what is written, "float16" or "float32".
-        shard_size: the rows in a file; of tar files one file is written for each.
-        batch_size: images or clips that the model sees at once.
-        workers: threads that read files, by default one per processor, at most 4.
-        engine: runs the model on an engine of ``classy_vision.engines``, or on the fastest with "auto".
-        device: as for ``Predictor.load``.
-        trust: read a ``.pt2`` file, which can run any code.
-        on_error: "stop" at a sample that cannot be read, or "skip" it and list it in ``errors.csv``.
         resume: continue what is in the folder.
         force: replace what is in the folder.
         progress: is called while samples are embedded.
+        settings: values of ``Settings``: ``blocks``, ``heads``, ``pooling``, ``dtype``, ….
 
     Raises:
         ConfigError: something is not there or does not fit, or the folder is of another model or source.
         OperationError: the disk is full, or the source is not there any more.
     """
     folder, begin = Folder(Path(os.path.expanduser(output))), time.perf_counter()
-    if on_error not in ("skip", "stop"):
-        raise ConfigError(f"on_error = {on_error!r}: 'skip' or 'stop' is needed")
-    for name, value in (("shard_size", shard_size), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} = {value!r}: give a whole number above 0")
-    pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    how = Settings.parse(settings, "embed")
     rank, processes = _find_rank()
     if rank == 0:
         folder.check(resume=resume, force=force)
     find_kind(str(source))
-    encoder = load_encoder(
-        model,
-        blocks,
-        heads,
-        pooling,
-        trunk_norm=trunk_norm,
-        engine=_find_engine(folder, engine) if resume else engine,
-        batch_size=batch_size,
-        device=_find_device(device),
-        trust=trust,
-    )
-    shapes = encoder.measure()
+    if resume:
+        how = _keep_engine(folder, how)
+    encoder = load_encoder(model, _place(how))
     with _joined(processes), folder.lock() if rank == 0 else nullcontext():
-        with _first_alone(rank, processes):
-            if rank == 0:
-                _prepare(folder, encoder, str(source), dtype, shard_size, resume=resume, force=force)
-        found = open_source(str(source), encoder.data.unit, folder.path / LISTING, shard_size, resume=True)
-        layout = Layout(shapes, dtype, found.columns)
-        job = Job(folder, encoder, found, layout, shard_size, batch_size, workers, on_error, progress)
-        new = job.run([i for i in range(rank, found.shards, processes) if not folder.holds(i)])
-        _wait(processes)
-        if rank == 0:
-            folder.finish(layout.describe(), found.shards)
-        _wait(processes)
+        new = _embed_together(folder, encoder, str(source), how, rank, processes, resume, force, progress)
     manifest = folder.read_manifest()
     return Summary(folder.path, manifest["rows"], manifest["errors"], new, time.perf_counter() - begin)
 
 
-def _find_engine(folder: Folder, engine: str | None) -> str | None:
-    """Returns the engine that "auto" chose when the folder was begun: another one gives other last digits."""
-    known = (folder.path / ABOUT).is_file() and engine == "auto"
-    return folder.read_about()["model"].get("engine", engine) if known else engine
+def _keep_engine(folder: Folder, settings: Settings) -> Settings:
+    """Replaces "auto" by the engine that it chose when the folder was begun: another one rounds otherwise."""
+    if settings.engine != "auto" or not (folder.path / ABOUT).is_file():
+        return settings
+    return settings.model_copy(update={"engine": folder.read_about()["model"].get("engine")})
+
+
+def _embed_together(
+    folder: Folder,
+    encoder: Encoder,
+    source: str,
+    settings: Settings,
+    rank: int,
+    processes: int,
+    resume: bool,
+    force: bool,
+    progress: Callable[[Progress], object] | None,
+) -> int:
+    """Writes the shards of this process, and with the others the whole; returns how many rows are its own."""
+    shapes = encoder.measure()
+    with _first_alone(rank, processes):
+        if rank == 0:
+            _prepare(folder, encoder, source, settings, resume=resume, force=force)
+    found = open_source(source, encoder.data.unit, folder.path / LISTING, settings.shard_size, resume=True)
+    layout = Layout(shapes, settings.dtype, found.columns)
+    job = Job(folder, encoder, found, layout, settings, progress)
+    new = job.run([i for i in range(rank, found.shards, processes) if not folder.holds(i)])
+    _wait(processes)
+    if rank == 0:
+        folder.finish(layout.describe(), found.shards)
+    _wait(processes)
+    return new
 
 
 def _prepare(
-    folder: Folder, encoder: Encoder, source: str, dtype: str, shard_size: int, *, resume: bool, force: bool
+    folder: Folder, encoder: Encoder, source: str, settings: Settings, *, resume: bool, force: bool
 ) -> None:
     """Makes the folder ready: says what it is of, or checks that it is of the same."""
     folder.clean()
+    dtype, shard_size = settings.dtype, settings.shard_size
     known = resume and (folder.path / ABOUT).is_file() and (folder.path / LISTING).is_file()
     listing = folder.path / (LISTING if known else NEW_LISTING)
     found = open_source(source, encoder.data.unit, listing, shard_size, resume=known)
@@ -212,17 +193,14 @@ class Job:
         folder: where shards are written.
         encoder, source: of what they are.
         layout: of the shards.
-        shard_size, batch_size, workers, on_error, progress: as for ``embed``.
+        settings, progress: as for ``embed``.
     """
 
     folder: Folder
     encoder: Encoder
     source: Source
     layout: Layout
-    shard_size: int
-    batch_size: int
-    workers: int | None
-    on_error: str
+    settings: Settings
     progress: Callable[[Progress], object] | None
 
     def run(self, shards: Sequence[int]) -> int:
@@ -253,7 +231,7 @@ class Job:
         rows = self.source.rows
         if rows is None:
             return None
-        return sum(min(self.shard_size, rows - index * self.shard_size) for index in shards)
+        return sum(min(self.settings.shard_size, rows - index * self.settings.shard_size) for index in shards)
 
     def _write(self, output: Output, writer: ShardWriter) -> None:
         sample = output.input
@@ -262,15 +240,15 @@ class Job:
             writer.add(sample, output.outputs)
             return
         self.source.check()
-        if self.on_error == "stop":
+        if self.settings.on_error == "stop":
             raise OperationError(f"{sample.path or sample.name}: {output.error}")
         writer.add_error(sample, output.error)
 
     def _embed(self, shards: Sequence[int]) -> Generator[Output, None, None]:
         """Yields the outputs for all samples of shards, in their order."""
         data = self.encoder.data
-        batch = min(self.batch_size, self.encoder.max_batch or self.batch_size)
-        size, workers = max(1, batch // data.views), self.workers or count_workers()
+        batch = min(self.settings.batch_size, self.encoder.max_batch or self.settings.batch_size)
+        size, workers = max(1, batch // data.views), self.settings.workers or count_workers()
         samples = chain.from_iterable(map(self.source.read, shards))
         read = read_ahead(samples, self._read, size + workers, workers)
         try:
@@ -309,10 +287,12 @@ def _find_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _find_device(device: str | torch.device | None) -> str | torch.device | None:
-    if device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return device
+def _place(settings: Settings) -> Settings:
+    """Gives each process of torchrun a GPU of its own, where there are some."""
+    if settings.device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        return settings.model_copy(update={"device": device})
+    return settings
 
 
 @contextmanager

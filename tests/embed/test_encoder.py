@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from classy_vision.config import ConfigError
+from classy_vision.embed import Settings
 from classy_vision.embed.encoder import READINGS, load_encoder
 from classy_vision.export import Head, export
 from classy_vision.heads import ConcatHead
@@ -34,8 +35,12 @@ def images(count: int = 3, side: int = 8) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
+def settings(*arguments: Any, **options: Any) -> Settings:
+    return Settings.parse({"device": "cpu", **dict(zip(("blocks", "heads", "pooling"), arguments)), **options})
+
+
 def encode(model: Any, x: Tensor, *arguments: Any, **options: Any) -> dict[str, np.ndarray[Any, Any]]:
-    encoder = load_encoder(model, *arguments, device="cpu", **options)
+    encoder = load_encoder(model, settings(*arguments, **options))
     found = encoder(x[:, None].numpy())
     assert encoder.measure() == {name: value.shape[1:] for name, value in found.items()}
     return found
@@ -110,7 +115,7 @@ def test_heads_of_several_blocks_are_kept() -> None:
 
 
 def test_views_are_averaged() -> None:
-    encoder = load_encoder(small_model(), ["block1"], device="cpu")
+    encoder = load_encoder(small_model(), settings("block1"))
     x = images(6).numpy()
     np.testing.assert_allclose(
         encoder(x.reshape(3, 2, *x.shape[1:]))["block1/mean"],
@@ -120,11 +125,11 @@ def test_views_are_averaged() -> None:
 
 
 def test_the_digest_is_of_the_weights() -> None:
-    first, same = (load_encoder(small_model(), ["block1"], device="cpu").about for _ in range(2))
+    first, same = (load_encoder(small_model(), settings("block1")).about for _ in range(2))
     model = small_model()
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-6
-    changed = load_encoder(model, ["block1"], device="cpu").about
+    changed = load_encoder(model, settings("block1")).about
     assert first == same
     assert {key for key in first if first[key] != changed[key]} == {"digest"}
 
@@ -146,13 +151,20 @@ def test_an_exported_file_gives_outputs_of_heads(tmp_path: Path) -> None:
     heads = {
         name: Head(kind=task["kind"], classes=tuple(task.get("classes", ()))) for name, task in TASKS.items()
     }
-    export(small_model(), tmp_path / "small.onnx", format="onnx", heads=heads, preprocessing=PREPROCESSING)
+    export(
+        small_model(),
+        tmp_path / "small.onnx",
+        format="onnx",
+        heads=heads,
+        preprocessing=PREPROCESSING,
+        example=images(1),
+    )
     x = images()
     found = encode(tmp_path / "small.onnx", x)
     np.testing.assert_allclose(found["head/species"], small_model()(x)["species"].detach(), atol=1e-5)
     assert [*encode(tmp_path / "small.onnx", x, (), ["weight"])] == ["head/weight"]
     with pytest.raises(ConfigError, match="does not have block 'block1': it gives outputs of heads alone"):
-        load_encoder(tmp_path / "small.onnx", ["block1"])
+        load_encoder(tmp_path / "small.onnx", settings("block1"))
 
 
 @pytest.mark.parametrize(
@@ -167,4 +179,4 @@ def test_an_exported_file_gives_outputs_of_heads(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit(arguments: tuple[Any, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_encoder(small_model(), *arguments)
+        load_encoder(small_model(), settings(*arguments))

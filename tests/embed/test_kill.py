@@ -1,4 +1,4 @@
-"""Processes that are killed at any moment, and resumed: every row once, with the values of an uninterrupted run."""
+"""Processes that are killed at any moment, and resumed: every row once, with the values of a whole run."""
 
 from __future__ import annotations
 
