@@ -32,9 +32,9 @@ LAYERS = [
     {"engines"},
     {"export"},
     {"predict"},
-    {"embed"},
     {"evaluate"},
     {"study"},
+    {"embed"},
     {"deploy"},
     {"cli"},
 ]

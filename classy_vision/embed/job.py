@@ -80,7 +80,7 @@ class Summary:
 
 def embed(
     model: str | Path | ClassyModel,
-    source: str | Path,
+    source: str | Path | Source,
     output: str | Path,
     *,
     resume: bool = False,
@@ -115,12 +115,13 @@ def embed(
     rank, processes = _find_rank()
     if rank == 0:
         folder.check(resume=resume, force=force)
-    find_kind(str(source))
+    if isinstance(source, (str, Path)):
+        find_kind(str(source))
     if resume:
         how = _keep_engine(folder, how)
     encoder = load_encoder(model, _place(how))
     with _joined(processes), folder.lock() if rank == 0 else nullcontext():
-        new = _embed_together(folder, encoder, str(source), how, rank, processes, resume, force, progress)
+        new = _embed_together(folder, encoder, source, how, rank, processes, resume, force, progress)
     manifest = folder.read_manifest()
     return Summary(folder.path, manifest["rows"], manifest["errors"], new, time.perf_counter() - begin)
 
@@ -135,7 +136,7 @@ def _keep_engine(folder: Folder, settings: Settings) -> Settings:
 def _embed_together(
     folder: Folder,
     encoder: Encoder,
-    source: str,
+    source: str | Path | Source,
     settings: Settings,
     rank: int,
     processes: int,
@@ -148,7 +149,7 @@ def _embed_together(
     with _first_alone(rank, processes):
         if rank == 0:
             _prepare(folder, encoder, source, settings, resume=resume, force=force)
-    found = open_source(source, encoder.data.unit, folder.path / LISTING, settings.shard_size, resume=True)
+    found = _open(source, encoder, folder.path / LISTING, settings, resume=True)
     layout = Layout(shapes, settings.dtype, found.columns)
     job = Job(folder, encoder, found, layout, settings, progress)
     new = job.run([i for i in range(rank, found.shards, processes) if not folder.holds(i)])
@@ -159,15 +160,29 @@ def _embed_together(
     return new
 
 
+def _open(
+    source: str | Path | Source, encoder: Encoder, listing: Path, settings: Settings, *, resume: bool
+) -> Source:
+    if not isinstance(source, (str, Path)):
+        return source
+    return open_source(str(source), encoder.data.unit, listing, settings.shard_size, resume=resume)
+
+
 def _prepare(
-    folder: Folder, encoder: Encoder, source: str, settings: Settings, *, resume: bool, force: bool
+    folder: Folder,
+    encoder: Encoder,
+    source: str | Path | Source,
+    settings: Settings,
+    *,
+    resume: bool,
+    force: bool,
 ) -> None:
     """Makes the folder ready: says what it is of, or checks that it is of the same."""
     folder.clean()
     dtype, shard_size = settings.dtype, settings.shard_size
     known = resume and (folder.path / ABOUT).is_file() and (folder.path / LISTING).is_file()
     listing = folder.path / (LISTING if known else NEW_LISTING)
-    found = open_source(source, encoder.data.unit, listing, shard_size, resume=known)
+    found = _open(source, encoder, listing, settings, resume=known)
     model = {**encoder.about, "outputs": [*encoder.ids]}
     origin = {**found.about, "fingerprint": found.fingerprint}
     about = {"version": VERSION, "model": model, "dtype": dtype, "shard_size": shard_size, "source": origin}

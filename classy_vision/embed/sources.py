@@ -281,7 +281,7 @@ def write_listing(tables: Iterable[pyarrow.Table], file: Path, shard_size: int) 
     with replacing(file) as beside, parquet.ParquetWriter(beside, first.schema) as writer:
         for table in _cut(chain([first], parts), shard_size):
             for name, path in zip(table.column("id").to_pylist(), table.column("path").to_pylist()):
-                digest.update(f"{name}\0{_describe_file(path)}\n".encode())
+                digest.update(f"{name}\0{describe_file(path)}\n".encode())
             writer.write_table(table, shard_size)
         writer.add_key_value_metadata({"fingerprint": digest.hexdigest()})
 
@@ -298,7 +298,8 @@ def _cut(tables: Iterable[pyarrow.Table], size: int) -> Iterator[pyarrow.Table]:
         yield rest
 
 
-def _describe_file(path: bytes | str) -> str:
+def describe_file(path: bytes | str) -> str:
+    """Describes a file so that a change of it is seen: its size and time."""
     try:
         found = os.stat(path)
     except OSError:
@@ -371,7 +372,7 @@ class Tars:
 
     @property
     def fingerprint(self) -> str:
-        lines = (f"{os.path.basename(file)}\0{_describe_file(file)}\n" for file in self._files)
+        lines = (f"{os.path.basename(file)}\0{describe_file(file)}\n" for file in self._files)
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     @cached_property
