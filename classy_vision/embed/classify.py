@@ -93,12 +93,12 @@ def classify_linearly(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([(part @ weight + bias[:, None]).argmax(2) for part in parts], 1)
 
 
-def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scales columns so that those of ``train`` have mean 0 and deviation 1; constant ones become 0.
 
     Returns:
-        Both, and the scales (c,).
+        Both, and the means and scales (c,).
     """
     mean, deviation = train.mean(0), train.std(0, unbiased=False)
     scale = torch.where(deviation > 1e-6 * (1 + mean.abs()), 1 / deviation.clamp(min=1e-12), 0.0)
-    return (train - mean) * scale, (test - mean) * scale, scale
+    return (train - mean) * scale, (test - mean) * scale, mean, scale

@@ -30,6 +30,7 @@ from classy_vision.embed.job import Progress, embed
 from classy_vision.embed.records import RecordSource, read_data
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.stored import Embeddings, load
+from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.heads.pooling import WITH_TOKEN
 from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel
@@ -42,10 +43,10 @@ DECAYS = tuple(10.0**power for power in range(-6, 2))
 WITHIN = 0.01
 """How much accuracy may be given up for a cheaper block."""
 EPOCHS, BATCH = 30, 64
-REACH = 16.0
-"""How far Adam could move a weight over the training, in multiples of what the weights of the probe are."""
+REACH = 1.0
+"""How far Adam could move a weight over the training, in multiples of the weights that it begins with."""
 POOLED = ("mean", "max", "gem", *WITH_TOKEN)
-TABLE, RESULT, PICTURE, CONFIG = "probe.csv", "probe.json", "probe.png", "train.yaml"
+TABLE, RESULT, PICTURE, CONFIG, MODEL = "probe.csv", "probe.json", "probe.png", "train.yaml", "model"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ class Reading:
         knn: the accuracy of nearest neighbours on what was held out.
         linear: that of the best linear classifier.
         weight_decay: of that classifier.
-        scale: the root mean square of its weights, for features as they are.
     """
 
     column: str
@@ -71,7 +71,10 @@ class Reading:
     knn: float
     linear: float
     weight_decay: float
-    scale: float
+
+
+Classifier = tuple[Tensor, Tensor]
+"""Weights (c, k) and biases (k,) for features as they are."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +155,23 @@ def probe(
     pooling = tuple(pooling) or _choose_poolings(network, blocks)
     _check(network, blocks, pooling)
     macs = _count(network, blocks, seen)
-    trained = _describe_job(network, model, source)
+    trained = _describe_job(network, source)
     stored, new = _find_features(network, source, folder, blocks, pooling, progress, settings)
     rows = torch.tensor(stored.column("row"))
-    readings = []
+    found: dict[Reading, Classifier] = {}
     for name, of_blocks in ((block, macs[block]) for block in blocks):
         for kind in pooling:
             features = stored.tensor(f"{name}/{kind}").float()
             for column, targets in labels.items():
-                found = _measure(features, rows, targets, source.records.held_out, decays)
-                readings.append(Reading(column, name, kind, features.shape[1], of_blocks, *found))
-    result = Probe(tuple(readings), folder, new)
-    _write(result, trained)
+                knn, linear, decay, own = _measure(features, rows, targets, source.records.held_out, decays)
+                found[Reading(column, name, kind, features.shape[1], of_blocks, knn, linear, decay)] = own
+    result = Probe(tuple(found), folder, new)
+    chosen = {column: result.cheapest(column) for column in labels}
+    classes = {column: _list_classes(source, column) for column in labels}
+    _save_model(network, folder / MODEL, {one: found[one] for one in chosen.values()}, classes, seen)
+    _write(
+        result, _complete_job(trained, chosen, {one: found[one] for one in chosen.values()}, classes, folder)
+    )
     return result
 
 
@@ -203,11 +211,15 @@ def _read_labels(source: RecordSource, column: str) -> Tensor:
         raise ConfigError(
             f"column {column!r} does not hold classes: one name or whole number for each row is needed"
         )
-    classes = sorted({str(cell) for cell in cells if cell is not None})
+    classes = _list_classes(source, column)
     if len(classes) < 2:
         raise ConfigError(f"column {column!r} has {len(classes)} class: at least 2 are needed")
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([-1 if cell is None else numbers[str(cell)] for cell in cells])
+
+
+def _list_classes(source: RecordSource, column: str) -> list[str]:
+    return sorted({str(cell) for cell in source.records.columns[column] if cell is not None})
 
 
 def _count(model: ClassyModel, blocks: Sequence[str], seen: DataConfig) -> dict[str, int]:
@@ -245,58 +257,98 @@ def _find_features(
 
 def _measure(
     features: Tensor, rows: Tensor, targets: Tensor, held_out: Sequence[bool], decays: Sequence[float]
-) -> tuple[float, float, float, float]:
-    """Returns the accuracies of neighbours and of the best linear classifier, its decay and its scale."""
+) -> tuple[float, float, float, Classifier]:
+    """Returns the accuracies of neighbours and of the best linear classifier, its decay, and itself."""
     labels, held = targets[rows], torch.tensor(held_out)[rows]
     train, test = (labels >= 0) & ~held, (labels >= 0) & held
     classes, wanted = int(targets.max()) + 1, labels[test]
     if not train.any() or not test.any():
         raise ConfigError("no labelled sample of the training or of the validation split could be read")
     knn = classify_by_neighbours(features[train], labels[train], features[test], classes)
-    seen, unseen, scale = standardize(features[train], features[test])
+    seen, unseen, mean, scale = standardize(features[train], features[test])
     weight, bias = fit_linear(seen, labels[train], classes, decays)
     accuracies = (classify_linearly(unseen, weight, bias) == wanted).double().mean(1)
     best = int(accuracies.argmax())
-    size = float((weight[best] * scale[:, None]).square().mean().sqrt())
-    return float((knn == wanted).double().mean()), float(accuracies[best]), decays[best], size
+    plain = weight[best] * scale[:, None]
+    classifier = plain, bias[best] - mean.double() @ plain
+    return float((knn == wanted).double().mean()), float(accuracies[best]), decays[best], classifier
 
 
 # -- what is written
 
 
-def _describe_job(model: ClassyModel, word: str | Path, source: RecordSource) -> dict[str, Any]:
+def _describe_job(model: ClassyModel, source: RecordSource) -> dict[str, Any]:
     """Describes a training with a frozen trunk, apart from the heads, and the number of its steps."""
     data, rows = source.data, len(source.records.rows(held_out=False))
+    batch = min(BATCH, max(1, rows // 4))
     config = {
         key: value for key, value in model.to_config().items() if key not in ("heads", "preprocessing", "tasks")
     }
     told = data.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    path = Path(word).expanduser()
     return {
         "model": config,
-        "weights": {"source": str(path.resolve() if path.exists() else word), "skip_heads": True},
-        "steps": EPOCHS * -(-rows // BATCH),
+        "steps": EPOCHS * -(-rows // batch),
         "data": {key: str(Path(v).resolve()) if key in ("root", "file") else v for key, v in told.items()},
-        "schedule": {"epochs": EPOCHS, "batch_size": BATCH, "weight_decay": 0.0, "freeze": {"until": END}},
+        "schedule": {"epochs": EPOCHS, "batch_size": batch, "weight_decay": 0.0, "freeze": {"until": END}},
     }
 
 
-def _write(found: Probe, job: Mapping[str, Any]) -> None:
+def _complete_job(
+    job: Mapping[str, Any],
+    chosen: Mapping[str, Reading],
+    classifiers: Mapping[Reading, Classifier],
+    classes: Mapping[str, Sequence[str]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Completes a training by the heads, which begin with the classifiers of the probe."""
+    heads = [{**_describe_head(one), "fork_block": one.block} for one in chosen.values()]
+    sizes = {column: float(classifiers[one][0].square().mean().sqrt()) for column, one in chosen.items()}
+    rates = {column: max(1e-6, min(1.0, REACH * size / job["steps"])) for column, size in sizes.items()}
+    return {
+        "model": {**job["model"], "heads": heads},
+        "weights": str((folder / MODEL).resolve()),
+        "data": job["data"],
+        "schedule": {**job["schedule"], "head_learning_rate": rates},
+        "tasks": {column: {"kind": "classification", "classes": [*classes[column]]} for column in chosen},
+    }
+
+
+def _describe_head(one: Reading) -> dict[str, Any]:
+    return {"name": "fully_connected", "unique_id": one.column, "pooling": one.pooling}
+
+
+def _save_model(
+    model: ClassyModel,
+    place: Path,
+    classifiers: Mapping[Reading, Classifier],
+    classes: Mapping[str, Sequence[str]],
+    seen: DataConfig,
+) -> None:
+    """Saves the model with the classifiers of the probe as its heads."""
+    heads: dict[str | tuple[str, ...], list[ClassyHead]] = {}
+    for one, (weight, _) in classifiers.items():
+        head = build_head({**_describe_head(one), "num_classes": weight.shape[1]})
+        head.task = {"kind": "classification", "classes": [*classes[one.column]]}
+        heads.setdefault((one.block,), []).append(head)
+    model.set_heads(heads)
+    attached = {head.unique_id: head for found in model.get_heads().values() for head in found}
+    with torch.no_grad():
+        for one, (weight, bias) in classifiers.items():
+            (layer,) = attached[one.column].output_layers()
+            layer.weight.copy_(weight.T)
+            assert layer.bias is not None
+            layer.bias.copy_(bias)
+    model.preprocessing = preprocessing_of(seen.model_dump(mode="json", exclude_none=True))
+    model.save_pretrained(place)
+
+
+def _write(found: Probe, config: Mapping[str, Any]) -> None:
     from classy_vision.embed.probe_picture import draw_probe
     from classy_vision.study.figure import save
     from classy_vision.weights.files import replacing
 
     columns = [*dict.fromkeys(one.column for one in found.readings)]
     chosen = {column: found.cheapest(column) for column in columns}
-    heads = [
-        {
-            "name": "fully_connected",
-            "unique_id": column,
-            "fork_block": one.block,
-            "pooling": one.pooling,
-        }
-        for column, one in chosen.items()
-    ]
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, [*asdict(found.readings[0])], lineterminator="\n")
     writer.writeheader()
@@ -307,11 +359,6 @@ def _write(found: Probe, job: Mapping[str, Any]) -> None:
         "cheapest": {column: asdict(one) for column, one in chosen.items()},
         "front": {column: [f"{one.block}/{one.pooling}" for one in found.front(column)] for column in columns},
     }
-    tasks = {column: {"kind": "classification"} for column in columns}
-    rates = {column: min(1.0, REACH * one.scale / job["steps"]) for column, one in chosen.items()}
-    schedule = {**job["schedule"], "head_learning_rate": rates}
-    config = {**job, "model": {**job["model"], "heads": heads}, "schedule": schedule, "tasks": tasks}
-    del config["steps"]
     texts = {
         TABLE: table.getvalue(),
         RESULT: json.dumps(said, indent=2) + "\n",
