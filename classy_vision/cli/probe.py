@@ -20,9 +20,10 @@ from classy_vision.cli.options import (
     option,
     training_packages,
 )
+from classy_vision.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from classy_vision.embed.probe import Probe
+    from classy_vision.embed.readings import Probe
 
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}; not an exported file.")]
 _DATA = "A folder with a folder per class, a CSV or Parquet table, or 'digits' or 'scenes'."
@@ -68,7 +69,8 @@ def probe(
     options: dict[str, Any] = {"columns": columns or (), "blocks": blocks or (), "pooling": pooling or ()}
     options |= {"device": device, "batch_size": batch_size, "workers": workers}
     try:
-        found = probe(model, data, place, **options)
+        with show_progress() as progress:
+            found = probe(model, data, place, progress=progress, **options)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command uses the features that are written", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +27,8 @@ from classy_vision.data.config import DataConfig
 from classy_vision.embed.classify import classify_by_neighbours, classify_linearly, fit_linear, standardize
 from classy_vision.embed.folder import ABOUT, MANIFEST
 from classy_vision.embed.job import Progress, embed
+from classy_vision.embed.probe_picture import draw_probe
+from classy_vision.embed.readings import Probe, Reading
 from classy_vision.embed.records import RecordSource, read_data
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.stored import Embeddings, load
@@ -35,13 +37,13 @@ from classy_vision.heads.pooling import WITH_TOKEN
 from classy_vision.identify.networks import load_model
 from classy_vision.models import ClassyModel
 from classy_vision.predict.predictor import find_data
+from classy_vision.study.figure import save
 from classy_vision.train.run_folder import hash_state
 from classy_vision.trunk.names import END
 from classy_vision.trunk.use import preprocessing_of
+from classy_vision.weights.files import replacing
 
 DECAYS = tuple(10.0**power for power in range(-6, 2))
-WITHIN = 0.01
-"""How much accuracy may be given up for a cheaper block."""
 EPOCHS, BATCH = 30, 64
 REACH = 1.0
 """How far Adam could move a weight over the training, in multiples of the weights that it begins with."""
@@ -49,69 +51,8 @@ POOLED = ("mean", "max", "gem", *WITH_TOKEN)
 TABLE, RESULT, PICTURE, CONFIG, MODEL = "probe.csv", "probe.json", "probe.png", "train.yaml", "model"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A block and a pooling, and what they are worth.
-
-    Attributes:
-        column: of the labels.
-        block, pooling: which.
-        channels: of the features.
-        macs: multiply-adds up to that block, for one sample.
-        knn: the accuracy of nearest neighbours on what was held out.
-        linear: that of the best linear classifier.
-        weight_decay: of that classifier.
-    """
-
-    column: str
-    block: str
-    pooling: str
-    channels: int
-    macs: int
-    knn: float
-    linear: float
-    weight_decay: float
-
-
 Classifier = tuple[Tensor, Tensor]
 """Weights (c, k) and biases (k,) for features as they are."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was found.
-
-    Attributes:
-        readings: of all columns, blocks and poolings, as they run.
-        folder: where it was written.
-        new: how many samples were embedded for it; the others were on disk.
-    """
-
-    readings: tuple[Reading, ...]
-    folder: Path
-    new: int
-
-    def best(self, column: str) -> Reading:
-        """The reading with the highest linear accuracy."""
-        return max(self._of(column), key=lambda one: (one.linear, -one.macs))
-
-    def cheapest(self, column: str) -> Reading:
-        """The cheapest reading within one point of the best; of one block the best."""
-        least = self.best(column).linear - WITHIN
-        return min(
-            (one for one in self._of(column) if one.linear >= least), key=lambda one: (one.macs, -one.linear)
-        )
-
-    def front(self, column: str) -> list[Reading]:
-        """The readings that are better than all cheaper ones."""
-        kept: list[Reading] = []
-        for one in sorted(self._of(column), key=lambda one: (one.macs, -one.linear)):
-            if not kept or one.linear > kept[-1].linear:
-                kept.append(one)
-        return kept
-
-    def _of(self, column: str) -> list[Reading]:
-        return [one for one in self.readings if one.column == column]
 
 
 def probe(
@@ -155,23 +96,10 @@ def probe(
     pooling = tuple(pooling) or _choose_poolings(network, blocks)
     _check(network, blocks, pooling)
     macs = _count(network, blocks, seen)
-    trained = _describe_job(network, source)
     stored, new = _find_features(network, source, folder, blocks, pooling, progress, settings)
-    rows = torch.tensor(stored.column("row"))
-    found: dict[Reading, Classifier] = {}
-    for name, of_blocks in ((block, macs[block]) for block in blocks):
-        for kind in pooling:
-            features = stored.tensor(f"{name}/{kind}").float()
-            for column, targets in labels.items():
-                knn, linear, decay, own = _measure(features, rows, targets, source.records.held_out, decays)
-                found[Reading(column, name, kind, features.shape[1], of_blocks, knn, linear, decay)] = own
+    found = _fit(stored, source, labels, [(b, kind, macs[b]) for b in blocks for kind in pooling], decays)
     result = Probe(tuple(found), folder, new)
-    chosen = {column: result.cheapest(column) for column in labels}
-    classes = {column: _list_classes(source, column) for column in labels}
-    _save_model(network, folder / MODEL, {one: found[one] for one in chosen.values()}, classes, seen)
-    _write(
-        result, _complete_job(trained, chosen, {one: found[one] for one in chosen.values()}, classes, folder)
-    )
+    _write_all(result, found, network, source)
     return result
 
 
@@ -255,6 +183,24 @@ def _find_features(
     return load(place), found.new
 
 
+def _fit(
+    stored: Embeddings,
+    source: RecordSource,
+    labels: Mapping[str, Tensor],
+    places: Sequence[tuple[str, str, int]],
+    decays: Sequence[float],
+) -> dict[Reading, Classifier]:
+    """Fits classifiers to the features of all blocks and poolings, which are given with their multiply-adds."""
+    found: dict[Reading, Classifier] = {}
+    rows, held_out = torch.tensor(stored.column("row")), source.records.held_out
+    for block, kind, macs in places:
+        features = stored.tensor(f"{block}/{kind}").float()
+        for column, targets in labels.items():
+            knn, linear, decay, own = _measure(features, rows, targets, held_out, decays)
+            found[Reading(column, block, kind, features.shape[1], macs, knn, linear, decay)] = own
+    return found
+
+
 def _measure(
     features: Tensor, rows: Tensor, targets: Tensor, held_out: Sequence[bool], decays: Sequence[float]
 ) -> tuple[float, float, float, Classifier]:
@@ -277,10 +223,23 @@ def _measure(
 # -- what is written
 
 
+def _write_all(
+    result: Probe, found: Mapping[Reading, Classifier], model: ClassyModel, source: RecordSource
+) -> None:
+    """Writes the table, the picture, the model with the classifiers that were chosen, and the config."""
+    chosen = {one.column: result.cheapest(one.column) for one in found}
+    classes = {column: _list_classes(source, column) for column in chosen}
+    classifiers = {one: found[one] for one in chosen.values()}
+    job = _describe_job(model, source)
+    _save_model(model, result.folder / MODEL, classifiers, classes, find_data(model))
+    _write(result, _complete_job(job, chosen, classifiers, classes, result.folder))
+
+
 def _describe_job(model: ClassyModel, source: RecordSource) -> dict[str, Any]:
     """Describes a training with a frozen trunk, apart from the heads, and the number of its steps."""
     data, rows = source.data, len(source.records.rows(held_out=False))
     batch = min(BATCH, max(1, rows // 4))
+    model.clear_heads()
     config = {
         key: value for key, value in model.to_config().items() if key not in ("heads", "preprocessing", "tasks")
     }
@@ -343,10 +302,6 @@ def _save_model(
 
 
 def _write(found: Probe, config: Mapping[str, Any]) -> None:
-    from classy_vision.embed.probe_picture import draw_probe
-    from classy_vision.study.figure import save
-    from classy_vision.weights.files import replacing
-
     columns = [*dict.fromkeys(one.column for one in found.readings)]
     chosen = {column: found.cheapest(column) for column in columns}
     table = io.StringIO(newline="")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from classy_vision.study.figure import INK, choose_colours, place_labels
 
 if TYPE_CHECKING:
-    from classy_vision.embed.probe import Probe, Reading
+    from classy_vision.embed.readings import Probe, Reading
 
 
 def draw_probe(found: Probe, columns: Sequence[str]) -> Figure:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from classy_vision.cli import app
-from classy_vision.cli import embed as command
+from classy_vision.cli import app, progress
 from classy_vision.embed import job, load
 from tests.cli.test_start import start
 from tests.embed.conftest import make_images as make_images
@@ -77,7 +76,7 @@ def test_ctrl_c(
 def test_lines_say_how_far_it_is(
     model: Path, make_images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     said = run(model, make_images(4), "-o", tmp_path / "out")[2].splitlines()
     assert len(said) == 4
     assert said[-1].startswith("4 embedded, ")

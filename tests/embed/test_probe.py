@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from classy_vision.cli import app
 from classy_vision.config import ConfigError, read_config
 from classy_vision.cost.count import count
-from classy_vision.embed.probe import Probe, Reading, probe
+from classy_vision.embed.probe import probe
+from classy_vision.embed.readings import Probe, Reading
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, train
 from tests.predict.test_predictor import small_model
