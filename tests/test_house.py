@@ -34,6 +34,7 @@ LAYERS = [
     {"predict"},
     {"evaluate"},
     {"study"},
+    {"embed"},
     {"deploy"},
     {"cli"},
 ]

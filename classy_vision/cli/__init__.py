@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "Train a model with its heads, and write a run folder.",
     "predict": "Print the most probable labels of images or videos, and their probabilities, for each head.",
     "evaluate": "Evaluate a model on images or videos with labels.",
+    "embed": "Write features of blocks and outputs of heads for a collection of images or videos.",
+    "probe": "Measure how well each block of a trunk tells classes apart, and what it costs.",
     "export": "Write a model with its heads to a file, and check it by running it.",
     "weights": "List, show and convert weights.",
 }

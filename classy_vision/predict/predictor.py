@@ -119,11 +119,7 @@ class Predictor:
             ConfigError: nobody said what any of several heads means, or the model takes no images.
         """
         use = find_use(model)
-        data = expected_data(model)
-        if use.preprocessing is not None:
-            data = DataConfig.parse(use.preprocessing, "preprocessing")
-            data = with_statistics(data, model.input_shape[0])
-        check_memory(data, model.input_shape[0], type(model).__name__)
+        data = find_data(model)
         heads = [head for entries in model.get_heads().values() for head in entries]
         for head in heads:
             _check_logits(head)
@@ -376,6 +372,19 @@ def _check_logits(head: ClassyHead) -> None:
         raise ConfigError(
             f"head {head.unique_id!r}: activation_func = {head.activation_func!r} must be identity"
         )
+
+
+def find_data(model: ClassyModel) -> DataConfig:
+    """What a model sees of a file: as it says itself or its weights' publisher does, else as is usual.
+
+    Raises:
+        ConfigError: the model does not take images, or absurdly much memory would be needed.
+    """
+    data = expected_data(model)
+    if (seen := find_use(model).preprocessing) is not None:
+        data = with_statistics(DataConfig.parse(seen, "preprocessing"), model.input_shape[0])
+    check_memory(data, model.input_shape[0], type(model).__name__)
+    return data
 
 
 def expected_data(model: ClassyModel, entry: Published | None = None) -> DataConfig:

@@ -73,7 +73,7 @@ def stream(
     count = workers or count_workers()
     read = read_ahead(inputs, lambda one: read_input(one, data, channels), size + count, count)
     try:
-        yield from _answer(iter(lambda: list(islice(read, size)), []), run_all)
+        yield from answer_batches(iter(lambda: list(islice(read, size)), []), run_all)
     finally:
         read.close()
 
@@ -111,10 +111,15 @@ def _wait_for(future: Future[Any]) -> Any:
         return error
 
 
-def _answer(
+def answer_batches(
     batches: Iterator[Sequence[tuple[Input, Array | ImageError]]], run_all: RunAll
 ) -> Generator[Output, None, None]:
-    """Yields outputs for inputs, in their order; inputs of one batch and shape are run together."""
+    """Yields outputs for inputs, in their order; inputs of one batch and shape are run together.
+
+    Args:
+        batches: inputs with their views, or why they have none.
+        run_all: runs the model.
+    """
     waiting: deque[_Batch] = deque()
 
     def arrays() -> Iterator[Array]:

@@ -20,8 +20,13 @@ from classy_vision.cli import COMMANDS, app
 GROUP: Any = get_command(app)
 WEIGHTS = ("list", "show", "convert")
 NAMES = [*((name,) for name in COMMANDS), *(("weights", name) for name in WEIGHTS)]
-TABLES = [("list",), ("show",), ("compare",), ("evaluate",), ("weights", "list"), ("weights", "show")]
+TABLES = [
+    *((name,) for name in ("list", "show", "compare", "evaluate", "probe")),
+    ("weights", "list"),
+    ("weights", "show"),
+]
 WRITERS = [("compare",), ("sample",), ("schema",), ("train",), ("evaluate",), ("export",), ("predict",)]
+WRITERS += [("embed",), ("probe",)]
 OLD = {"--json", "--csv", "--input-size", "--batch"}
 
 

@@ -155,7 +155,8 @@ def test_all_files_of_a_run_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["models", "heads", "cost", "train", "predict", "evaluate", "engines", "export", "study"]
+    "package",
+    ["models", "heads", "cost", "train", "predict", "evaluate", "engines", "export", "study", "embed"],
 )
 def test_every_public_name_is_documented(package: str) -> None:
     module = importlib.import_module(f"classy_vision.{package}")

@@ -30,6 +30,7 @@ REAL = {
     "compare.md",
     "configs.md",
     "costs.md",
+    "embed.md",
     "evaluate.md",
     "optimize.md",
     "segmentation.md",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classy_vision.data.images import ImageError
-from classy_vision.predict.streaming import _answer, one_by_one
+from classy_vision.predict.streaming import answer_batches, one_by_one
 
 Array = Any
 
@@ -39,7 +39,7 @@ def test_answers_come_in_order(ahead: int) -> None:
             yield from map(double, taken)
 
     for run in (run_all, one_by_one(double)):
-        outputs = list(_answer(entries(), run))
+        outputs = list(answer_batches(entries(), run))
         assert [one.input for one in outputs] == list(range(11))  # type: ignore[comparison-overlap]
         for number, one in enumerate(outputs):
             assert (one.error == "unreadable") == (number in (3, 4, 6, 8, 10))

@@ -1,0 +1,145 @@
+"""``classy embed``: features of any blocks and outputs of heads for whole collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.options import (
+    BATCH_SIZE,
+    OUTPUT,
+    RUNNING,
+    TRAINED,
+    BatchSizeOption,
+    DeviceOption,
+    ForceOption,
+    TrustOption,
+    WorkersOption,
+    option,
+    training_packages,
+)
+from classy_vision.cli.progress import show_progress
+from classy_vision.errors import ConfigError
+
+if TYPE_CHECKING:
+    from classy_vision.embed import Summary
+
+SHARD_SIZE = 4096
+
+
+class OnError(str, Enum):
+    """What is done about a sample that cannot be read."""
+
+    SKIP = "skip"
+    STOP = "stop"
+
+
+class Dtype(str, Enum):
+    """In what features are written."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}.")]
+_SOURCE = (
+    "A folder of images or videos, a CSV or Parquet table with a column 'path', tar files of WebDataset "
+    "('shards/{000..099}.tar', or a folder of them), or 'hf:NAME[:SPLIT]' of Hugging Face datasets."
+)
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE)]
+OutputOption = Annotated[Path, option("--output -o", "FOLDER", "The folder to write.", OUTPUT)]
+_END = "trunk_output, where there is no --head"
+Blocks = Annotated[
+    list[str] | None, option("--block", "BLOCK", "Write features of this block; repeatable.", show_default=_END)
+]
+_ALL = "of an exported file all"
+Heads = Annotated[
+    list[str] | None, option("--head", "HEAD", "Write outputs of this head; repeatable.", show_default=_ALL)
+]
+_POOLING = "Read blocks so: mean, max, gem, token, token_and_mean, tokens or map; repeatable."
+Poolings = Annotated[list[str] | None, option("--pooling", "POOLING", _POOLING, show_default="mean")]
+_NORM = "Read inner layers of a vision transformer as they are, not through the trunk's last norm."
+NoNorm = Annotated[bool, option("--no-trunk-norm", "", _NORM)]
+DtypeOption = Annotated[Dtype, option("--dtype", "float32|float16", "Write features in this type.", OUTPUT)]
+ShardOption = Annotated[int, option("--shard-size", "N", "Write this many rows to a file.", OUTPUT, min=1)]
+_OPTIMIZE = "Run the model on this engine: openvino, onnxruntime, torch, plain, or auto for the fastest."
+Optimize = Annotated[
+    str | None, option("--optimize", "ENGINE", _OPTIMIZE, RUNNING, show_default="PyTorch as it is")
+]
+_ON_ERROR = "Skip samples that cannot be read and list them in errors.csv, or stop at the first one."
+OnErrorOption = Annotated[OnError, option("--on-error", "skip|stop", _ON_ERROR, RUNNING)]
+Resume = Annotated[bool, option("--resume", "", "Continue what was interrupted in the folder.", OUTPUT)]
+
+
+def embed(
+    model: Word,
+    source: SourceArgument,
+    output: OutputOption,
+    blocks: Blocks = None,
+    heads: Heads = None,
+    pooling: Poolings = None,
+    no_trunk_norm: NoNorm = False,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    shard_size: ShardOption = SHARD_SIZE,
+    resume: Resume = False,
+    force: ForceOption = False,
+    on_error: OnErrorOption = OnError.SKIP,
+    optimize: Optimize = None,
+    trust: TrustOption = False,
+    device: DeviceOption = None,
+    batch_size: BatchSizeOption = BATCH_SIZE,
+    workers: WorkersOption = None,
+) -> None:
+    """Write features of blocks and outputs of heads for a collection of images or videos.
+
+    One pass gives any number of them, in Parquet files with ids, paths and the columns of the source. What was
+    stopped or killed continues with --resume. A file that cannot be read makes the exit code 1.
+    """
+    settings: dict[str, Any] = {"blocks": blocks or (), "heads": heads or (), "pooling": pooling or "mean"}
+    settings |= {"trunk_norm": not no_trunk_norm, "dtype": dtype.value, "shard_size": shard_size}
+    settings |= {"on_error": on_error.value, "engine": optimize, "trust": trust, "device": device}
+    settings |= {"batch_size": batch_size, "workers": workers, "resume": resume, "force": force}
+    _check(model, source, output, resume, force)
+    _tell(_run(model, source, output, settings))
+
+
+def _run(model: str, source: str, output: Path, settings: Mapping[str, Any]) -> Summary:
+    with training_packages():
+        from classy_vision.embed.job import embed
+    try:
+        with show_progress() as progress:
+            return embed(model, source, output, progress=progress, **settings)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command with --resume continues", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell(found: Summary) -> None:
+    """Prints what was written; the exit code is 1 where samples could not be read."""
+    rate = f", {found.new / found.seconds:,.1f} per second" if found.new else ""
+    print(f"{found.rows:,} rows in {found.folder} ({found.new:,} new in {found.seconds:.1f} s{rate})")
+    if found.errors:
+        listed = found.folder / "errors.csv"
+        typer.echo(f"{found.errors:,} could not be read, and are listed in {listed}", err=True)
+        raise typer.Exit(1)
+
+
+def _check(model: str, source: str, output: Path, resume: bool, force: bool) -> None:
+    """Checks what can be checked without torch."""
+    from classy_vision.resolve import TRAINED, resolve
+
+    resolve(model, TRAINED, "classy embed")
+    try:
+        from classy_vision.embed.folder import Folder
+        from classy_vision.embed.sources import find_kind
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"classy embed needs {error.name}: pip install 'classy-vision-models[train]'"
+        ) from None
+    find_kind(source)
+    Folder(output.expanduser()).check(resume=resume, force=force)

@@ -1,0 +1,25 @@
+"""Features and outputs of a model for whole collections: written to Parquet in one pass, and read back."""
+
+from typing import TYPE_CHECKING
+
+from classy_vision.lazy import lazy
+
+if TYPE_CHECKING:
+    from classy_vision.embed.job import Progress, Summary, embed
+    from classy_vision.embed.settings import Settings
+    from classy_vision.embed.stored import Embeddings, load
+
+__all__ = ["Embeddings", "Progress", "Settings", "Summary", "embed", "load"]
+
+# Looked up when they are used: reading embeddings back needs no torch.
+__getattr__ = lazy(
+    __name__,
+    {
+        "Embeddings": "stored",
+        "Progress": "job",
+        "Settings": "settings",
+        "Summary": "job",
+        "embed": "job",
+        "load": "stored",
+    },
+)

@@ -1,0 +1,53 @@
+"""What is embedded, and how."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from classy_vision.config import Config, PositiveInt
+
+SHARD = 4096
+"""The rows in a shard: a kill loses at most so much work."""
+
+
+class Settings(Config):
+    """What is written for each sample, and how.
+
+    Attributes:
+        blocks: whose features are written; by default the end of the trunk, where no head is named. An exported
+            file has none.
+        heads: whose outputs are written; of an exported file by default all.
+        pooling: how blocks are read, in one or several ways: "mean", "max", "gem", "token", "token_and_mean",
+            "tokens" or "map".
+        trunk_norm: read inner layers of a vision transformer through the trunk's last norm, as heads do.
+        dtype: in which values are written.
+        shard_size: the rows in a file; of tar files one file is written for each.
+        batch_size: images or clips that the model sees at once.
+        workers: threads that read files, by default one per processor, at most 4.
+        engine: runs the model on an engine of ``classy_vision.engines``, or on the fastest with "auto"; by
+            default it runs in PyTorch as it is.
+        device: "cpu", "cuda", …; by default a GPU where there is one.
+        trust: read a ``.pt2`` file, which can run any code.
+        on_error: "stop" at a sample that cannot be read, or "skip" it and list it in ``errors.csv``.
+    """
+
+    blocks: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    pooling: tuple[str, ...] = ("mean",)
+    trunk_norm: bool = True
+    dtype: Literal["float32", "float16"] = "float32"
+    shard_size: PositiveInt = SHARD
+    batch_size: PositiveInt = 32
+    workers: PositiveInt | None = None
+    engine: str | None = None
+    device: str | None = None
+    trust: bool = False
+    on_error: Literal["skip", "stop"] = "skip"
+
+    @field_validator("pooling", "blocks", "heads", mode="before")
+    @classmethod
+    def _read_names(cls, value: Any) -> Any:
+        """Takes a single name as well."""
+        return (value,) if isinstance(value, str) else value

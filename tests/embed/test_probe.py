@@ -1,0 +1,149 @@
+"""A probe finds the block that tells classes apart, at what cost, and gives what to train."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from classy_vision.cli import app
+from classy_vision.config import ConfigError, read_config
+from classy_vision.cost.count import count
+from classy_vision.embed.probe import probe
+from classy_vision.embed.readings import Probe, Reading
+from classy_vision.predict import Predictor
+from classy_vision.train import TrainConfig, train
+from tests.predict.test_predictor import small_model
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Images whose classes are colours, with noise."""
+    draw = np.random.default_rng(0)
+    for n in range(60):
+        split, kind = ("val" if n % 3 == 0 else "train"), n % 2
+        pixels = draw.integers(0, 120, (12, 12, 3), dtype=np.uint8)
+        pixels[..., kind] += 100
+        file = tmp_path / "colours" / split / ("green", "red")[1 - kind] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return tmp_path / "colours"
+
+
+def run(model: Path, data: Path, output: Path, **options: Any) -> Probe:
+    return probe(model, data, output, **{"device": "cpu", "decays": (1e-3, 1e-1), **options})
+
+
+def test_all_blocks_and_what_they_cost(model: Path, colours: Path, tmp_path: Path) -> None:
+    found = run(model, colours, tmp_path / "out", pooling=["mean", "max"])
+    blocks = ["stem", "block1-0", "block2-0", "trunk_output"]
+    assert [(one.block, one.pooling) for one in found.readings] == [
+        (b, p) for b in blocks for p in ("mean", "max")
+    ]
+    costs = count(small_model(), (3, 8, 8))
+    macs = [step.macs for step in costs.steps if not step.reads]
+    assert [one.macs for one in found.readings[::2]] == [sum(macs[: i + 1]) for i in range(len(macs))]
+    assert all(one.linear > 0.9 for one in found.readings if one.pooling == "mean")
+    assert found.new == 60
+    rows = [*csv.DictReader((found.folder / "probe.csv").read_text().splitlines())]
+    assert [row["block"] for row in rows] == [one.block for one in found.readings]
+    said = json.loads((found.folder / "probe.json").read_text())
+    assert said["cheapest"]["label"]["block"] == found.cheapest("label").block
+    with Image.open(found.folder / "probe.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_features_are_used_again_until_weights_or_data_change(
+    model: Path, colours: Path, tmp_path: Path
+) -> None:
+    first = run(model, colours, tmp_path / "out")
+    again = run(model, colours, tmp_path / "out", decays=(1e-3, 1e-1))
+    assert (first.new, again.new) == (60, 0)
+    assert again.readings == first.readings
+    changed = small_model()
+    with torch.no_grad():
+        next(changed.stem.parameters()).mul_(1.01)
+    changed.save_pretrained(tmp_path / "changed")
+    assert run(tmp_path / "changed", colours, tmp_path / "out").new == 60
+    other = small_model(preprocessing={"image_size": 8, "resize": 9})
+    other.save_pretrained(tmp_path / "other")
+    assert run(tmp_path / "other", colours, tmp_path / "out").new == 60
+    next(colours.glob("train/*/*.png")).unlink()
+    assert run(model, colours, tmp_path / "out").new == 59
+
+
+def test_the_config_trains_the_head_that_was_found(model: Path, colours: Path, tmp_path: Path) -> None:
+    found = run(model, colours, tmp_path / "out")
+    config = read_config(found.folder / "train.yaml")
+    assert config["model"]["heads"][0]["fork_block"] == found.cheapest("label").block
+    settings = TrainConfig.parse({**config, "schedule": {**config["schedule"], "epochs": 2, "workers": 0}})
+    train(settings, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
+    assert metrics["val/label/accuracy"] == pytest.approx(found.cheapest("label").linear, abs=0.01)
+
+
+def test_the_model_has_the_classifier(model: Path, colours: Path, tmp_path: Path) -> None:
+    found = run(model, colours, tmp_path / "out")
+    predictor = Predictor.load(found.folder / "model", device="cpu")
+    files = sorted(colours.glob("val/*/*.png"))
+    right = [
+        p["label"].label == Path(p.image).parent.name for p in predictor.predict([str(file) for file in files])
+    ]
+    assert sum(right) / len(right) == pytest.approx(found.cheapest("label").linear)
+
+
+def test_which_readings_are_chosen() -> None:
+    def reading(macs: int, linear: float) -> Reading:
+        return Reading("label", f"b{macs}", "mean", 8, macs, 0.5, linear, 0.1)
+
+    readings = [
+        reading(1, 0.7),
+        reading(2, 0.9),
+        reading(3, 0.85),
+        reading(4, 0.907),
+        reading(5, 0.909),
+        reading(6, 0.8),
+    ]
+    found = Probe(tuple(readings), Path(), 0)
+    assert found.best("label").macs == 5
+    assert found.cheapest("label").macs == 2
+    assert [one.macs for one in found.front("label")] == [1, 2, 4, 5]
+
+
+def test_what_does_not_fit(
+    model: Path, colours: Path, make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("path,kind,n\ncolours/val/red/0.png,x,1\n")
+    for options, said in (
+        ({"blocks": ["block9"]}, "unknown block 'block9'; did you mean"),
+        ({"pooling": ["map"]}, "unknown pooling 'map'"),
+        ({"columns": ["lable"]}, "unknown column 'lable'; did you mean 'label'"),
+        ({"data": tmp_path / "none"}, "none' is not data with labels"),
+        ({"data": "scenes", "columns": ["digits"]}, "column 'digits' does not hold classes"),
+        ({"data": "scenes"}, "the data have several columns: name one or more of digits, count"),
+        ({"data": make_images(4, "one", ("cat",))}, "column 'label' has 1 class: at least 2 are needed"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            run(**{"model": model, "data": colours, "output": tmp_path / "out", **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(model: Path, colours: Path, tmp_path: Path) -> None:
+    words = ["probe", str(model), str(colours), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "label: accuracy on what is held out, * on the Pareto front"
+    assert lines[2].split()[:3] == ["*", "stem", "mean"]
+    assert lines[-1] == f"classy train {tmp_path / 'out' / 'train.yaml'} trains a head there"
+    done = CliRunner().invoke(app, [*words, "--format", "csv"])
+    assert done.stdout == (tmp_path / "out" / "probe.csv").read_text()
