@@ -20,6 +20,8 @@ Output = Annotated[
 Resume = Annotated[Path | None, option("--resume", "RUN", "Resume this run folder where it stopped.")]
 _SET = "Change a value of the config, e.g. schedule.epochs=3; with --resume, train for longer."
 Overrides = Annotated[list[str] | None, option("--set", "KEY=VALUE", _SET)]
+_DRY = "Check every file, the memory and a few batches, say how long an epoch takes, and write nothing."
+DryRun = Annotated[bool, option("--dry-run", "", _DRY)]
 
 
 def train(
@@ -28,12 +30,13 @@ def train(
     resume: Resume = None,
     force: ForceOption = False,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a model with its heads, and write a run folder.
 
     Runs on one device as it is, and on several under torchrun or accelerate launch.
     """
-    if resume is not None and (config or output or force):
+    if resume is not None and (config or output or force or dry_run):
         raise ConfigError("--resume takes everything from the run folder: give it alone, or with --set")
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
@@ -46,10 +49,12 @@ def train(
 
         settings = load_settings(config, overrides or ())
     with training_packages():
-        from classy_vision.train import run
+        from classy_vision.train import checkup, run
     try:
         if settings is None:
             run.resume(folder, overrides or ())
+        elif dry_run:
+            typer.echo("\n".join(checkup.check(settings, folder, force).lines))
         else:
             run.train(settings, folder, force)
     except KeyboardInterrupt:

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.train.checkup import check
     from classy_vision.train.config import TrainConfig, load_settings
     from classy_vision.train.run import resume, train
 
 __all__ = [
     "TrainConfig",
+    "check",
     "load_settings",
     "resume",
     "train",
@@ -20,6 +22,7 @@ __getattr__ = lazy(
     __name__,
     {
         "TrainConfig": "config",
+        "check": "checkup",
         "load_settings": "config",
         "resume": "run",
         "train": "run",

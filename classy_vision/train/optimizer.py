@@ -106,6 +106,8 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
     if schedule.momentum is not None:
         betas = options.get("betas")
         options[rule.momentum] = (schedule.momentum, betas[1]) if betas else schedule.momentum
+        if schedule.momentum == 0 and "nesterov" in options:
+            options["nesterov"] = False  # which torch refuses without a momentum
     if schedule.optimizer == "muon":
         for group in groups:
             group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]

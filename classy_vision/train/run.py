@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -51,6 +52,8 @@ from classy_vision.train.run_folder import Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
 
+REHEARSED = 4
+"""Batches of each split that a dry run tries."""
 SHOWN = 24
 """Images or videos in predictions.png."""
 TERMINATED = 128 + signal.SIGTERM
@@ -257,9 +260,9 @@ class Trainer:
     def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
         """What a checkpoint holds."""
         scaler = self.accelerator.scaler
-        averaged = {} if self.average is None else {"average": self.average.state_dict()}
+        averaged = self.average_state()
         return {
-            **averaged,
+            **({"average": averaged} if averaged else {}),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -299,13 +302,17 @@ class Trainer:
         self._report_bad()
         return row
 
+    def _begin(self, epoch: int, done: int = 0) -> None:
+        """Makes the model and the order ready for the steps of an epoch after the first ``done``."""
+        self.order.epoch, self.order.start = epoch, done
+        freeze(self.network, self.job.settings.schedule, epoch)
+        self.network.train()
+        self._switch(training=True)
+
     def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
         """Makes the steps of a pass over the training split after the first ``done``; gives the last rate."""
         schedule, steps, reader = self.job.settings.schedule, len(self.train_batches), FlagReader()
-        self.order.epoch, self.order.start = epoch, done
-        freeze(self.network, schedule, epoch)
-        self.network.train()
-        self._switch(training=True)
+        self._begin(epoch, done)
         rate = learning_rate(schedule, epoch * steps + max(0, done - 1), steps)
         for step, batch in enumerate(self.train_batches if done < steps else (), done + 1):
             rate = learning_rate(schedule, epoch * steps + step - 1, steps)
@@ -426,6 +433,38 @@ class Trainer:
                 row |= {f"val/{head}/{what}": value for what, value in found.items()}
         return row
 
+    def rehearse(self) -> Rehearsal:
+        """Runs a few batches through steps of training and through evaluation, as the first epoch does.
+
+        Raises:
+            ConfigError: a file is unreadable.
+            OperationError: the loss is not a finite number.
+        """
+        reader, meter = FlagReader(), self._make_meter()
+        self._begin(epoch=0)
+        rate = learning_rate(self.job.settings.schedule, 0, len(self.train_batches))
+        stopwatch = Stopwatch(len(self.train_batches))
+        for step, batch in enumerate(islice(self.train_batches, REHEARSED), 1):
+            self._check_files(batch.errors)
+            sums, counts, flags = self._step(batch, 0, step, rate)
+            self._check_losses(0, [*reader.add(step, batch.rows, flags), *reader.read_last()])
+            meter.add(sums, counts)
+            stopwatch.tick()
+        seconds = stopwatch.estimate()
+        self._switch(training=False)
+        model, stopwatch = self.result.eval(), Stopwatch(len(self.val_batches))
+        with torch.no_grad():
+            for batch in islice(self.val_batches, REHEARSED):
+                self._check_files(batch.errors)
+                if len(batch.rows):
+                    self.losses(model, batch, {head: task.metrics() for head, task in self.job.tasks.items()})
+                stopwatch.tick()
+        return Rehearsal(dict(zip(self.job.tasks, meter.means())), seconds + stopwatch.estimate())
+
+    def average_state(self) -> dict[str, Any]:
+        """The state of the averaged weights; empty where none are kept."""
+        return {} if self.average is None else self.average.state_dict()
+
     # What hides details
 
     def __post_init__(self) -> None:
@@ -522,6 +561,40 @@ class Trainer:
         data = self.job.settings.data
         if data.on_bad_image == "skip" and (bad := sorted(set(gather_object(sorted(self.bad))))):
             self.display.line(f"skipped {len(bad)} unreadable {data.unit}s, the first is {bad[0]}")
+
+
+class Rehearsal(NamedTuple):
+    """What a few batches told.
+
+    Attributes:
+        losses: means over the steps, by head.
+        seconds: of an epoch with its evaluation.
+    """
+
+    losses: dict[str, float]
+    seconds: float
+
+
+@dataclass
+class Stopwatch:
+    """Estimates the seconds of ``steps`` from the first few, of which the first alone is slower.
+
+    Attributes:
+        steps: that are estimated.
+        times: when it was started, and when each step had ended.
+    """
+
+    steps: int
+    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+
+    def tick(self) -> None:
+        """Ends a step."""
+        self.times.append(time.monotonic())
+
+    def estimate(self) -> float:
+        """Seconds of all steps."""
+        first, *later = (end - start for start, end in pairwise(self.times))
+        return first + sum(later) / max(1, len(later)) * (self.steps - 1) if later else first * self.steps
 
 
 def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[EpochBatches, DataLoader[Sample]]:
