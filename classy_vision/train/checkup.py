@@ -22,7 +22,7 @@ from classy_vision.models import ClassyModel
 from classy_vision.text import human, list_some, size
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import describe_job, duration
-from classy_vision.train.job import Job, prepare
+from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.model import build_initial
 from classy_vision.train.processes import explain_killed_workers, is_first, make_accelerator
 from classy_vision.train.run import Trainer
@@ -75,6 +75,7 @@ def check(settings: TrainConfig, output: str | Path = "", force: bool = False) -
     files, unreadable = _check_files(job)
     accelerator = make_accelerator(job, folder)
     model = build_initial(job.settings, job.tasks)
+    job = name_frozen(job, model)
     lines = [*describe_job(job, model, accelerator.device, accelerator.num_processes), *_describe_data(job)]
     skipped = f": {list_some(unreadable, NAMED)}" if unreadable else ""
     lines.append(f"{files:,} files opened, {len(unreadable):,} unreadable{skipped}")

@@ -31,7 +31,7 @@ from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
 from classy_vision.train.figures import draw_curves, draw_predictions
-from classy_vision.train.job import Job, prepare
+from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
 from classy_vision.train.mixing import Mixture
 from classy_vision.train.model import build_initial, build_stopped, freeze, speed_up
@@ -83,6 +83,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         job = prepare(settings)
         accelerator = make_accelerator(job, folder)
         model = build_initial(job.settings, job.tasks)  # Wrong weights are found before a run is replaced.
+        job = name_frozen(job, model)
         if accelerator.is_main_process:
             folder.create(job.settings, force)
             folder.write_listing(job.settings, job.records)
@@ -305,8 +306,8 @@ class Trainer:
     def _begin(self, epoch: int, done: int = 0) -> None:
         """Makes the model and the order ready for the steps of an epoch after the first ``done``."""
         self.order.epoch, self.order.start = epoch, done
-        freeze(self.network, self.job.settings.schedule, epoch)
         self.network.train()
+        freeze(self.network, self.job.settings.schedule, epoch)
         self._switch(training=True)
 
     def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
