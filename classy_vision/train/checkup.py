@@ -26,7 +26,7 @@ from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.model import build_initial
 from classy_vision.train.processes import explain_killed_workers, is_first, make_accelerator
 from classy_vision.train.run import Trainer
-from classy_vision.train.run_folder import RunFolder
+from classy_vision.train.run_folder import NOWHERE, RunFolder
 
 NAMED = 3
 """Files that a message names."""
@@ -68,7 +68,7 @@ def check(settings: TrainConfig, output: str | Path = "", force: bool = False) -
         ConfigError: something does not fit, files cannot be read, or the memory does not suffice.
         OperationError: a loss is not finite.
     """
-    folder = RunFolder(Path(output))
+    folder = RunFolder(Path(output)) if output else NOWHERE
     if output and is_first():
         folder.check_free(force)
     job = prepare(settings)

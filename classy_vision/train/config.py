@@ -197,6 +197,10 @@ class ScheduleConfig(Config):
         best: the metric whose best epoch the run gives, such as "val/digit/accuracy"; by default it gives the
             last epoch.
         patience: training ends after so many epochs without a better one.
+        loss_weighting: how the losses of heads are added: "fixed" by ``tasks.<head>.weight``; "uncertainty"
+            also learns what each counts, by its uncertainty (Kendall et al., 2018); "upgrad" turns the trunk's
+            gradient so that it makes no loss larger (Quinton and Rey, 2024), on one process, and needs the
+            extra ``multitask``.
         clip_grad_norm: the largest norm of all gradients together.
         mixup: mixes pairs of images, and their losses, by a part drawn from Beta(mixup, mixup).
         cutmix: gives images a box of another one, of an area drawn from Beta(cutmix, cutmix). With both, half
@@ -235,6 +239,7 @@ class ScheduleConfig(Config):
     balance: str | None = None
     best: str | None = None
     patience: PositiveInt | None = None
+    loss_weighting: Literal["fixed", "uncertainty", "upgrad"] = "fixed"
     clip_grad_norm: PositiveFloat | None = None
     mixup: PositiveFloat | None = None
     cutmix: PositiveFloat | None = None
@@ -288,6 +293,21 @@ class ScheduleConfig(Config):
                 f"mixup and cutmix mix pairs: batch_size / accumulate = "
                 f"{self.batch_size // self.accumulate} is odd"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_upgrad(self) -> Self:
+        if self.loss_weighting == "upgrad":
+            for name, value, wanted in (
+                ("accumulate", self.accumulate, 1),
+                ("compile", self.compile, False),
+                ("mixed_precision", self.mixed_precision == "fp16", False),
+            ):
+                if value != wanted:
+                    raise ValueError(
+                        f"loss_weighting = 'upgrad' takes the gradients of each loss apart, which does not "
+                        f"work with {name} = {getattr(self, name)}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -42,6 +42,7 @@ from classy_vision.train.tasks import (
     Task,
     find_classes,
 )
+from classy_vision.train.weighting import check_weighting
 from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.sources import find_file
 
@@ -144,6 +145,7 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
     check_best(settings.schedule, tasks)
+    check_weighting(settings, tasks)
     _check_balance(settings, tasks)
     targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
     dense = _open_dense(tasks, records, settings.data)
@@ -252,6 +254,10 @@ def check_packages(settings: TrainConfig) -> None:
     for key, package, extra, wanted in (
         ("data.clip", "av", "video", settings.data.clip is not None),
         ("tensorboard: true", "tensorboard", "tensorboard", settings.tensorboard),
+        (
+            *("schedule.loss_weighting: upgrad", "torchjd", "multitask"),
+            settings.schedule.loss_weighting == "upgrad",
+        ),
     ):
         if wanted and find_spec(package) is None:
             raise ConfigError(f"{key} needs: pip install 'classy-vision-models[{extra}]'")

@@ -51,6 +51,7 @@ from classy_vision.train.processes import (
 from classy_vision.train.run_folder import Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
+from classy_vision.train.weighting import backward_upgrad, make_log_variances, penalise, weigh
 
 REHEARSED = 4
 """Batches of each split that a dry run tries."""
@@ -201,6 +202,7 @@ class Trainer:
         model: the same as the accelerator wraps it.
         optimizer: as the accelerator wraps it.
         average: of the weights, where the schedule wants one.
+        log_variances: (heads,), where the schedule learns how much each loss counts.
         order: of the training batches.
         train_batches, val_batches: of this process.
         display: shows the progress.
@@ -214,6 +216,7 @@ class Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    log_variances: nn.Parameter | None
     order: EpochBatches
     train_batches: DataLoader[Sample]
     val_batches: DataLoader[Sample]
@@ -231,16 +234,19 @@ class Trainer:
             sync_batch_norm(model, device)
         model.to(device)
         average = make_average(model, schedule)
+        log_variances = make_log_variances(schedule, job.tasks, device)
         speed_up(model, schedule)
         freeze(model, schedule, schedule.epochs - 1)  # the optimizer has all that will ever learn
         if state:
             if average is not None:
                 average.load_state_dict(state["average"])
-            optimizer = restore_optimizer(model, schedule, state["optimizer"])
+            if log_variances is not None:
+                log_variances.data.copy_(state["log_variances"])
+            optimizer = restore_optimizer(model, schedule, state["optimizer"], log_variances)
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
         else:
-            optimizer = make_optimizer(model, schedule)
+            optimizer = make_optimizer(model, schedule, log_variances)
         prepared = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
         freeze(model, schedule, len(state["history"]) if state else 0)
         order, train_batches = make_batches(job, accelerator, held_out=False)
@@ -252,6 +258,7 @@ class Trainer:
             model,
             *prepared,
             average,
+            log_variances,
             order,
             train_batches,
             val_batches,
@@ -261,9 +268,10 @@ class Trainer:
     def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
         """What a checkpoint holds."""
         scaler = self.accelerator.scaler
-        averaged = self.average_state()
+        averaged, learned = self.average_state(), self.log_variances
         return {
             **({"average": averaged} if averaged else {}),
+            **({} if learned is None else {"log_variances": learned.detach().clone()}),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -293,6 +301,7 @@ class Trainer:
             meter.restore(progress)
         rate = self._train(epoch, bar, meter, done, started)
         row = {"epoch": epoch + 1, "learning_rate": rate, **self._name_losses("train", meter)}
+        row |= self._name_weights()
         row[f"{unit}s_per_second"] = steps * self._batch_size / (time.monotonic() - started)
         measured = self._evaluate()
         if measured is None:
@@ -364,9 +373,27 @@ class Trainer:
             last = i == len(parts) - 1
             with self._draw_globally(part), nullcontext() if last else self.accelerator.no_sync(self.model):
                 sums, counts = self.losses(self.model, part, mixture=mixture)
-                self.accelerator.backward((sums * weights).sum())
+                self._backward_losses(sums * weights, everywhere > LEAST)
             total.add(sums, counts)
+        if self.log_variances is not None:  # which DDP does not know
+            self.log_variances.grad = self.accelerator.reduce(self.log_variances.grad, "mean")
         return total.sums, total.counts, self._collect_flags(total.sums)
+
+    def _backward_losses(self, losses: Tensor, labelled: Tensor) -> None:
+        """Adds the gradients of a part of a batch to those of the parameters.
+
+        Args:
+            losses: (heads,), as much of each as falls to this part and this process.
+            labelled: which heads have labels in the whole batch, (heads,).
+        """
+        schedule = self.job.settings.schedule
+        if schedule.loss_weighting == "upgrad":
+            backward_upgrad(losses, self.network)
+            return
+        if self.log_variances is not None:
+            penalty = penalise(self.log_variances, labelled) / schedule.accumulate
+            losses = torch.cat([losses * weigh(self.log_variances, self.job.tasks), penalty[None]])
+        self.accelerator.backward(losses.sum())
 
     def losses(
         self,
@@ -514,6 +541,13 @@ class Trainer:
 
     def _name_losses(self, split: str, meter: LossMeter) -> Row:
         return {f"{split}/{head}/loss": loss for head, loss in zip(self.job.tasks, meter.means())}
+
+    def _name_weights(self) -> Row:
+        """What the loss of each head counts, where that is learned."""
+        if self.log_variances is None:
+            return {}
+        learned = (weigh(self.log_variances.detach(), self.job.tasks) * self._weights).tolist()
+        return {f"train/{head}/loss_weight": weight for head, weight in zip(self.job.tasks, learned)}
 
     def _sum(self, number: int) -> int:
         """The sum of a number of each process."""
