@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -48,7 +48,7 @@ from classy_vision.train.processes import (
     lock,
     make_accelerator,
 )
-from classy_vision.train.run_folder import Row, RunFolder, check_resumable
+from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
 from classy_vision.train.weighting import backward_upgrad, make_log_variances, penalise, weigh
@@ -181,6 +181,22 @@ def _run(
     if stopped:
         raise SystemExit(TERMINATED)
     return history[find_best(schedule, history)]
+
+
+@contextmanager
+def rehearsing(settings: TrainConfig) -> Iterator[Trainer]:
+    """Gives the trainer of a job at its start; nothing is written.
+
+    Raises:
+        ConfigError: something does not fit.
+    """
+    job = prepare(settings.model_copy(update={"tensorboard": False}))
+    accelerator = make_accelerator(job, NOWHERE)
+    model = build_initial(job.settings, job.tasks)
+    trainer = Trainer.make(name_frozen(job, model), accelerator, model, None)
+    with closing(trainer), explain_killed_workers(job, NOWHERE):
+        yield trainer
+    accelerator.free_memory()
 
 
 class StoppedError(Exception):
@@ -488,6 +504,35 @@ class Trainer:
                     self.losses(model, batch, {head: task.metrics() for head, task in self.job.tasks.items()})
                 stopwatch.tick()
         return Rehearsal(dict(zip(self.job.tasks, meter.means())), seconds + stopwatch.estimate())
+
+    def sweep(self, rates: Iterable[float]) -> Iterator[float]:
+        """Makes a step at each of some learning rates, and gives its loss: the weighted sum over heads.
+
+        Raises:
+            ConfigError: a file is unreadable.
+        """
+        weights = [task.config.weight for task in self.job.tasks.values()]
+        for rate, (epoch, step, batch) in zip(rates, self._read_epochs()):
+            meter = self._make_meter()
+            sums, counts, _ = self._step(batch, epoch, step, rate)
+            meter.add(sums, counts)
+            yield sum(weight * loss for weight, loss in zip(weights, meter.means()))
+
+    def run_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Runs training batches without a step, and gives sums of losses and numbers of labels by head."""
+        seed = self.job.settings.schedule.seed
+        for epoch, step, batch in islice(self._read_epochs(), count):
+            mixture = self._draw_mixture(batch, epoch, step)
+            seed_step(seed, epoch, step)
+            yield self.losses(self.network, batch, mixture=mixture)
+
+    def _read_epochs(self) -> Iterator[tuple[int, int, Batch]]:
+        """Reads training batches without end, and gives the epoch and the step of each."""
+        for epoch in count():
+            self._begin(epoch)
+            for step, batch in enumerate(self.train_batches, 1):
+                self._check_files(batch.errors)
+                yield epoch, step, batch
 
     def average_state(self) -> dict[str, Any]:
         """The state of the averaged weights; empty where none are kept."""
