@@ -24,6 +24,8 @@ Output = Annotated[
 Resume = Annotated[Path | None, option("--resume", "RUN", "Resume this run folder where it stopped.")]
 _SET = "Change a value of the config, e.g. schedule.epochs=3; with --resume, train for longer."
 Overrides = Annotated[list[str] | None, option("--set", "KEY=VALUE", _SET)]
+_SEEDS = "Train with N seeds, in FOLDER/seed0 and so on; finished runs are kept, and others resumed."
+Seeds = Annotated[int | None, option("--seeds", "N", _SEEDS, min=2)]
 PLANNING = "Before training, without a run folder"
 _DRY = "Check every file, the memory and a few batches, and say how long an epoch takes."
 DryRun = Annotated[bool, option("--dry-run", "", _DRY, PLANNING)]
@@ -41,6 +43,7 @@ def train(
     resume: Resume = None,
     force: ForceOption = False,
     overrides: Overrides = None,
+    seeds: Seeds = None,
     dry_run: DryRun = False,
     find_rate: FindRate = False,
     analyse_heads: AnalyseHeads = False,
@@ -51,10 +54,12 @@ def train(
     Runs on one device as it is, and on several under torchrun or accelerate launch.
     """
     plan = _Plan(dry_run, find_rate, analyse_heads, plot)
-    if resume is not None and (config or output or force or any(plan)):
+    if resume is not None and (config or output or force or seeds or any(plan)):
         raise ConfigError("--resume takes everything from the run folder: give it alone, or with --set")
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
+    if seeds is not None and any(plan):
+        raise ConfigError(f"--seeds trains runs, and {plan.wanted[0]} none: choose one")
     plan.check(force)
     folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
     if resume is not None and not folder.is_dir():
@@ -69,22 +74,36 @@ def train(
     try:
         if settings is None:
             run.resume(folder, overrides or ())
-        elif any(plan):
-            _tell(plan.find(settings, folder, force))
+        elif any(plan) or seeds is not None:
+            lines = (
+                plan.find(settings, folder, force) if seeds is None else _repeat(settings, folder, seeds, force)
+            )
+            _tell(lines)
         else:
             run.train(settings, folder, force)
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            begun = Path(folder, "config.yaml").is_file() and not any(plan)
-            how = f"resume with: classy train --resume {folder}" if begun else "nothing was written"
-            typer.echo(f"\nstopped; {how}", err=True)
+        _tell(["", f"stopped; {_describe_rest(folder, seeds, any(plan))}"], err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _tell(lines: Iterable[str]) -> None:
-    for line in lines:
-        if os.environ.get("RANK", "0") == "0":
-            typer.echo(line)
+def _repeat(settings: TrainConfig, folder: Path, seeds: int, force: bool) -> Iterable[str]:
+    with training_packages():
+        from classy_vision.train.repeat import train_seeds
+    return [f"{name}: {spread}" for name, spread in train_seeds(settings, folder, seeds, force).items()]
+
+
+def _describe_rest(folder: Path, seeds: int | None, is_planning: bool) -> str:
+    """What is left of a command that was stopped."""
+    if seeds is not None:
+        return "the same command resumes it"
+    begun = Path(folder, "config.yaml").is_file() and not is_planning
+    return f"resume with: classy train --resume {folder}" if begun else "nothing was written"
+
+
+def _tell(lines: Iterable[str], err: bool = False) -> None:
+    """Prints lines, from the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("\n".join(lines), err=err)
 
 
 class _Plan(NamedTuple):
@@ -95,15 +114,20 @@ class _Plan(NamedTuple):
     analyse_heads: bool
     plot: Path | None
 
+    @property
+    def wanted(self) -> list[str]:
+        """The options that were given."""
+        given = {
+            "--dry-run": self.dry_run,
+            "--find-rate": self.find_rate,
+            "--analyse-heads": self.analyse_heads,
+        }
+        return [name for name, is_given in given.items() if is_given] or ["--plot"] * (self.plot is not None)
+
     def check(self, force: bool) -> None:
         """Raises a ConfigError where options do not go together, or the picture cannot be written."""
-        wanted = [
-            f"--{name.replace('_', '-')}"
-            for name in ("dry_run", "find_rate", "analyse_heads")
-            if getattr(self, name)
-        ]
-        if len(wanted) > 1:
-            raise ConfigError(f"{' and '.join(wanted)} were given together: choose one")
+        if len(self.wanted) > 1:
+            raise ConfigError(f"{' and '.join(self.wanted)} were given together: choose one")
         if self.plot is None:
             return
         if not self.find_rate and not self.analyse_heads:
