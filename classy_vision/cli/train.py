@@ -26,6 +26,8 @@ _SET = "Change a value of the config, e.g. schedule.epochs=3; with --resume, tra
 Overrides = Annotated[list[str] | None, option("--set", "KEY=VALUE", _SET)]
 _SEEDS = "Train with N seeds, in FOLDER/seed0 and so on; finished runs are kept, and others resumed."
 Seeds = Annotated[int | None, option("--seeds", "N", _SEEDS, min=2)]
+_FOLDS = "Train once for each of N parts of the data, which is held out, in FOLDER/fold0 and so on."
+Folds = Annotated[int | None, option("--folds", "N", _FOLDS, min=2)]
 PLANNING = "Before training, without a run folder"
 _DRY = "Check every file, the memory and a few batches, and say how long an epoch takes."
 DryRun = Annotated[bool, option("--dry-run", "", _DRY, PLANNING)]
@@ -44,6 +46,7 @@ def train(
     force: ForceOption = False,
     overrides: Overrides = None,
     seeds: Seeds = None,
+    folds: Folds = None,
     dry_run: DryRun = False,
     find_rate: FindRate = False,
     analyse_heads: AnalyseHeads = False,
@@ -53,13 +56,11 @@ def train(
 
     Runs on one device as it is, and on several under torchrun or accelerate launch.
     """
-    plan = _Plan(dry_run, find_rate, analyse_heads, plot)
-    if resume is not None and (config or output or force or seeds or any(plan)):
+    plan = _Plan(seeds, folds, dry_run, find_rate, analyse_heads, plot)
+    if resume is not None and (config or output or force or any(plan)):
         raise ConfigError("--resume takes everything from the run folder: give it alone, or with --set")
     if config is None and resume is None:
         raise ConfigError("give a config to train, such as configs/digits.yaml, or --resume RUN")
-    if seeds is not None and any(plan):
-        raise ConfigError(f"--seeds trains runs, and {plan.wanted[0]} none: choose one")
     plan.check(force)
     folder = Path(os.path.expanduser(resume or output or Path("runs", config.stem if config else "")))
     if resume is not None and not folder.is_dir():
@@ -74,30 +75,13 @@ def train(
     try:
         if settings is None:
             run.resume(folder, overrides or ())
-        elif any(plan) or seeds is not None:
-            lines = (
-                plan.find(settings, folder, force) if seeds is None else _repeat(settings, folder, seeds, force)
-            )
-            _tell(lines)
+        elif any(plan):
+            _tell(plan.find(settings, folder, force))
         else:
             run.train(settings, folder, force)
     except KeyboardInterrupt:
-        _tell(["", f"stopped; {_describe_rest(folder, seeds, any(plan))}"], err=True)
+        _tell(["", f"stopped; {plan.describe_rest(folder)}"], err=True)
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _repeat(settings: TrainConfig, folder: Path, seeds: int, force: bool) -> Iterable[str]:
-    with training_packages():
-        from classy_vision.train.repeat import train_seeds
-    return [f"{name}: {spread}" for name, spread in train_seeds(settings, folder, seeds, force).items()]
-
-
-def _describe_rest(folder: Path, seeds: int | None, is_planning: bool) -> str:
-    """What is left of a command that was stopped."""
-    if seeds is not None:
-        return "the same command resumes it"
-    begun = Path(folder, "config.yaml").is_file() and not is_planning
-    return f"resume with: classy train --resume {folder}" if begun else "nothing was written"
 
 
 def _tell(lines: Iterable[str], err: bool = False) -> None:
@@ -107,8 +91,10 @@ def _tell(lines: Iterable[str], err: bool = False) -> None:
 
 
 class _Plan(NamedTuple):
-    """What is wanted in place of training."""
+    """What is wanted in place of training one run."""
 
+    seeds: int | None
+    folds: int | None
     dry_run: bool
     find_rate: bool
     analyse_heads: bool
@@ -118,11 +104,10 @@ class _Plan(NamedTuple):
     def wanted(self) -> list[str]:
         """The options that were given."""
         given = {
-            "--dry-run": self.dry_run,
-            "--find-rate": self.find_rate,
-            "--analyse-heads": self.analyse_heads,
+            **{"--seeds": self.seeds, "--folds": self.folds, "--dry-run": self.dry_run},
+            **{"--find-rate": self.find_rate, "--analyse-heads": self.analyse_heads},
         }
-        return [name for name, is_given in given.items() if is_given] or ["--plot"] * (self.plot is not None)
+        return [name for name, value in given.items() if value]
 
     def check(self, force: bool) -> None:
         """Raises a ConfigError where options do not go together, or the picture cannot be written."""
@@ -139,10 +124,21 @@ class _Plan(NamedTuple):
     def find(self, settings: TrainConfig, folder: Path, force: bool) -> Iterable[str]:
         """Does what is wanted, and says what was found."""
         with training_packages():
-            from classy_vision.train import checkup, head_gradients, rates
+            from classy_vision.train import checkup, head_gradients, rates, repeat
+        if self.seeds or self.folds:
+            repeated = repeat.train_seeds if self.seeds else repeat.train_folds
+            spreads = repeated(settings, folder, self.seeds or self.folds or 0, force)
+            return [f"{name}: {spread}" for name, spread in spreads.items()]
         if self.dry_run:
             return checkup.check(settings, folder, force).lines
         drawn = [] if self.plot is None else [f"drawn: {self.plot}"]
         if self.find_rate:
             return [str(rates.find_rate(settings, self.plot)), *drawn]
         return [*head_gradients.analyse_heads(settings, self.plot).lines(), *drawn]
+
+    def describe_rest(self, folder: Path) -> str:
+        """What is left of a command that was stopped."""
+        if self.seeds or self.folds:
+            return "the same command resumes it"
+        begun = Path(folder, "config.yaml").is_file() and not any(self)
+        return f"resume with: classy train --resume {folder}" if begun else "nothing was written"

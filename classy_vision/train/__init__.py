@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from classy_vision.train.config import TrainConfig, load_settings
     from classy_vision.train.head_gradients import analyse_heads
     from classy_vision.train.rates import find_rate
-    from classy_vision.train.repeat import train_seeds
+    from classy_vision.train.repeat import train_folds, train_seeds
     from classy_vision.train.run import resume, train
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load_settings",
     "resume",
     "train",
+    "train_folds",
     "train_seeds",
 ]
 
@@ -34,6 +35,7 @@ __getattr__ = lazy(
         "load_settings": "config",
         "resume": "run",
         "train": "run",
+        "train_folds": "repeat",
         "train_seeds": "repeat",
     },
     moved={

@@ -1,4 +1,4 @@
-"""A job several times over, with other seeds: how far apart results are that differ by chance alone."""
+"""A job several times over, with other seeds or with other parts of the data held out, and the spread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from classy_vision.config import ConfigError
+from classy_vision.data.config import FolderConfig, TableConfig
 from classy_vision.run_files import LOCK, METRICS
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import prepare
 from classy_vision.train.run import resume, train
 from classy_vision.train.run_folder import RunFolder
-
-SUMMARY = "seeds.json"
-PREFIX = "seed"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,36 @@ def train_seeds(
     Raises:
         ConfigError: as for ``train``; or runs are there that were trained with other settings.
     """
-    folder, first = Path(output), settings.schedule.seed
-    _check(folder, seeds)
-    wanted = {f"{PREFIX}{seed}": with_seed(settings, seed) for seed in range(first, first + seeds)}
+    first = settings.schedule.seed
+    wanted = {f"seed{seed}": with_seed(settings, seed) for seed in range(first, first + seeds)}
+    return _train_all(wanted, Path(output), "seed", force)
+
+
+def train_folds(
+    settings: TrainConfig, output: str | Path, folds: int, force: bool = False
+) -> dict[str, Spread]:
+    """Trains a job once for each of several parts of its data, which that run holds out (cross-validation).
+
+    The runs are in ``fold0``, ``fold1``, …, and the spread is also written as ``folds.json``.
+
+    Args:
+        settings: the job, of a folder or a table that does not say itself what is held out.
+        output, force: as for ``train_seeds``.
+        folds: how many, 2 or more.
+
+    Returns:
+        The spread of each metric over the folds.
+
+    Raises:
+        ConfigError: as for ``train_seeds``, or the data cannot be divided.
+    """
+    wanted = {f"fold{fold}": with_fold(settings, folds, fold) for fold in range(folds)}
+    return _train_all(wanted, Path(output), "fold", force)
+
+
+def _train_all(wanted: Mapping[str, TrainConfig], folder: Path, kind: str, force: bool) -> dict[str, Spread]:
+    """Trains what is not there, and measures all of it."""
+    _check(folder, len(wanted), kind)
     todo = [name for name, one in wanted.items() if force or not _is_done(RunFolder(folder / name), one)]
     for name in todo:
         run = RunFolder(folder / name)
@@ -80,8 +105,13 @@ def train_seeds(
     finals = [json.loads((folder / name / METRICS).read_text(encoding="utf-8"))["final"] for name in wanted]
     spreads = dict(_measure(finals))
     found = {name: asdict(spread) for name, spread in spreads.items()}
-    RunFolder(folder).write(SUMMARY, json.dumps({"runs": list(wanted), "metrics": found}, indent=2).encode())
+    text = json.dumps({"runs": list(wanted), "metrics": found}, indent=2)
+    RunFolder(folder).write(_name_summary(kind), text.encode())
     return spreads
+
+
+def _name_summary(kind: str) -> str:
+    return f"{kind}s.json"
 
 
 def with_seed(settings: TrainConfig, seed: int) -> TrainConfig:
@@ -90,20 +120,34 @@ def with_seed(settings: TrainConfig, seed: int) -> TrainConfig:
     return settings.model_copy(update={"schedule": schedule})
 
 
-def _check(folder: Path, seeds: int) -> None:
-    if seeds < 2:
-        raise ConfigError(f"seeds = {seeds}: a spread is of 2 runs or more")
+def with_fold(settings: TrainConfig, folds: int, fold: int) -> TrainConfig:
+    """The job with another part of the data held out.
+
+    Raises:
+        ConfigError: the source has its own split.
+    """
+    if not isinstance(settings.data, (FolderConfig, TableConfig)):
+        raise ConfigError(f"data.source = {settings.data.source!r} has its own split, and cannot be divided")
+    data = settings.data.model_copy(update={"folds": folds, "fold": fold})
+    return settings.model_copy(update={"data": data})
+
+
+def _check(folder: Path, count: int, kind: str) -> None:
+    if count < 2:
+        raise ConfigError(f"{kind}s = {count}: a spread is of 2 runs or more")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("several seeds are trained one after the other by one process, and there are several")
-    others = [path for path in folder.iterdir() if not _is_ours(path)] if folder.is_dir() else [folder]
+        raise ConfigError(
+            f"several {kind}s are trained one after the other by one process, and there are several"
+        )
+    others = [path for path in folder.iterdir() if not _is_ours(path, kind)] if folder.is_dir() else [folder]
     if folder.exists() and others:
         raise ConfigError(
-            f"{str(folder)!r} exists and is not a folder of runs with several seeds: choose another --output"
+            f"{str(folder)!r} exists and is not a folder of runs with several {kind}s: choose another --output"
         )
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name in (SUMMARY, LOCK) or (path.name.startswith(PREFIX) and path.is_dir())
+def _is_ours(path: Path, kind: str) -> bool:
+    return path.name in (_name_summary(kind), LOCK) or (path.name.startswith(kind) and path.is_dir())
 
 
 def _is_done(run: RunFolder, settings: TrainConfig) -> bool:

@@ -12,10 +12,12 @@ import pytest
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError
+from classy_vision.data.config import TableConfig
 from classy_vision.train import TrainConfig, train
 from classy_vision.train import run as loop
-from classy_vision.train.repeat import Spread, train_seeds, with_seed
-from tests.train.command import head, job, write
+from classy_vision.train.job import prepare
+from classy_vision.train.repeat import Spread, train_folds, train_seeds, with_fold, with_seed
+from tests.train.command import digits_job, head, job, write
 from tests.train.test_checkup import run_command
 
 HEADS = head("colour"), head("light", "block1")
@@ -91,4 +93,48 @@ def test_what_cannot_be_repeated(
             train_seeds(settings(table), table.parent / "runs", 2)
     config = write(table.parent / "job.json", settings(table).model_dump(mode="json"))
     code, _, err = run_command(capsys, monkeypatch, config, "--seeds", 2, "--dry-run")
-    assert (code, "--seeds trains runs, and --dry-run none: choose one" in err) == (2, True)
+    assert (code, "--seeds and --dry-run were given together: choose one" in err) == (2, True)
+
+
+# -- folds
+
+
+def without_split(table: Path) -> Path:
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join([row[0], *row[2:]]) for row in rows) + "\n")
+    return table
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_each_row_is_held_out_once(table: Path, stratify: bool) -> None:
+    one = settings(without_split(table))
+    one = one.model_copy(update={"data": one.data.model_copy(update={"stratify": stratify})})
+    jobs = [prepare(with_fold(one, 4, fold)) for fold in range(4)]
+    parts = [job.records.rows(held_out=True) for job in jobs]
+    assert sorted(row for part in parts for row in part) == list(range(24))
+    assert {len(part) for part in parts} <= set(range(4, 10))
+    names = [{job.records.columns["colour"][row] for row in part} for job, part in zip(jobs, parts)]
+    assert not stratify or all({"red", "lime", "blue"} <= colours for colours in names)
+
+
+def test_folds_are_trained_one_by_one(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = table.parent / "runs"
+    wanted = settings(without_split(table), epochs=1).model_dump(mode="json")
+    config = write(table.parent / "job.json", wanted)
+    code, out, err = run_command(capsys, monkeypatch, config, "--output", folder, "--folds", 2)
+    assert (code, err) == (0, "")
+    assert "val/colour/accuracy: " in out
+    assert json.loads((folder / "folds.json").read_text())["runs"] == ["fold0", "fold1"]
+    assert train_folds(TrainConfig.parse(wanted), folder, 2).keys() >= {"val/light/mae"}
+
+
+def test_what_cannot_be_divided(table: Path) -> None:
+    with pytest.raises(ConfigError, match="the data say themselves what is held out"):
+        train_folds(settings(table), table.parent / "runs", 2)
+    with pytest.raises(ConfigError, match="'digits' has its own split"):
+        train_folds(TrainConfig.parse(digits_job()), table.parent / "runs", 2)
+    with pytest.raises(ConfigError, match="fold = 2 needs more folds than folds = 2"):
+        TableConfig.parse({"source": "table", "file": "a.csv", "folds": 2, "fold": 2})
+    assert not (table.parent / "runs").exists()
