@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "Draw models from a design space, and write each as a config.",
     "schema": "Print the JSON Schema (2020-12) of model and training configs.",
     "train": "Train a model with its heads, and write a run folder.",
+    "heads": "Join heads that were trained on the same trunk.",
     "predict": "Print the most probable labels of images or videos, and their probabilities, for each head.",
     "evaluate": "Evaluate a model on images or videos with labels.",
     "embed": "Write features of blocks and outputs of heads for a collection of images or videos.",

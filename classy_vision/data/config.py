@@ -248,6 +248,12 @@ class ScenesConfig(DataConfig):
         return self
 
 
+def check_fold(folds: int | None, fold: int) -> None:
+    """Raises a ValueError where there is no such fold."""
+    if fold >= (folds or 1):
+        raise ValueError(f"fold = {fold} needs more folds than folds = {folds}")
+
+
 class FolderConfig(DataConfig):
     """Files by class: ``root/train/<class>/*`` and ``root/val/<class>/*``, or ``root/<class>/*``.
 
@@ -263,6 +269,7 @@ class FolderConfig(DataConfig):
         val_fraction: part of each class that is held out where there is no ``val`` folder.
         split_seed: draws which files these are. It is not ``schedule.seed``, so that runs with
             different seeds are measured on the same files, and none of them has seen those.
+        folds, fold: divide the files into so many parts instead, and hold out this one, counted from 0.
     """
 
     source: Literal["folder"]
@@ -271,6 +278,13 @@ class FolderConfig(DataConfig):
     test: TestSplit = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check_fold(self) -> Self:
+        check_fold(self.folds, self.fold)
+        return self
 
 
 class TableConfig(DataConfig):
@@ -290,6 +304,7 @@ class TableConfig(DataConfig):
             different seeds are measured on the same rows, and none of them has seen those.
         stratify: hold out the same part of the rows of each class, of each label, and of each
             range of numbers, of the columns that are learned.
+        folds, fold: divide the rows into so many parts instead, and hold out this one, counted from 0.
     """
 
     source: Literal["table"]
@@ -300,7 +315,14 @@ class TableConfig(DataConfig):
     missing: tuple[str, ...] | None = None
     val_fraction: Probability = Field(default=0.2, gt=0)
     split_seed: Seed = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
     stratify: bool = True
+
+    @model_validator(mode="after")
+    def _check_fold(self) -> Self:
+        check_fold(self.folds, self.fold)
+        return self
 
 
 SOURCES: dict[str, type[DataConfig]] = {

@@ -307,13 +307,34 @@ def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Dr
     """Draws from the training split what the source leaves open: a fraction to test, one to validate."""
     splits = list(splits)
     wanted = [(TEST, data.test)] if isinstance(data.test, float) else []
+    if data.folds and VALIDATION in splits:
+        raise ConfigError(
+            f"data.folds = {data.folds}, but the data say themselves what is held out: leave it out"
+        )
     if VALIDATION not in splits and TRAINING in splits:
         wanted.append((VALIDATION, data.val_fraction))
     for split, fraction in wanted:
         rows = [row for row, name in enumerate(splits) if name == TRAINING]
-        for row in (row for row, out in zip(rows, draw(rows, fraction)) if out):
+        drawn = _choose(rows, draw(rows, fraction))
+        if split == VALIDATION and data.folds:
+            drawn = _draw_fold(rows, draw, data.folds, data.fold)
+        for row in drawn:
             splits[row] = split
     return splits
+
+
+def _choose(rows: Sequence[int], wanted: Sequence[bool]) -> list[int]:
+    return [row for row, is_wanted in zip(rows, wanted) if is_wanted]
+
+
+def _draw_fold(rows: Sequence[int], draw: Draw, folds: int, fold: int) -> list[int]:
+    """The rows of a fold; each row is in one of them."""
+    taken: list[int] = []
+    for k in range(fold + 1):
+        before = set(taken)
+        rows = [row for row in rows if row not in before]
+        taken = _choose(rows, draw(rows, 1 / (folds - k))) if k < folds - 1 else list(rows)
+    return taken
 
 
 def _find_channels(images: Sequence[str | Path], data: DataConfig) -> int:
@@ -452,7 +473,7 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     if split is None and isinstance(data.test, str):
         raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
     splits = _read_splits(split(), data) if split else [TRAINING] * len(images)
-    if split is None or data.test is not None:
+    if split is None or data.test is not None or data.folds:
         splits = _set_aside(splits, data, _draw(Columns(columns), data, strata))
     rows = [row for row, name in enumerate(splits) if (name == TEST) == test]
     wanted = [images[row] for row in rows]

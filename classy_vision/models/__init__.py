@@ -9,6 +9,7 @@ from classy_vision.models.classy_model import MODELS, ClassyModel, build_model, 
 from classy_vision.models.densenet.model import DenseNet
 from classy_vision.models.efficientnet.model import EfficientNet
 from classy_vision.models.lecun_normal_init import lecun_normal_init
+from classy_vision.models.merge import merge_heads
 from classy_vision.models.mlp import MLP
 from classy_vision.models.regnet import RegNet
 from classy_vision.models.resnet import ResNet
@@ -40,6 +41,7 @@ __all__ = [
     "build_model",
     "lecun_normal_init",
     "load_weights",
+    "merge_heads",
     "register_model",
     "save_weights",
 ]

@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.train.checkup import check
     from classy_vision.train.config import TrainConfig, load_settings
+    from classy_vision.train.head_gradients import analyse_heads
+    from classy_vision.train.rates import find_rate
+    from classy_vision.train.repeat import train_folds, train_seeds
     from classy_vision.train.run import resume, train
 
 __all__ = [
     "TrainConfig",
+    "analyse_heads",
+    "check",
+    "find_rate",
     "load_settings",
     "resume",
     "train",
+    "train_folds",
+    "train_seeds",
 ]
 
 # Looked up when they are used: a config is checked without torch.
@@ -20,9 +29,14 @@ __getattr__ = lazy(
     __name__,
     {
         "TrainConfig": "config",
+        "analyse_heads": "head_gradients",
+        "check": "checkup",
+        "find_rate": "rates",
         "load_settings": "config",
         "resume": "run",
         "train": "run",
+        "train_folds": "repeat",
+        "train_seeds": "repeat",
     },
     moved={
         "Answer": "classy_vision.predict.Answer",

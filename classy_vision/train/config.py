@@ -147,10 +147,13 @@ class FreezeConfig(Config):
     """What stays as it is at first.
 
     Attributes:
-        until: the last block that is frozen, a name in ``block_names``; "trunk_output" is the whole trunk.
+        until: the last block that is frozen, a name in ``block_names``; "trunk_output", which is the default,
+            is the whole trunk, and null none of it.
+        heads: the heads that are frozen, by id; "loaded" stands for all that ``weights`` has.
     """
 
-    until: str = END
+    until: str | None = END
+    heads: tuple[str, ...] | Literal["loaded"] = ()
 
 
 class UnfreezeConfig(Config):
@@ -159,10 +162,12 @@ class UnfreezeConfig(Config):
     Attributes:
         epoch: the first that is trained so, counted from 1.
         until: the last block that is still frozen; nothing is where it is left out.
+        heads: the heads that are still frozen, by id.
     """
 
     epoch: Annotated[int, Field(ge=2)]
     until: str | None = None
+    heads: tuple[str, ...] = ()
 
 
 class ScheduleConfig(Config):
@@ -193,6 +198,10 @@ class ScheduleConfig(Config):
         best: the metric whose best epoch the run gives, such as "val/digit/accuracy"; by default it gives the
             last epoch.
         patience: training ends after so many epochs without a better one.
+        loss_weighting: how the losses of heads are added: "fixed" by ``tasks.<head>.weight``; "uncertainty"
+            also learns what each counts, by its uncertainty (Kendall et al., 2018); "upgrad" turns the trunk's
+            gradient so that it makes no loss larger (Quinton and Rey, 2024), on one process, and needs the
+            extra ``multitask``.
         clip_grad_norm: the largest norm of all gradients together.
         mixup: mixes pairs of images, and their losses, by a part drawn from Beta(mixup, mixup).
         cutmix: gives images a box of another one, of an area drawn from Beta(cutmix, cutmix). With both, half
@@ -200,7 +209,9 @@ class ScheduleConfig(Config):
         mix_probability: part of the pairs that are mixed.
         ema: keeps an average of the weights, of which the last ones count for ``1 - ema`` per step, and fewer
             steps at the start. The average is what is measured, and what the run gives.
-        freeze: blocks that do not learn: ``{until: block2}``. Their norms keep their statistics.
+        freeze: blocks and heads that do not learn: ``{until: block2}``, or ``{heads: loaded}`` for the whole
+            trunk and the heads of ``weights``, beside which new ones are trained. Their norms keep their
+            statistics.
         unfreeze_at: when fewer are frozen: ``{epoch: 5}``, or a list of such changes.
         freeze_trunk: train the heads only; the same as ``freeze: {until: trunk_output}``.
         mixed_precision: the type of the forward pass; weights stay float32.
@@ -229,6 +240,7 @@ class ScheduleConfig(Config):
     balance: str | None = None
     best: str | None = None
     patience: PositiveInt | None = None
+    loss_weighting: Literal["fixed", "uncertainty", "upgrad"] = "fixed"
     clip_grad_norm: PositiveFloat | None = None
     mixup: PositiveFloat | None = None
     cutmix: PositiveFloat | None = None
@@ -285,6 +297,21 @@ class ScheduleConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _check_upgrad(self) -> Self:
+        if self.loss_weighting == "upgrad":
+            for name, value, wanted in (
+                ("accumulate", self.accumulate, 1),
+                ("compile", self.compile, False),
+                ("mixed_precision", self.mixed_precision == "fp16", False),
+            ):
+                if value != wanted:
+                    raise ValueError(
+                        f"loss_weighting = 'upgrad' takes the gradients of each loss apart, which does not "
+                        f"work with {name} = {getattr(self, name)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _check_frozen(self) -> Self:
         epochs = [change.epoch for change in self.unfreeze_at]
         if self.freeze and self.freeze_trunk:
@@ -292,6 +319,8 @@ class ScheduleConfig(Config):
         whole = self.frozen_until(self.epochs - 1) == END
         if whole and self.layer_decay is not None:
             raise ValueError("layer_decay is for layers that learn, and the whole trunk is frozen")
+        if self.freeze and self.freeze.until is None and not self.freeze.heads:
+            raise ValueError("freeze says nothing: give it until, heads or both")
         if epochs and not (self.freeze or self.freeze_trunk):
             raise ValueError("unfreeze_at changes nothing without freeze")
         if epochs != sorted(set(epochs)) or (epochs and epochs[-1] > self.epochs):
@@ -309,6 +338,25 @@ class ScheduleConfig(Config):
         for change in self.unfreeze_at:
             until = change.until if epoch + 1 >= change.epoch else until
         return until
+
+    def frozen_heads(self, epoch: int) -> tuple[str, ...]:
+        """The heads that are frozen in an epoch, counted from 0; none as long as "loaded" stands for them."""
+        heads = self.freeze.heads if self.freeze else ()
+        for change in self.unfreeze_at:
+            heads = change.heads if epoch + 1 >= change.epoch else heads
+        return () if heads == "loaded" else heads
+
+    @property
+    def kept_heads(self) -> set[str]:
+        """The heads that end as they start: they and the whole trunk are frozen in every epoch."""
+        if any(self.frozen_until(epoch) != END for epoch in self.changes):
+            return set()
+        return set[str].intersection(*(set(self.frozen_heads(epoch)) for epoch in self.changes))
+
+    @property
+    def changes(self) -> list[int]:
+        """The first epoch, counted from 0, and those from which on something else is frozen."""
+        return [0, *(change.epoch - 1 for change in self.unfreeze_at)]
 
 
 class WeightsConfig(Config):

@@ -201,6 +201,8 @@ def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: 
         sizes[parameter.requires_grad] += parameter.numel()
     name = job.settings.model.get("name", type(model).__name__)
     yield f"{name}: {sizes[True]:,} parameters learn, {sizes[False]:,} are frozen"
+    if frozen := job.settings.schedule.frozen_heads(0):
+        yield f"heads that are frozen: {', '.join(frozen)}"
     blocks = {str(head.unique_id): block for block, heads in model.get_heads().items() for head in heads}
     for head, task in job.tasks.items():
         yield f"head {head!r} at {' and '.join(split_place(blocks[head]))}: {_describe_labels(job, task)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from classy_vision.data.samples import read_stills
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
 from classy_vision.train.tasks import DASH, resize_to
+from classy_vision.weights.files import replacing
 
 OPACITY = 0.6
 """Of what is laid over an image."""
@@ -146,3 +148,47 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]  # torch does not type it
     return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as SVG or PNG.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    with replacing(path) as beside:
+        figure.savefig(beside, format=path.suffix.removeprefix("."), dpi=160)
+
+
+# -- before training
+
+
+def draw_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float) -> Figure:
+    """Draws the losses of a sweep over learning rates."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(rates, losses)
+    axis.axvline(suggestion, color=RIGHT, linestyle="--", label=f"falls fastest at {suggestion:.1e}")
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def draw_cosines(blocks: Sequence[str], cosines: Mapping[tuple[str, str], Sequence[float | None]]) -> Figure:
+    """Draws the cosines of pairs of heads along the blocks."""
+    figure = Figure(figsize=(max(5.0, 0.5 * len(blocks) + 2), 4), layout="constrained")
+    axis = figure.subplots()
+    for (a, b), row in cosines.items():
+        values = [np.nan if cosine is None else cosine for cosine in row]
+        axis.plot(range(len(blocks)), values, marker="o", label=f"{a}, {b}")
+    axis.axhline(0, color=NEUTRAL, linewidth=1)
+    axis.set_ylim(-1.05, 1.05)
+    axis.set_xticks(range(len(blocks)), blocks, rotation=60, ha="right")
+    axis.set_ylabel("cosine of gradients")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure

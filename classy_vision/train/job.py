@@ -31,8 +31,8 @@ from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
 from classy_vision.models.published import with_published
 from classy_vision.text import list_some
 from classy_vision.train.best import check_best
-from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
-from classy_vision.train.model import check_model
+from classy_vision.train.config import NUMBERS, TaskConfig, TrainConfig, WeightsConfig
+from classy_vision.train.model import check_model, name_frozen_heads
 from classy_vision.train.tasks import (
     KINDS,
     Classification,
@@ -42,6 +42,7 @@ from classy_vision.train.tasks import (
     Task,
     find_classes,
 )
+from classy_vision.train.weighting import check_weighting
 from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.sources import find_file
 
@@ -144,6 +145,7 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
     network = check_model(settings, tasks)
     _check_schedule(settings, records)
     check_best(settings.schedule, tasks)
+    check_weighting(settings, tasks)
     _check_balance(settings, tasks)
     targets = {head: _encode_targets(task, records) for head, task in tasks.items()}
     dense = _open_dense(tasks, records, settings.data)
@@ -157,6 +159,24 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
         tasks[name] = tasks[name].with_statistics(known, _can_convert(head))
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets, dense)
+
+
+def name_frozen(job: Job, model: ClassyModel) -> Job:
+    """The job with the ids of the heads that are frozen, as ``model`` was built for it.
+
+    Heads that end as they start give numbers in the units of the table all the time.
+    """
+    schedule = name_frozen_heads(job.settings.schedule, model)
+    plain = {"mean": 0.0, "std": 1.0}
+    tasks = {
+        head: type(task)(head, task.config.model_copy(update=plain))
+        if head in schedule.kept_heads and task.config.kind in NUMBERS
+        else task
+        for head, task in job.tasks.items()
+    }
+    configs = {head: task.config for head, task in tasks.items()}
+    settings = job.settings.model_copy(update={"schedule": schedule, "tasks": configs})
+    return replace(job, settings=settings, tasks=tasks)
 
 
 def _check_augmentation(settings: TrainConfig, tasks: Mapping[str, Task]) -> None:
@@ -234,6 +254,10 @@ def check_packages(settings: TrainConfig) -> None:
     for key, package, extra, wanted in (
         ("data.clip", "av", "video", settings.data.clip is not None),
         ("tensorboard: true", "tensorboard", "tensorboard", settings.tensorboard),
+        (
+            *("schedule.loss_weighting: upgrad", "torchjd", "multitask"),
+            settings.schedule.loss_weighting == "upgrad",
+        ),
     ):
         if wanted and find_spec(package) is None:
             raise ConfigError(f"{key} needs: pip install 'classy-vision-models[{extra}]'")

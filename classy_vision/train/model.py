@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from classy_vision.config import ConfigError, first_line, read_config
+from classy_vision.config import ConfigError, first_line, read_config, unknown
 from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.run_files import RUN_CONFIG
 from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig
@@ -29,7 +29,7 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
     with torch.device("meta"), torch.no_grad():
         model = build_model(settings.model)
         _check_outputs(model.eval(), settings, tasks, training=False)
-        for epoch in (*(change.epoch - 1 for change in settings.schedule.unfreeze_at), 0):
+        for epoch in reversed(settings.schedule.changes):
             freeze(model, settings.schedule, epoch)
         model.train()
         _check_outputs(model, settings, tasks, training=True)
@@ -70,8 +70,11 @@ def build_initial(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyMod
     model = build_model(settings.model)
     if settings.weights is not None:
         model.loaded = load_initial(model, settings.weights, tasks)
-        standardize(model, {name: task for name, task in tasks.items() if name not in model.loaded.kept})
-    freeze(model, settings.schedule, epoch=0)
+    schedule = name_frozen_heads(settings.schedule, model)
+    if model.loaded is not None:
+        other = {*model.loaded.kept, *schedule.kept_heads}
+        standardize(model, {name: task for name, task in tasks.items() if name not in other})
+    freeze(model, schedule, epoch=0)
     return model
 
 
@@ -84,10 +87,54 @@ def build_stopped(settings: TrainConfig, state: Mapping[str, Any]) -> ClassyMode
 
 
 def freeze(model: ClassyModel, schedule: ScheduleConfig, epoch: int) -> None:
-    """Freezes what stays as it is in an epoch, counted from 0."""
+    """Freezes what stays as it is in an epoch, counted from 0.
+
+    Heads that are frozen are put into evaluation: call it after ``model.train()``.
+
+    Raises:
+        ConfigError: there is no such block or head.
+    """
     until = schedule.frozen_until(epoch)
     if until is not None or model.frozen_until is not None:
         model.freeze(until)
+    heads, frozen = _heads_of(model), schedule.frozen_heads(epoch)
+    for name in dict.fromkeys(name for start in schedule.changes for name in schedule.frozen_heads(start)):
+        if name not in heads:
+            raise unknown("head", name, heads, "schedule.freeze.heads")
+        heads[name].requires_grad_(name not in frozen)
+        heads[name].train(model.training and name not in frozen)
+
+
+def name_frozen_heads(schedule: ScheduleConfig, model: ClassyModel) -> ScheduleConfig:
+    """The schedule with the ids of the heads that "loaded" stands for.
+
+    Args:
+        schedule: of the job.
+        model: as training starts; its ``loaded`` says which heads are new.
+
+    Raises:
+        ConfigError: no head was loaded, a frozen one is new, or nothing is left that learns.
+    """
+    if schedule.freeze is None or not schedule.freeze.heads:
+        return schedule
+    names, loaded = list(_heads_of(model)), model.loaded
+    there = [name for name in names if loaded is not None and name not in loaded.kept]
+    heads = there if schedule.freeze.heads == "loaded" else schedule.freeze.heads
+    if not heads:
+        raise ConfigError("schedule.freeze.heads = 'loaded', but no head continues from weights")
+    for name in heads:
+        if name not in names:
+            raise unknown("head", name, names, "schedule.freeze.heads")
+        if name not in there:
+            raise ConfigError(f"schedule.freeze.heads: head {name!r} is new, and would never learn")
+    found = schedule.model_copy(update={"freeze": schedule.freeze.model_copy(update={"heads": tuple(heads)})})
+    if found.kept_heads == set(names):
+        raise ConfigError("schedule.freeze freezes the whole trunk and all heads: nothing would learn")
+    return found
+
+
+def _heads_of(model: ClassyModel) -> dict[str, nn.Module]:
+    return {str(head.unique_id): head for entries in model.get_heads().values() for head in entries}
 
 
 # -- weights to start from

@@ -67,23 +67,36 @@ WITHOUT_RATES = ("schedule_free_sgd", "schedule_free_adamw")
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-def make_optimizer(model: ClassyModel, schedule: ScheduleConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: ClassyModel, schedule: ScheduleConfig, beside: nn.Parameter | None = None
+) -> torch.optim.Optimizer:
     """Makes the optimizer of the parameters that learn.
+
+    Args:
+        model: whose parameters they are.
+        schedule: says how they learn.
+        beside: a parameter that learns with them, without weight decay.
 
     Raises:
         ConfigError: a package is missing, or a learning rate is of a head that is not there.
     """
-    return _make(group_parameters(model, schedule), schedule)
+    groups = group_parameters(model, schedule)
+    if beside is not None:
+        groups.append({"params": [beside], "weight_decay": 0.0, "scale": 1.0, "of_head": True})
+    return _make(groups, schedule)
 
 
 def restore_optimizer(
-    model: ClassyModel, schedule: ScheduleConfig, state: dict[str, Any]
+    model: ClassyModel,
+    schedule: ScheduleConfig,
+    state: dict[str, Any],
+    beside: nn.Parameter | None = None,
 ) -> torch.optim.Optimizer:
     """Makes the optimizer of a checkpoint.
 
     Where tokens and positions decayed, as they did in earlier versions, they still do.
     """
-    optimizer = make_optimizer(model, schedule)
+    optimizer = make_optimizer(model, schedule, beside)
     sizes = [len(group["params"]) for group in state["param_groups"]]
     if sizes != [len(group["params"]) for group in optimizer.param_groups]:
         learning = [p for p in model.parameters() if p.requires_grad]
@@ -106,6 +119,8 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
     if schedule.momentum is not None:
         betas = options.get("betas")
         options[rule.momentum] = (schedule.momentum, betas[1]) if betas else schedule.momentum
+        if schedule.momentum == 0 and "nesterov" in options:
+            options["nesterov"] = False  # which torch refuses without a momentum
     if schedule.optimizer == "muon":
         for group in groups:
             group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]

@@ -42,6 +42,11 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
             f"schedule.batch_size = {schedule.batch_size} is shared by {accelerator.num_processes} "
             f"processes, so it must be a multiple of that"
         )
+    if schedule.loss_weighting == "upgrad" and accelerator.num_processes > 1:
+        raise ConfigError(
+            f"schedule.loss_weighting = 'upgrad' is for one process, and there are "
+            f"{accelerator.num_processes}: use 'uncertainty' or 'fixed'"
+        )
     if schedule.mixes and schedule.batch_size // accelerator.num_processes // schedule.accumulate % 2:
         raise ConfigError(
             f"mixup and cutmix mix pairs that one process reads: schedule.batch_size = {schedule.batch_size} "

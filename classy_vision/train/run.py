@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
 from classy_vision.train.figures import draw_curves, draw_predictions
-from classy_vision.train.job import Job, prepare
+from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
 from classy_vision.train.mixing import Mixture
 from classy_vision.train.model import build_initial, build_stopped, freeze, speed_up
@@ -47,10 +48,13 @@ from classy_vision.train.processes import (
     lock,
     make_accelerator,
 )
-from classy_vision.train.run_folder import Row, RunFolder, check_resumable
+from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
+from classy_vision.train.weighting import backward_upgrad, make_log_variances, penalise, weigh
 
+REHEARSED = 4
+"""Batches of each split that a dry run tries."""
 SHOWN = 24
 """Images or videos in predictions.png."""
 TERMINATED = 128 + signal.SIGTERM
@@ -80,6 +84,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         job = prepare(settings)
         accelerator = make_accelerator(job, folder)
         model = build_initial(job.settings, job.tasks)  # Wrong weights are found before a run is replaced.
+        job = name_frozen(job, model)
         if accelerator.is_main_process:
             folder.create(job.settings, force)
             folder.write_listing(job.settings, job.records)
@@ -178,6 +183,22 @@ def _run(
     return history[find_best(schedule, history)]
 
 
+@contextmanager
+def rehearsing(settings: TrainConfig) -> Iterator[Trainer]:
+    """Gives the trainer of a job at its start; nothing is written.
+
+    Raises:
+        ConfigError: something does not fit.
+    """
+    job = prepare(settings.model_copy(update={"tensorboard": False}))
+    accelerator = make_accelerator(job, NOWHERE)
+    model = build_initial(job.settings, job.tasks)
+    trainer = Trainer.make(name_frozen(job, model), accelerator, model, None)
+    with closing(trainer), explain_killed_workers(job, NOWHERE):
+        yield trainer
+    accelerator.free_memory()
+
+
 class StoppedError(Exception):
     """The run was asked to end; ``progress`` is what it takes to continue within the epoch."""
 
@@ -197,6 +218,7 @@ class Trainer:
         model: the same as the accelerator wraps it.
         optimizer: as the accelerator wraps it.
         average: of the weights, where the schedule wants one.
+        log_variances: (heads,), where the schedule learns how much each loss counts.
         order: of the training batches.
         train_batches, val_batches: of this process.
         display: shows the progress.
@@ -210,6 +232,7 @@ class Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    log_variances: nn.Parameter | None
     order: EpochBatches
     train_batches: DataLoader[Sample]
     val_batches: DataLoader[Sample]
@@ -227,16 +250,19 @@ class Trainer:
             sync_batch_norm(model, device)
         model.to(device)
         average = make_average(model, schedule)
+        log_variances = make_log_variances(schedule, job.tasks, device)
         speed_up(model, schedule)
         freeze(model, schedule, schedule.epochs - 1)  # the optimizer has all that will ever learn
         if state:
             if average is not None:
                 average.load_state_dict(state["average"])
-            optimizer = restore_optimizer(model, schedule, state["optimizer"])
+            if log_variances is not None:
+                log_variances.data.copy_(state["log_variances"])
+            optimizer = restore_optimizer(model, schedule, state["optimizer"], log_variances)
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
         else:
-            optimizer = make_optimizer(model, schedule)
+            optimizer = make_optimizer(model, schedule, log_variances)
         prepared = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
         freeze(model, schedule, len(state["history"]) if state else 0)
         order, train_batches = make_batches(job, accelerator, held_out=False)
@@ -248,6 +274,7 @@ class Trainer:
             model,
             *prepared,
             average,
+            log_variances,
             order,
             train_batches,
             val_batches,
@@ -257,9 +284,10 @@ class Trainer:
     def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
         """What a checkpoint holds."""
         scaler = self.accelerator.scaler
-        averaged = {} if self.average is None else {"average": self.average.state_dict()}
+        averaged, learned = self.average_state(), self.log_variances
         return {
-            **averaged,
+            **({"average": averaged} if averaged else {}),
+            **({} if learned is None else {"log_variances": learned.detach().clone()}),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -289,6 +317,7 @@ class Trainer:
             meter.restore(progress)
         rate = self._train(epoch, bar, meter, done, started)
         row = {"epoch": epoch + 1, "learning_rate": rate, **self._name_losses("train", meter)}
+        row |= self._name_weights()
         row[f"{unit}s_per_second"] = steps * self._batch_size / (time.monotonic() - started)
         measured = self._evaluate()
         if measured is None:
@@ -299,13 +328,17 @@ class Trainer:
         self._report_bad()
         return row
 
+    def _begin(self, epoch: int, done: int = 0) -> None:
+        """Makes the model and the order ready for the steps of an epoch after the first ``done``."""
+        self.order.epoch, self.order.start = epoch, done
+        self.network.train()
+        freeze(self.network, self.job.settings.schedule, epoch)
+        self._switch(training=True)
+
     def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
         """Makes the steps of a pass over the training split after the first ``done``; gives the last rate."""
         schedule, steps, reader = self.job.settings.schedule, len(self.train_batches), FlagReader()
-        self.order.epoch, self.order.start = epoch, done
-        freeze(self.network, schedule, epoch)
-        self.network.train()
-        self._switch(training=True)
+        self._begin(epoch, done)
         rate = learning_rate(schedule, epoch * steps + max(0, done - 1), steps)
         for step, batch in enumerate(self.train_batches if done < steps else (), done + 1):
             rate = learning_rate(schedule, epoch * steps + step - 1, steps)
@@ -356,9 +389,27 @@ class Trainer:
             last = i == len(parts) - 1
             with self._draw_globally(part), nullcontext() if last else self.accelerator.no_sync(self.model):
                 sums, counts = self.losses(self.model, part, mixture=mixture)
-                self.accelerator.backward((sums * weights).sum())
+                self._backward_losses(sums * weights, everywhere > LEAST)
             total.add(sums, counts)
+        if self.log_variances is not None:  # which DDP does not know
+            self.log_variances.grad = self.accelerator.reduce(self.log_variances.grad, "mean")
         return total.sums, total.counts, self._collect_flags(total.sums)
+
+    def _backward_losses(self, losses: Tensor, labelled: Tensor) -> None:
+        """Adds the gradients of a part of a batch to those of the parameters.
+
+        Args:
+            losses: (heads,), as much of each as falls to this part and this process.
+            labelled: which heads have labels in the whole batch, (heads,).
+        """
+        schedule = self.job.settings.schedule
+        if schedule.loss_weighting == "upgrad":
+            backward_upgrad(losses, self.network)
+            return
+        if self.log_variances is not None:
+            penalty = penalise(self.log_variances, labelled) / schedule.accumulate
+            losses = torch.cat([losses * weigh(self.log_variances, self.job.tasks), penalty[None]])
+        self.accelerator.backward(losses.sum())
 
     def losses(
         self,
@@ -426,6 +477,67 @@ class Trainer:
                 row |= {f"val/{head}/{what}": value for what, value in found.items()}
         return row
 
+    def rehearse(self) -> Rehearsal:
+        """Runs a few batches through steps of training and through evaluation, as the first epoch does.
+
+        Raises:
+            ConfigError: a file is unreadable.
+            OperationError: the loss is not a finite number.
+        """
+        reader, meter = FlagReader(), self._make_meter()
+        self._begin(epoch=0)
+        rate = learning_rate(self.job.settings.schedule, 0, len(self.train_batches))
+        stopwatch = Stopwatch(len(self.train_batches))
+        for step, batch in enumerate(islice(self.train_batches, REHEARSED), 1):
+            self._check_files(batch.errors)
+            sums, counts, flags = self._step(batch, 0, step, rate)
+            self._check_losses(0, [*reader.add(step, batch.rows, flags), *reader.read_last()])
+            meter.add(sums, counts)
+            stopwatch.tick()
+        seconds = stopwatch.estimate()
+        self._switch(training=False)
+        model, stopwatch = self.result.eval(), Stopwatch(len(self.val_batches))
+        with torch.no_grad():
+            for batch in islice(self.val_batches, REHEARSED):
+                self._check_files(batch.errors)
+                if len(batch.rows):
+                    self.losses(model, batch, {head: task.metrics() for head, task in self.job.tasks.items()})
+                stopwatch.tick()
+        return Rehearsal(dict(zip(self.job.tasks, meter.means())), seconds + stopwatch.estimate())
+
+    def sweep(self, rates: Iterable[float]) -> Iterator[float]:
+        """Makes a step at each of some learning rates, and gives its loss: the weighted sum over heads.
+
+        Raises:
+            ConfigError: a file is unreadable.
+        """
+        weights = [task.config.weight for task in self.job.tasks.values()]
+        for rate, (epoch, step, batch) in zip(rates, self._read_epochs()):
+            meter = self._make_meter()
+            sums, counts, _ = self._step(batch, epoch, step, rate)
+            meter.add(sums, counts)
+            yield sum(weight * loss for weight, loss in zip(weights, meter.means()))
+
+    def run_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Runs training batches without a step, and gives sums of losses and numbers of labels by head."""
+        seed = self.job.settings.schedule.seed
+        for epoch, step, batch in islice(self._read_epochs(), count):
+            mixture = self._draw_mixture(batch, epoch, step)
+            seed_step(seed, epoch, step)
+            yield self.losses(self.network, batch, mixture=mixture)
+
+    def _read_epochs(self) -> Iterator[tuple[int, int, Batch]]:
+        """Reads training batches without end, and gives the epoch and the step of each."""
+        for epoch in count():
+            self._begin(epoch)
+            for step, batch in enumerate(self.train_batches, 1):
+                self._check_files(batch.errors)
+                yield epoch, step, batch
+
+    def average_state(self) -> dict[str, Any]:
+        """The state of the averaged weights; empty where none are kept."""
+        return {} if self.average is None else self.average.state_dict()
+
     # What hides details
 
     def __post_init__(self) -> None:
@@ -475,6 +587,13 @@ class Trainer:
     def _name_losses(self, split: str, meter: LossMeter) -> Row:
         return {f"{split}/{head}/loss": loss for head, loss in zip(self.job.tasks, meter.means())}
 
+    def _name_weights(self) -> Row:
+        """What the loss of each head counts, where that is learned."""
+        if self.log_variances is None:
+            return {}
+        learned = (weigh(self.log_variances.detach(), self.job.tasks) * self._weights).tolist()
+        return {f"train/{head}/loss_weight": weight for head, weight in zip(self.job.tasks, learned)}
+
     def _sum(self, number: int) -> int:
         """The sum of a number of each process."""
         return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
@@ -522,6 +641,40 @@ class Trainer:
         data = self.job.settings.data
         if data.on_bad_image == "skip" and (bad := sorted(set(gather_object(sorted(self.bad))))):
             self.display.line(f"skipped {len(bad)} unreadable {data.unit}s, the first is {bad[0]}")
+
+
+class Rehearsal(NamedTuple):
+    """What a few batches told.
+
+    Attributes:
+        losses: means over the steps, by head.
+        seconds: of an epoch with its evaluation.
+    """
+
+    losses: dict[str, float]
+    seconds: float
+
+
+@dataclass
+class Stopwatch:
+    """Estimates the seconds of ``steps`` from the first few, of which the first alone is slower.
+
+    Attributes:
+        steps: that are estimated.
+        times: when it was started, and when each step had ended.
+    """
+
+    steps: int
+    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+
+    def tick(self) -> None:
+        """Ends a step."""
+        self.times.append(time.monotonic())
+
+    def estimate(self) -> float:
+        """Seconds of all steps."""
+        first, *later = (end - start for start, end in pairwise(self.times))
+        return first + sum(later) / max(1, len(later)) * (self.steps - 1) if later else first * self.steps
 
 
 def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[EpochBatches, DataLoader[Sample]]:

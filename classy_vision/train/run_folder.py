@@ -44,7 +44,9 @@ from classy_vision.weights.files import read_tensors, replacing, write_tensors
 OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, BEST, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
-"""Of a checkpoint. Newer ones have "progress" and "digest" as well, and "average" with ``schedule.ema``."""
+"""Of a checkpoint. Newer ones have "progress" and "digest" as well, and some of ``SOMETIMES``."""
+SOMETIMES = frozenset(("average", "log_variances"))
+"""Those of ``schedule.ema``, and of ``schedule.loss_weighting``."""
 CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.workers")
 """What may be changed when a run is resumed."""
 
@@ -312,6 +314,10 @@ class RunFolder:
             (self.path / PREVIOUS).unlink(missing_ok=True)
 
 
+NOWHERE = RunFolder(Path(os.devnull))
+"""Stands for the folder of a run that is not written."""
+
+
 def check_resumable(folder: RunFolder, settings: TrainConfig) -> tuple[dict[str, Any] | None, str]:
     """Reads the checkpoint to continue from, and what is wrong with the last one: see ``read_checkpoint``.
 
@@ -355,7 +361,7 @@ def read_state(path: Path) -> dict[str, Any]:
     said = state.pop("digest", None)
     if said is None and state.keys() == PARTS:
         return {**state, "progress": None}
-    if state.keys() - {"average"} != PARTS | {"progress"}:
+    if state.keys() - SOMETIMES != PARTS | {"progress"}:
         raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
     if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")

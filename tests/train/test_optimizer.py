@@ -163,3 +163,9 @@ def test_an_optimizer_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("classy_vision.train.optimizer.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'classy-vision-models\[optimizers\]'"):
         make_optimizer(model, ScheduleConfig(optimizer="lamb"))
+
+
+def test_sgd_without_momentum() -> None:
+    schedule = ScheduleConfig(optimizer="sgd", momentum=0.0)
+    optimizer = make_optimizer(build_model({**SMALL_TRUNK, "heads": [head("a", num_classes=2)]}), schedule)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.0}
