@@ -98,4 +98,4 @@ def test_a_run_says_its_recipe_and_keeps_what_it_says(tmp_path: Path) -> None:
     assert "the recipe is few-labels" in done.stdout
     settings = RunFolder(tmp_path / "run").settings()
     assert settings.schedule.ema == 0.98
-    assert json.loads(json.dumps(settings.model_dump(mode="json")))["data"]["augment"]["rotate"] == 15
+    assert json.loads(json.dumps(settings.model_dump(mode="json")))["data"]["augment"]["magnitude"] == 5
