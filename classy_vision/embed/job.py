@@ -91,10 +91,9 @@ def embed(
     """Writes features of blocks and outputs of heads for every image or video of a collection, in one pass.
 
     A folder of Parquet files is written: ``id``, ``path``, the columns of the source, and a fixed-size list for
-        each
-    block and pooling ("block3/mean") and head ("head/species"). ``load`` reads it. What is stopped or killed at
-    any moment continues with ``resume``, and gives each row once, with the same values. In processes of
-    ``torchrun`` each takes its part of the shards.
+    each block and pooling ("block3/mean") and head ("head/species"). ``load`` reads it. What is stopped or
+    killed at any moment continues with ``resume``, and gives each row once, with the same values. In processes
+    of ``torchrun`` each takes its part of the shards.
 
     Args:
         model: a run folder, published weights, an exported file or what else means a model with weights; or a
