@@ -20,7 +20,7 @@ Change = Callable[[Image.Image], Image.Image]
 Matrix = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
 Colour = tuple[int, ...]
-"""Of pixels for which there is no image; one number per channel."""
+"""The fill of pixels beyond the edges of an image, one number per channel."""
 
 
 def draw_matrix(augment: AugmentConfig, side: int, rng: Random) -> Matrix | None:

@@ -61,7 +61,7 @@ class Folder:
         path = str(self.path)
         if not os.path.lexists(path):
             if resume:
-                raise ConfigError(f"there is nothing to resume in {path!r}: there is no such folder")
+                raise ConfigError(f"cannot resume {path!r}: no such folder")
             return
         if not os.path.isdir(path):
             raise ConfigError(f"{path!r} is not a folder")

@@ -89,7 +89,7 @@ def test_lines_say_how_far_it_is(
         (("resnet18", "{images}"), "'resnet18' is a preset, which classy embed does not take"),
         (("{model}", "none"), "there is no file and no folder 'none'"),
         (("{model}", "{images}/a.png"), "a.png' is not a collection"),
-        (("{model}", "{images}", "--resume"), "there is nothing to resume in "),
+        (("{model}", "{images}", "--resume"), "cannot resume "),
     ],
 )
 def test_what_needs_no_torch(arguments: tuple[str, ...], said: str, model: Path, tmp_path: Path) -> None:

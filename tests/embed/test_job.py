@@ -229,7 +229,7 @@ def test_a_folder_of_something_else(model: Path, make_images: Images, tmp_path: 
         with pytest.raises(ConfigError, match="out' holds something else than embeddings"):
             run(model, images, tmp_path / "out", **options)
     assert os.listdir(tmp_path / "out") == ["thesis.tex"]
-    with pytest.raises(ConfigError, match="nothing to resume in '.*none': there is no such folder"):
+    with pytest.raises(ConfigError, match="cannot resume '.*none': no such folder"):
         run(model, images, tmp_path / "none", resume=True)
     with pytest.raises(ConfigError, match="choose one"):
         run(model, images, tmp_path / "none", resume=True, force=True)

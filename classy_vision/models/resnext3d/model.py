@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch.fx
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from classy_vision.config import ConfigError, PositiveFloat, PositiveInt
+from classy_vision.layers.clips import check_clips
 from classy_vision.layers.initialize import kaiming_fan_out
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
@@ -230,15 +230,7 @@ class ResNeXt3D(ClassyModel):
             if key is None or key not in x:
                 raise ConfigError(f"the input has the keys {sorted(x)}, but input_key is {key!r}")
             x = x[key]
-        if isinstance(x, torch.fx.Proxy):
-            return
-        if not isinstance(x, Tensor):
-            raise TypeError(f"the input is a tensor (n, c, t, h, w), not {type(x).__name__}")
-        if x.dim() not in (4, 5) or x.shape[1] != channels:
-            shapes = f"clips (n, {channels}, t, h, w) or images (n, {channels}, h, w)"
-            raise ValueError(f"{type(self).__name__} takes {shapes}, not {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
+        check_clips(x, channels, type(self).__name__)
 
     def fit(self, native: dict[str, Any], fitting: Fitting) -> dict[str, Any]:
         return inflate_kernels(native, self.state_dict(), fitting)

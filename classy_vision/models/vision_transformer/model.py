@@ -24,6 +24,7 @@ from typing_extensions import Self
 from classy_vision.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from classy_vision.heads.classy_head import ClassyHead, TokenLayout
 from classy_vision.layers.attention_pool import AttentionPool
+from classy_vision.layers.clips import check_clips
 from classy_vision.layers.stochastic_depth import depth_rates
 from classy_vision.models.classy_model import ClassyModel, register_model
 from classy_vision.models.vision_transformer.conv_stem import ConvStemLayer, conv_stem, patch_conv
@@ -33,7 +34,7 @@ from classy_vision.models.vision_transformer.keys import LAYOUTS
 from classy_vision.models.vision_transformer.positions import PositionResize
 from classy_vision.models.vision_transformer.rotary import MixedDirections, make_grid, make_rotation
 from classy_vision.models.vision_transformer.shapes import SHAPES
-from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, check_clips, patch_map
+from classy_vision.models.vision_transformer.tokens import TokenPool, Tokens, patch_map
 from classy_vision.trunk.names import split_place
 from classy_vision.trunk.trunk import END, ModelConfig
 from classy_vision.weights.fitting import Fitting
@@ -290,7 +291,7 @@ class VisionTransformer(ClassyModel):
         if c.frames_per_clip is None:
             super().check_input(x)
         else:
-            check_clips(x, c.in_channels, c.tubelet_size, type(self).__name__)
+            check_clips(x, c.in_channels, type(self).__name__, c.tubelet_size)
         if isinstance(x, Tensor) and (x.shape[-2] % c.patch_size or x.shape[-1] % c.patch_size):
             raise ValueError(
                 f"height and width must be multiples of the patch size {c.patch_size}, not "

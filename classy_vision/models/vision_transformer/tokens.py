@@ -7,7 +7,7 @@ Axes: n batch, c channels, s tokens, d width, t time, h height, w width of the g
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.fx
@@ -133,21 +133,6 @@ def _learned(number: int, width: int, std: float) -> nn.Parameter | None:
         return None
     tokens = torch.zeros(1, number, width)
     return nn.Parameter(nn.init.normal_(tokens, std=std) if std else tokens)
-
-
-def check_clips(x: Any, channels: int, tubelet_size: int, kind: str) -> None:
-    """Raises where ``x`` is not a batch of clips, or of images, for a ``kind`` of trunk."""
-    if isinstance(x, torch.fx.Proxy):
-        return
-    if not isinstance(x, Tensor):
-        raise TypeError(f"the input is a tensor (n, c, t, h, w), not {type(x).__name__}")
-    if x.dim() not in (4, 5) or x.shape[1] != channels:
-        shapes = f"clips (n, {channels}, t, h, w) or images (n, {channels}, h, w)"
-        raise ValueError(f"{kind} takes {shapes}, not {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"clips are floating point, not {x.dtype}: normalize them, x.float() / 255")
-    if x.dim() == 5 and x.shape[2] != 1 and x.shape[2] % tubelet_size:
-        raise ValueError(f"the number of frames must be 1 or a multiple of {tubelet_size}, not {x.shape[2]}")
 
 
 def as_clip(x: Tensor, tubelet_size: int) -> Tensor:
