@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,6 +25,22 @@ from tests.train.command import classy, digits_job, head, job, start, write
 from tests.train.conftest import make_table
 
 TIMES = ("seconds", "images_per_second")
+EVERYTHING = {
+    "mixup": 0.4,
+    "cutmix": 1.0,
+    "ema": 0.9,
+    "accumulate": 2,
+    "layer_decay": 0.8,
+    "head_learning_rate": {"digit": 0.02},
+    "freeze": {"until": "stem"},
+    "unfreeze_at": {"epoch": 3},
+    "balance": "digit",
+    "best": "val/digit/accuracy",
+    "loss_weighting": "uncertainty",
+    "clip_grad_norm": 1.0,
+}
+MOMENTS = [round(Random(i).uniform(0, 2.5), 3) for i in range(10)]
+"""Seconds after the first epoch."""
 
 
 def settings(table: Path, **sections: Any) -> TrainConfig:
@@ -110,11 +127,10 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in found.stdout.split()]
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def run_digits(root: Path, **schedule: Any) -> tuple[Path, Path]:
     """A config with chance in the model and two workers, and its run without a stop."""
-    root = tmp_path_factory.mktemp("digits")
-    config = digits_job(schedule={"epochs": 6, "batch_size": 32, "workers": 2})
+    config = digits_job(schedule={"epochs": 6, "batch_size": 32, "workers": 2, **schedule})
+    config["data"] |= {"augment": {"crop": [0.7, 1.0], "policy": "randaugment"}} if schedule else {}
     config["model"]["stochastic_depth"] = 0.5
     config["model"]["heads"][0]["dropout_rate"] = 0.5
     path = write(root / "digits.json", config)
@@ -123,15 +139,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return path, root / "run"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.0, 0.13, 0.31, 0.7])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_ended_at_any_moment_is_the_run(
-    number: signal.Signals, moment: float, digits: tuple[Path, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    process = start("train", digits[0], "--output", folder)
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return run_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same with all that a run keeps beside its weights."""
+    return run_digits(tmp_path_factory.mktemp("everything"), **EVERYTHING)
+
+
+def end_and_resume(config: Path, whole: Path, folder: Path, number: signal.Signals, moment: float) -> None:
+    """Ends a run some seconds after its first epoch, resumes it, and compares it with the whole one."""
+    process = start("train", config, "--output", folder)
     while not (folder / "metrics.json").exists():
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(moment)
     workers = children(process.pid)
@@ -143,7 +166,25 @@ def test_a_run_that_is_ended_at_any_moment_is_the_run(
     assert [state_of(pid) for pid in workers] == [None] * len(workers)
     done = classy("train", "--resume", folder)
     assert done.returncode == 0 or "is finished" in done.stderr
-    assert_same(folder, digits[1])
+    assert_same(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 0.13, 0.31, 0.7])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_ended_at_any_moment_is_the_run(
+    number: signal.Signals, moment: float, digits: tuple[Path, Path], tmp_path: Path
+) -> None:
+    end_and_resume(*digits, tmp_path / "run", number, moment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_with_everything_on_that_is_ended_is_the_run(
+    number: signal.Signals, moment: float, everything: tuple[Path, Path], tmp_path: Path
+) -> None:
+    end_and_resume(*everything, tmp_path / "run", number, moment)
 
 
 @pytest.mark.slow
