@@ -1,7 +1,8 @@
 """Which trunk for which need: names that load here, with what is published of them and what they cost.
 
 ``trunks.json`` has their multiply-adds at the size of their preprocessing: ``python -m docs._ext.trunks``
-counts them anew.
+counts them anew. ``milliseconds.json`` has what one image or clip takes: ``python -m benchmarks.trunks``
+measures it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from classy_vision.weights.licenses import find_restriction
 from .markdown import code, table
 
 FILE = Path(__file__).with_name("trunks.json")
+MILLISECONDS = FILE.with_name("milliseconds.json")
 
 NEEDS = {
     "Fine-tuning on images, small": (
@@ -86,21 +88,29 @@ def macs() -> dict[str, int]:
     return found
 
 
+@cache
+def milliseconds() -> dict[str, dict[str, float]]:
+    """What one image or clip of each name takes, by engine."""
+    found: dict[str, dict[str, float]] = json.loads(MILLISECONDS.read_text(encoding="utf-8"))
+    return found
+
+
 def advise(need: str) -> str:
     """A table of the names for a need."""
-    headings = ("name", "M params:", "GMACs:", "pixels:", "top-1:", "license")
+    headings = ("name", "M params:", "GMACs:", "pixels:", "ms torch:", "ms OpenVINO:", "top-1:", "license")
     return table(headings, map(_describe, NEEDS[need]))
 
 
 def _describe(name: str) -> tuple[str, ...]:
     entry = published(name)
     clip, side = entry.preprocessing.clip, str(entry.preprocessing.image_size)
-    mark = "" if find_restriction(entry.license) is None else " ⚠"
+    mark, times = "" if find_restriction(entry.license) is None else " ⚠", milliseconds().get(name, {})
     return (
         code(name),
         f"{entry.params / 1e6:.1f}",
         f"{macs()[name] / 1e9:.2f}",
         side if clip is None else f"{clip['frames']} × {side}",
+        *(f"{times[engine]:g}" if engine in times else "" for engine in ("plain", "openvino")),
         "" if entry.top1 is None else f"{entry.top1:.1f}",
         f"{entry.license}{mark}",
     )
@@ -119,6 +129,28 @@ def count(name: str) -> int:
         model = build_model(name).eval()
     shape = (*model.input_shape[:-2], size, size)
     return int(count_model(model, shape).running.macs)
+
+
+def draw(file: Path) -> None:
+    """Draws published accuracy against milliseconds, of the names for images that have both."""
+    from classy_vision.models import MODELS
+    from classy_vision.study.figure import save
+    from classy_vision.study.pareto import Axes
+    from classy_vision.study.row import Row
+    from classy_vision.study.scatter import draw_scatter
+
+    entries = {name: published(name) for name in sorted(milliseconds())}
+    rows = [
+        Row(
+            name,
+            latency=milliseconds()[name]["openvino"],
+            accuracies={"top-1": entry.top1 / 100},
+            group=MODELS[str(entry.config["name"])].family,
+        )
+        for name, entry in entries.items()
+        if entry.top1 is not None and entry.preprocessing.clip is None
+    ]
+    save(draw_scatter(rows, Axes("latency", "accuracy")), file)
 
 
 if __name__ == "__main__":
