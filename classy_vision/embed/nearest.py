@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch
 
-Array = np.ndarray[Any, Any]
-QUERIES, KEYS = 1024, 8192
-"""Rows whose similarities are in memory at once: 32 MB in float32."""
+from classy_vision.embed.stored import Array
+
+QUERIES, KEYS = 2048, 8192
+"""Rows whose similarities are in memory at once: 64 MB in float32."""
 VALUES = 2**22
 """Values of pairs that are scored at once, in float64."""
 SPARE = 16

@@ -27,14 +27,14 @@ class Section:
 
     Attributes:
         anchor, title: of it.
-        count: of all that there is.
+        count: of all that there is; None where it is not a finding.
         text: says what is shown.
         entries: in HTML.
     """
 
     anchor: str
     title: str
-    count: int
+    count: int | None
     text: str
     entries: Sequence[str]
 
@@ -65,7 +65,7 @@ def render_page(
         show: how many groups, labels and outliers.
     """
     writer = _Writer(found, paths, pictures)
-    sections = [one for one in writer.list_sections(asked, show) if one is not None]
+    sections = [*writer.list_sections(asked, show)]
     style = _read("review.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return Template(_read("review.html")).substitute(
@@ -73,7 +73,7 @@ def render_page(
         summary=escape(describe(found)),
         style=style,
         style_hash=f"sha256-{digest}",
-        links="".join(f'<a href="#{one.anchor}">{one.title} <b>{one.count:,}</b></a>' for one in sections),
+        links="".join(map(_make_link, sections)),
         sections="\n".join(map(_make_section, sections)),
     )
 
@@ -89,13 +89,17 @@ def _read(name: str) -> str:
     return (files("classy_vision.embed") / name).read_text(encoding="utf-8")
 
 
+def _make_link(one: Section) -> str:
+    count = "" if one.count is None else f" <b>{one.count:,}</b>"
+    return f'<a href="#{one.anchor}">{one.title}{count}</a>'
+
+
 def _make_section(one: Section) -> str:
     shown = len(one.entries)
-    first = f" The first {shown} of {one.count:,} are shown." if shown < one.count else ""
-    body = "\n".join(one.entries)
-    return (
-        f'<section id="{one.anchor}"><h2>{one.title}</h2><p>{escape(one.text + first)}</p>\n{body}\n</section>'
-    )
+    first = f" The first {shown} of {one.count:,} are shown." if one.count and shown < one.count else ""
+    head = f"<h2>{one.title}</h2><p>{escape(one.text + first)}</p>"
+    body = "\n".join(one.entries) or "<p>There are none.</p>"
+    return f'<section id="{one.anchor}">{head}\n<div>\n{body}\n</div></section>'
 
 
 class _Writer:
@@ -104,21 +108,18 @@ class _Writer:
     def __init__(self, found: Neighbours, paths: Sequence[str], pictures: Mapping[int, bytes | str]) -> None:
         self.found, self.paths, self.pictures = found, paths, pictures
 
-    def list_sections(self, asked: Sequence[bytes | str], show: int) -> Iterator[Section | None]:
+    def list_sections(self, asked: Sequence[bytes | str], show: int) -> Iterator[Section]:
         found = self.found
-        queries = [self.make_query(one, picture) for one, picture in zip(found.queries, asked)]
-        yield Section("queries", "Images asked about", len(queries), QUERIES, queries) if queries else None
-        yield Section(
-            "duplicates", "Near duplicates", len(found.duplicates),
-            DUPLICATES.format(found.threshold), [*map(self.make_group, found.duplicates[:show])],
-        )  # fmt: skip
-        labels = [*map(self.make_disagreement, found.disagreements[:show])]
-        count = len(found.disagreements)
-        yield Section("labels", "Labels that disagree", count, LABELS, labels) if found.label else None
-        outliers = [self.make_outlier(row) for row in found.outliers[:show].tolist()]
-        yield Section(
-            "outliers", "Outliers", len(found.outliers), OUTLIERS.format(found.rows.shape[1]), outliers
-        )
+        if found.queries:
+            queries = [*map(self.make_query, found.queries, asked)]
+            yield Section("queries", "Images asked about", len(queries), QUERIES, queries)
+        text, groups = DUPLICATES.format(found.threshold), [*map(self.make_group, found.duplicates[:show])]
+        yield Section("duplicates", "Near duplicates", len(found.duplicates), text, groups)
+        if found.label:
+            labels = [*map(self.make_disagreement, found.disagreements[:show])]
+            yield Section("labels", "Labels that disagree", len(found.disagreements), LABELS, labels)
+        text, rows = OUTLIERS.format(found.rows.shape[1]), found.outliers[:show].tolist()
+        yield Section("outliers", "Outliers", None, text, [*map(self.make_outlier, rows)])
 
     def make_query(self, one: Query, picture: bytes | str) -> str:
         label = self.found.labels[one.row] if one.row is not None else None
@@ -129,7 +130,7 @@ class _Writer:
 
     def make_group(self, one: Group) -> str:
         copies = f", {len(one.copies)} of them exact copies" if one.copies else ""
-        text = f"{len(one.rows)} images<small>{copies}, cosine {one.similarity:.4f} or more</small>"
+        text = f"{len(one.rows)} images<small>{copies}, cosine {one.similarity:.6f} or more</small>"
         if len(one.labels) > 1:
             text += f"<em>, labels {escape(', '.join(one.labels[:5]))}{', …' * (len(one.labels) > 5)}</em>"
         figures = [self.make_member(row, one) for row in one.rows[:MEMBERS]]
@@ -140,7 +141,7 @@ class _Writer:
         return self.make_figure(row, "exact copy" if row in group.copies else "", odd=len(group.labels) > 1)
 
     def make_disagreement(self, one: Disagreement) -> str:
-        text = f"<em>{escape(one.label)}</em>, where neighbours are <em>{escape(one.suggested)}</em>"
+        text = f"<em>{escape(one.label)}</em>, where neighbours suggest <em>{escape(one.suggested)}</em>"
         text += f" <small>({one.share:.0%} have another label)</small>"
         return self.make_entry(one.row, text, one.label)
 
@@ -172,15 +173,15 @@ class _Writer:
 QUERIES = "The nearest images of the collection, with their cosines."
 DUPLICATES = (
     "Groups joined by neighbours with a cosine of {:.6f} or more. Exact copies have the same bytes as an image "
-    "before them. Where the labels differ, at least one is wrong."
+    "before them. Where labels differ, one may be wrong."
 )
 LABELS = (
-    "Images whose neighbours have another label more often than theirs, the clearest first. On the right are "
-    "the nearest neighbours, with their cosines."
+    "Images whose neighbours have another label more often than theirs, the clearest first. After each come its "
+    "nearest neighbours, with their cosines."
 )
 OUTLIERS = (
     "Images by their distance (1 - cosine) to neighbour {}, the furthest first. All images are ranked: where "
-    "outliers end is for you to say. On the right are the nearest neighbours, with their cosines."
+    "outliers end is for you to say. After each come its nearest neighbours, with their cosines."
 )
 
 
