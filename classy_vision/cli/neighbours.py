@@ -68,6 +68,9 @@ def neighbours(
     options |= {"of": of or (), "model": model, "device": device}
     place = output or Path("neighbours", os.path.basename(os.path.abspath(os.path.expanduser(features))))
     with training_packages():
+        from classy_vision.embed.stored import load
+
+        load(features)  # before torch is imported, which takes seconds
         from classy_vision.embed.review import neighbours
         from classy_vision.embed.review_files import check_review, write_neighbours
     check_review(place, force=force)
@@ -90,9 +93,10 @@ def _summarize(found: Neighbours) -> Iterator[str]:
         yield f"near {one.name}: " + ", ".join(f"{ids[row]} ({cosine:.4f})" for row, cosine in pairs)
     count, copies = sum(len(one.rows) for one in groups), sum(len(one.copies) for one in groups)
     differ = sum(len(one.labels) > 1 for one in groups)
-    text = f"{count:,} in {len(groups):,} groups (cosine {found.threshold:.6f} or more)" if groups else "none"
+    text = f"{count:,} images in {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else "none"
+    text += f" (cosine {found.threshold:.6f} or more)"
     text += f", {copies:,} of them exact copies" if copies else ""
-    yield f"near duplicates: {text}{f'; the labels of {differ:,} groups differ' if differ else ''}"
+    yield f"near duplicates: {text}{f'; labels differ in {differ:,}' if differ else ''}"
     if found.label:
         first = ", ".join(f"{ids[one.row]} ({one.suggested}?)" for one in found.disagreements[:3])
         yield f"labels that disagree: {len(found.disagreements):,}{f', first {first}' if first else ''}"

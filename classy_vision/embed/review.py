@@ -117,7 +117,7 @@ def _find_column(stored: Embeddings, column: str | None) -> str:
 
 def _find_count(stored: Embeddings, k: int | None) -> int:
     if stored.rows < 2:
-        raise ConfigError(f"{str(stored.folder)!r} has {stored.rows} row(s): neighbours need at least 2")
+        raise ConfigError(f"{str(stored.folder)!r} is too small for neighbours: rows = {stored.rows}")
     if k is None:
         return min(NEIGHBOURS, stored.rows - 1)
     if not 1 <= k < stored.rows:

@@ -233,7 +233,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         (folder, {**choose, "of": ["0000x"]}, "unknown image '0000x'; did you mean '00005'?"),
         (folder, {**choose, "of": ["q.png"]}, "has it as id or path, and there is no such file"),
         (tmp_path / "bad", {}, "column 'x' has values that are not finite, first of '00003'"),
-        (tmp_path / "one", {}, "one' has 1 row(s): neighbours need at least 2"),
+        (tmp_path / "one", {}, "one' is too small for neighbours: rows = 1"),
     ):
         with pytest.raises(ConfigError, match=re.escape(said)):
             find(place, **options)
