@@ -176,8 +176,8 @@ DUPLICATES = (
     "before them. Where labels differ, one may be wrong."
 )
 LABELS = (
-    "Images whose neighbours have another label more often than theirs, the clearest first. After each come its "
-    "nearest neighbours, with their cosines."
+    "Images whose neighbours have another label more often than theirs, the clearest first. After each come "
+    "its nearest neighbours, with their cosines."
 )
 OUTLIERS = (
     "Images by their distance (1 - cosine) to neighbour {}, the furthest first. All images are ranked: where "
