@@ -93,7 +93,7 @@ def _summarize(found: Neighbours) -> Iterator[str]:
         yield f"near {one.name}: " + ", ".join(f"{ids[row]} ({cosine:.4f})" for row, cosine in pairs)
     count, copies = sum(len(one.rows) for one in groups), sum(len(one.copies) for one in groups)
     differ = sum(len(one.labels) > 1 for one in groups)
-    text = f"{count:,} images in {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else "none"
+    text = f"{count:,} {found.unit}s in {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else "none"
     text += f" (cosine {found.threshold:.6f} or more)"
     text += f", {copies:,} of them exact copies" if copies else ""
     yield f"near duplicates: {text}{f'; labels differ in {differ:,}' if differ else ''}"

@@ -93,6 +93,11 @@ class Neighbours:
     queries: tuple[Query, ...]
 
     @property
+    def unit(self) -> str:
+        """What a row is: "image" or "video"."""
+        return "video" if self.stored.manifest["model"]["preprocessing"].get("clip") else "image"
+
+    @property
     def distances(self) -> Array:
         """The distance of each row from its k-th neighbour, 1 - cosine, (n,)."""
         found: Array = 1 - self.similarities[:, -1]

@@ -82,7 +82,9 @@ def describe(found: Neighbours) -> str:
     """Says in a line what the neighbours are of."""
     count, k = found.rows.shape
     labels = f"labels from the column {found.label}" if found.label else "no labels"
-    return f"{count:,} images by {found.column}, {k} neighbours of each by cosine, {labels}."
+    return (
+        f"{count:,} {found.unit}s by {found.column}, {k} neighbour{'s' * (k > 1)} of each by cosine, {labels}."
+    )
 
 
 def _read(name: str) -> str:
@@ -130,7 +132,7 @@ class _Writer:
 
     def make_group(self, one: Group) -> str:
         copies = f", {len(one.copies)} of them exact copies" if one.copies else ""
-        text = f"{len(one.rows)} images<small>{copies}, cosine {one.similarity:.6f} or more</small>"
+        text = f"{len(one.rows)} {self.found.unit}s<small>{copies}, cosine {one.similarity:.6f} or more</small>"
         if len(one.labels) > 1:
             text += f"<em>, labels {escape(', '.join(one.labels[:5]))}{', …' * (len(one.labels) > 5)}</em>"
         figures = [self.make_member(row, one) for row in one.rows[:MEMBERS]]
@@ -194,7 +196,7 @@ def _make_figure(
 ) -> str:
     if isinstance(picture, bytes):
         data = base64.b64encode(picture).decode()
-        shown = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name)}" loading="lazy">'
+        shown = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name)}" decoding="async">'
     else:
         shown = f'<div class="missing">not shown: {escape(picture)}</div>'
     lines = (

@@ -22,6 +22,7 @@ def write_embeddings(
     *,
     paths: Sequence[str | Path] | None = None,
     source: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     shard_size: int = 4096,
 ) -> Path:
     """Writes what ``classy embed`` would have written; ids are "00000", "00001", …."""
@@ -30,10 +31,16 @@ def write_embeddings(
     layout = Layout({name: values.shape[1:] for name, values in features.items()}, "float32", cells.schema)
     folder = Folder(path)
     path.mkdir()
-    model = {"class": "AnyNet", "config": None, "digest": "0", "trunk_norm": True, "preprocessing": {}}
+    model = {"class": "AnyNet", "config": None, "digest": "0", "trunk_norm": True}
     origin = source or {"kind": "folder", "name": str(path.parent / "images")}
     folder.write_about(
-        {"version": VERSION, "model": model, "dtype": "float32", "shard_size": shard_size, "source": origin}
+        {
+            "version": VERSION,
+            "model": {**model, "preprocessing": preprocessing or {}},
+            "dtype": "float32",
+            "shard_size": shard_size,
+            "source": origin,
+        }
     )
     for shard, start in enumerate(range(0, count, shard_size)):
         with open_shard(folder.find_shard(shard), layout) as writer:

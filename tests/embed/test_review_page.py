@@ -150,8 +150,6 @@ def test_texts_of_users_are_texts(open_page: Open) -> None:
 
 def test_every_picture_is_in_the_page(open_page: Open) -> None:
     page = open_page()
-    for image in page.locator("img").all():
-        image.scroll_into_view_if_needed()  # they are decoded when they come into view
     sizes = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
     assert len(sizes) > 40
     assert {*sizes} == {18}
@@ -238,3 +236,21 @@ def test_without_labels_and_duplicates(open_page: Open, tmp_path: Path) -> None:
     assert page.locator("h2").all_inner_texts() == ["Near duplicates", "Outliers"]
     assert "There are none." in page.inner_text("#duplicates")
     assert "no labels" in page.inner_text("header")
+
+
+def test_videos(open_page: Open, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.data.videos import numbered, write_video
+
+    paths = [tmp_path / "0.mp4", tmp_path / "1.mp4"]
+    for path in paths:
+        write_video(path, numbered(5))
+    features, seen = {"x": np.ones((2, 3))}, {"clip": {"frames": 4}}
+    folder = write_embeddings(tmp_path / "videos", features, paths=paths, preprocessing=seen)
+    page = open_page(write_neighbours(neighbours(folder, device="cpu"), tmp_path / "out"))
+    assert page.inner_text("header p").startswith("2 videos by x, 1 neighbour of each")
+    assert page.locator("#duplicates h3").inner_text().startswith("2 videos, 1 of them exact copies")
+    assert (
+        page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
+        == [32] * page.locator("img").count()
+    )
