@@ -136,16 +136,16 @@ def _read_labels(stored: Embeddings, column: str | None) -> tuple[str | None, li
     Raises:
         ConfigError: there is no such column, or its cells are not classes.
     """
-    if column is None and LABEL not in stored.columns:
-        return None, [None] * stored.rows
-    column = column or LABEL
     others = [name for name in stored.columns if name not in ("id", "path")]
-    if column not in others:
+    if column is not None and column not in others:
         raise unknown("column of labels", column, others, str(stored.folder))
-    cells = stored.column(column)
-    if any(not isinstance(cell, (str, int, bool, type(None))) for cell in cells):
+    cells = stored.column(column or LABEL) if column or LABEL in others else []
+    fit = all(isinstance(cell, (str, int, bool, type(None))) for cell in cells)
+    if column is None and (not fit or not cells):
+        return None, [None] * stored.rows
+    if not fit:
         raise ConfigError(f"column {column!r} does not hold labels: a name or a whole number per row is needed")
-    return column, [None if cell is None or cell == "" else str(cell) for cell in cells]
+    return column or LABEL, [None if cell is None or cell == "" else str(cell) for cell in cells]
 
 
 def _find_row(files: Files, word: str) -> int | None:

@@ -26,8 +26,8 @@ from classy_vision.embed.stored import Embeddings
 SIDE = 128
 """Pixels along the longer side of a small picture, which takes about 4 KB."""
 QUALITY = 80
-ROWS = ("folder", "table", "records")
-"""Kinds of sources whose rows are files; those of others are parts of them."""
+PARTS = ("tar", "hugging face")
+"""Kinds of sources whose rows are parts of files; those of others are files."""
 
 Place = Path | Part | bytes
 """Where the bytes of an image are."""
@@ -43,7 +43,7 @@ class Files:
     def __init__(self, stored: Embeddings) -> None:
         self.stored = stored
         self._source = stored.manifest["source"]
-        self._root = Path(str(self._source["name"]))
+        self._root = Path(str(self._source.get("name", "")))
 
     @cached_property
     def paths(self) -> list[str]:
@@ -73,9 +73,9 @@ class Files:
         Raises:
             ConfigError: none of them is: the source is not there any more, or cannot be read.
         """
-        if self._source["kind"] in ROWS:
-            return {row: self.locate(row) for row in rows if self.paths[row]}
-        return dict(self._open_parts(set(rows)))
+        if self._source.get("kind") in PARTS:
+            return dict(self._open_parts(set(rows)))
+        return {row: self.locate(row) for row in rows if self.paths[row]}
 
     def _open_parts(self, rows: set[int]) -> Iterator[tuple[int, Place]]:
         """Goes through the shards of a source that is not one file for each image."""

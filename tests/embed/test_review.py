@@ -138,6 +138,11 @@ def test_labels_that_are_numbers(tmp_path: Path) -> None:
     assert [(one.row, one.label, one.suggested) for one in found.disagreements] == [(3, "2", "1")]
 
 
+def test_numbers_that_are_no_classes_are_not_taken_for_labels(tmp_path: Path) -> None:
+    found = find(write_embeddings(tmp_path / "x", {"x": LINE}, {"label": [0.5] * 7}), k=2)
+    assert (found.label, found.disagreements) == (None, ())
+
+
 # -- images that are asked about
 
 

@@ -124,9 +124,7 @@ def test_hugging_face(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_collection_without_files(tmp_path: Path) -> None:
-    folder = write_embeddings(
-        tmp_path / "features", {"x": np.eye(3)}, source={"kind": "records", "name": "digits"}
-    )
+    folder = write_embeddings(tmp_path / "features", {"x": np.eye(3)}, source={"kind": "of their own"})
     assert make_thumbnails(Files(load(folder)), [0, 2]) == {0: "no file", 2: "no file"}
 
 
