@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Evaluate a model on images or videos with labels.",
     "embed": "Write features of blocks and outputs of heads for a collection of images or videos.",
     "probe": "Measure how well each block of a trunk tells classes apart, and what it costs.",
+    "neighbours": "Find near duplicates, outliers, labels that may be wrong, and neighbours of images.",
     "export": "Write a model with its heads to a file, and check it by running it.",
     "weights": "List, show and convert weights.",
 }

@@ -5,21 +5,37 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.embed.findings import Neighbours
     from classy_vision.embed.job import Progress, Summary, embed
+    from classy_vision.embed.review import neighbours
+    from classy_vision.embed.review_files import write_neighbours
     from classy_vision.embed.settings import Settings
     from classy_vision.embed.stored import Embeddings, load
 
-__all__ = ["Embeddings", "Progress", "Settings", "Summary", "embed", "load"]
+__all__ = [
+    "Embeddings",
+    "Neighbours",
+    "Progress",
+    "Settings",
+    "Summary",
+    "embed",
+    "load",
+    "neighbours",
+    "write_neighbours",
+]
 
 # Looked up when they are used: reading embeddings back needs no torch.
 __getattr__ = lazy(
     __name__,
     {
         "Embeddings": "stored",
+        "Neighbours": "findings",
         "Progress": "job",
         "Settings": "settings",
         "Summary": "job",
         "embed": "job",
         "load": "stored",
+        "neighbours": "review",
+        "write_neighbours": "review_files",
     },
 )

@@ -26,7 +26,7 @@ TABLES = [
     ("weights", "show"),
 ]
 WRITERS = [("compare",), ("sample",), ("schema",), ("train",), ("evaluate",), ("export",), ("predict",)]
-WRITERS += [("embed",), ("probe",)]
+WRITERS += [("embed",), ("probe",), ("neighbours",)]
 OLD = {"--json", "--csv", "--input-size", "--batch"}
 
 
