@@ -9,7 +9,7 @@ images, batches and epochs, and AdamW:
 
 - scratch: the same network from random weights, in a plain loop.
 - plain: everything learns at one rate.
-- probe: ``recipe: linear-probe``, with the epochs of the others.
+- probe: ``recipe: linear-probe`` without mirroring, with the epochs of the others.
 - layer decay: plain with ``layer_decay: 0.75``, drawing no augmentation either.
 - recipe: ``recipe: fine-tune-transformer`` without mirroring, at the rate of the others.
 - timm: layer decay by ``create_optimizer_v2``, random crops and RandAugment by ``create_transform``, mixup and
@@ -61,7 +61,7 @@ OURS: dict[str, Any] = {
 PLAIN: dict[str, Any] = {"learning_rate": RATE, "weight_decay": DECAY, "warmup_epochs": WARMUP}
 ARMS: dict[str, tuple[str | None, dict[str, Any], dict[str, Any]]] = {
     "plain": (None, PLAIN, {}),
-    "probe": ("linear-probe", {}, {}),
+    "probe": ("linear-probe", {}, {"augment": {"crop": [0.7, 1.0]}}),
     "layer decay": (None, {**PLAIN, "layer_decay": LAYERS}, {}),
     "recipe": (
         "fine-tune-transformer",
