@@ -136,7 +136,9 @@ class Attention(nn.Module):
             qkv: Tensor = self.qkv(x)
             return qkv
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return F.linear(x, self.qkv.weight, bias)
+        if isinstance(self.qkv, nn.Linear):
+            return F.linear(x, self.qkv.weight, bias)  # in one pass
+        return self.qkv(x) + bias  # something that wraps it, such as an adapter
 
 
 class DifferentialAttention(nn.Module):
