@@ -35,7 +35,7 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
         mixed_precision=schedule.mixed_precision,
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=changes)],
-        log_with=job.settings.all_trackers,
+        log_with=job.settings.all_trackers or None,
         project_dir=folder.path,
     )
     if schedule.batch_size % accelerator.num_processes:
