@@ -204,7 +204,7 @@ def test_two_processes_give_the_same_as_one_and_the_run_is_exported(table: Path)
         assert done.returncode == 0, done.stderr
     one, two = (load_file(table.parent / name / "model.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
-    done = classy("export", table.parent / "one", table.parent / "one.onnx")
+    done = classy("export", table.parent / "one", "--format", "onnx", "--output", table.parent / "one.onnx")
     assert done.returncode == 0, done.stderr
     said = classy("predict", table.parent / "one.onnx", table.parent / "0.png", "--format", "json")
     assert json.loads(said.stdout)[0]["image"].endswith("0.png"), said.stderr
