@@ -16,7 +16,8 @@ from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, check, resume, train
-from classy_vision.train.config import LoraConfig
+from classy_vision.train.config import LoraConfig, ScheduleConfig
+from classy_vision.train.model import freeze
 from classy_vision.train.run_folder import read_state
 from tests.train.command import SMALL_TRUNK, classy, head, job, write
 from tests.train.stops import assert_same_runs, read_history, train_and_stop
@@ -103,13 +104,26 @@ def test_adapters_change_what_the_model_gives_and_merge_into_it(make: Any, block
 
 def test_layers_that_heads_depend_on_are_adapted() -> None:
     of_layer = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-    assert find_layers(build("layer_0"), SHAPE) == [f"blocks.layer_0.{name}" for name in of_layer]
+    assert find_layers(build("layer_0", qkv_bias="qv"), SHAPE) == [
+        f"blocks.layer_0.{name}" for name in of_layer
+    ]
     found = [
         name.partition("encoder.")[2] or name.rpartition(".")[2]
         for name in find_layers(build_encoder("fc"), SHAPE)
     ]
     of_layer = ["self_attn", "linear1", "linear2"]
     assert found == [*(f"layers.{i}.{name}" for i in (0, 1) for name in of_layer), "fc"]
+
+
+def test_the_norms_of_the_trunk_keep_their_statistics() -> None:
+    model = build_encoder("fc")
+    add_adapters(model, LoraConfig(rank=4), SHAPE)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    freeze(model, ScheduleConfig(lora=LoraConfig(rank=4)), epoch=0)
+    model(torch.randn(4, *SHAPE))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model.get_submodule("model.encoder").training
 
 
 def test_what_cannot_be_adapted_is_explained(table: Path) -> None:

@@ -106,7 +106,8 @@ def test_a_run_gives_the_mean_of_its_last_epochs(table: Path, monkeypatch: pytes
         return row
 
     monkeypatch.setattr(Trainer, "run_epoch", record)
-    train(settings(table, freeze={"until": "stem"}), table.parent / "run")
+    freeze = {"freeze": {"until": "block1"}, "unfreeze_at": {"epoch": 3, "until": "stem"}}
+    train(settings(table, **freeze), table.parent / "run")
     given = load_file(table.parent / "run" / "model.safetensors")
     rates = [row["learning_rate"] for row in read_history(table.parent / "run")]
     assert rates[1] == rates[2] == learning_rate(ScheduleConfig(epochs=3, learning_rate=1e-2), 4, 4)
@@ -114,6 +115,7 @@ def test_a_run_gives_the_mean_of_its_last_epochs(table: Path, monkeypatch: pytes
         wanted = torch.stack([end[key].double() for end in ends[1:]]).mean(0)
         if key.endswith(("running_mean", "running_var")) and not key.startswith("stem."):
             assert (value - wanted).abs().max() > 1e-4  # they are of the averaged weights
+            assert (value - ends[-1][key]).abs().max() > 1e-4
         elif not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-6)
 
