@@ -354,7 +354,7 @@ class Trainer:
         heads, measured = find_heads(self.network), find_heads(self.result)
         for name in set(self.stopped) - self._detached:
             self._detached.add(name)
-            heads[name].register_forward_hook(_detach)  # DDP waits for what an output with gradients depends on
+            heads[name].register_forward_hook(_detach)  # no gradients, for which DDP would wait
             heads[name].load_state_dict(measured[name].state_dict())  # of an average, which then stays the same
             for parameter in heads[name].parameters():
                 self.optimizer.state.pop(parameter, None)  # or a schedule-free one would still move it
