@@ -298,7 +298,7 @@ def _calibrate(found: Found, data: DataConfig | None, max_loss: float) -> Any:
     settings = RunFolder(found.run).settings()
     if data is not None:
         settings = settings.model_copy(update={"data": data})
-    return calibrate(prepare(settings), max_loss)
+    return calibrate(prepare(settings.without_training()), max_loss)
 
 
 def _print(done: Exported, found: Found) -> None:

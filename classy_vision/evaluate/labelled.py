@@ -135,8 +135,7 @@ def _find_in_run(run: str | Path | None, split: str | None) -> _Rows:
     if split == "test":
         return _take_rows(test_records(settings), split)
     # The same checks and the same split as in training, whatever its device and initial weights.
-    schedule = settings.schedule.model_copy(update={"mixed_precision": "no"})
-    records = prepare(settings.model_copy(update={"schedule": schedule, "weights": None})).records
+    records = prepare(settings.without_training().model_copy(update={"weights": None})).records
     return _take_rows(records, split or "validation")
 
 

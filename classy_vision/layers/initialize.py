@@ -25,9 +25,11 @@ def kaiming_fan_out(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def bare_linear(width_in: int, width_out: int, bias: bool = True) -> nn.Linear:
+def bare_linear(
+    width_in: int, width_out: int, bias: bool = True, kind: type[nn.Linear] = nn.Linear
+) -> nn.Linear:
     """A linear layer with values to be filled in: layers draw their own first, which takes as long again."""
-    layer = nn.Linear(width_in, width_out, bias, device="meta")
+    layer = kind(width_in, width_out, bias, device="meta")
     layer.weight = nn.Parameter(torch.empty(width_out, width_in))
     if bias:
         layer.bias = nn.Parameter(torch.empty(width_out))

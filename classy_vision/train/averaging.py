@@ -1,22 +1,29 @@
-"""The moving average of the weights of a run (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017)."""
+"""The average of the weights of a run: a moving one (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017),
+or that of the ends of its last epochs (Izmailov et al., 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from classy_vision.train.config import ScheduleConfig
 
 
 def make_average(model: nn.Module, schedule: ScheduleConfig) -> AveragedModel | None:
-    """Makes the average of ``schedule.ema``, which starts as ``model`` is; None where none is kept."""
-    if schedule.ema is None:
+    """Makes the average of ``schedule.ema`` or ``schedule.swa``, which starts as ``model`` is; None where none
+    is kept."""
+    if schedule.ema is not None:
+        average = AveragedModel(model, multi_avg_fn=_fade(schedule.ema), use_buffers=True)
+    elif schedule.swa is not None:
+        average = AveragedModel(model)
+    else:
         return None
-    average = AveragedModel(model, multi_avg_fn=_fade(schedule.ema), use_buffers=True)
     return average.eval().requires_grad_(False)
 
 
@@ -32,3 +39,29 @@ def _fade(decay: float) -> Callable[[Iterable[Any], Iterable[Any], Any], None]:
                 average.copy_(value)
 
     return update
+
+
+# -- the statistics of batch norms
+
+
+def find_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that collect statistics in the mode in which ``model`` is, as frozen ones do not."""
+    norms = (part for part in model.modules() if isinstance(part, _BatchNorm))
+    return [norm for norm in norms if norm.training and norm.track_running_stats]
+
+
+@contextmanager
+def collecting(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Makes the statistics of norms the plain means over the batches that their model sees inside.
+
+    ``torch.optim.swa_utils.update_bn`` does so for all norms of a model, also for those that are frozen.
+    """
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum

@@ -1,4 +1,4 @@
-"""Which epoch of a run is the best, and when to stop looking for a better one."""
+"""Which epoch of a run is the best, and when the run and each of its heads stop looking for a better one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from classy_vision.config import unknown
-from classy_vision.train.config import ScheduleConfig
+from classy_vision.train.config import ScheduleConfig, TaskConfig, TrainConfig
 from classy_vision.train.tasks import Task
 
 LOWER_IS_BETTER = ("loss", "mae", "rmse", "abs_rel")
@@ -38,6 +38,43 @@ def is_over(schedule: ScheduleConfig, history: Sequence[Mapping[str, float]]) ->
     if schedule.patience is None or not history:
         return False
     return len(history) - 1 - find_best(schedule, history) >= schedule.patience
+
+
+def find_stopped(tasks: Mapping[str, TaskConfig], history: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    """The heads that have stopped learning by ``tasks.<head>.patience``, with the last epoch that each learned
+    in, counted from 1."""
+    return {
+        head: epoch
+        for head, config in tasks.items()
+        if config.patience is not None
+        and (epoch := _find_end([row[f"val/{head}/loss"] for row in history], config.patience))
+    }
+
+
+def _find_end(losses: Sequence[float], patience: int) -> int:
+    """The first epoch by whose end no loss was lower for ``patience`` epochs; 0 if there is none."""
+    lowest, since = math.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        lowest, since = (loss, 0) if loss < lowest else (lowest, since + 1)
+        if since >= patience:
+            return epoch
+    return 0
+
+
+def have_all_stopped(settings: TrainConfig, history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether no head is left that learns, because of ``tasks.<head>.patience``."""
+    stopped = find_stopped(settings.tasks, history)
+    return bool(stopped) and settings.tasks.keys() - settings.schedule.kept_heads <= stopped.keys()
+
+
+def describe_stopped(tasks: Mapping[str, TaskConfig], history: Sequence[Mapping[str, float]]) -> Iterable[str]:
+    """Says which heads have stopped with the last epoch."""
+    for head, epoch in find_stopped(tasks, history).items():
+        if epoch == len(history):
+            yield (
+                f"head {head!r} stopped after epoch {epoch}: its validation loss was not lower for "
+                f"{tasks[head].patience} epochs"
+            )
 
 
 def describe_best(schedule: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> Iterable[str]:

@@ -95,6 +95,9 @@ class TaskConfig(Config):
         ignore_index: the value in masks of pixels that have no class.
         missing: the value in maps of pixels that have no number, beside NaN.
         scale: what a value in a map is multiplied by, such as 0.001 for millimetres that are learned as metres.
+        patience: the head stops learning after so many epochs in which its validation loss was not lower; the
+            other heads go on without it (Zhang et al., "Facial landmark detection by deep multi-task
+            learning", 2014). The run ends when every head has stopped.
     """
 
     target: str | None = None
@@ -110,6 +113,7 @@ class TaskConfig(Config):
     ignore_index: Annotated[int, Field(ge=0, le=2**16)] = 255
     missing: float | None = None
     scale: PositiveFloat = 1.0
+    patience: PositiveInt | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -170,6 +174,34 @@ class UnfreezeConfig(Config):
     heads: tuple[str, ...] = ()
 
 
+class LoraConfig(Config):
+    """Low-rank adapters in place of the weights of the trunk (Hu et al., "LoRA", 2021).
+
+    Attributes:
+        rank: of each adapter, which learns rank * (inputs + outputs) numbers.
+        alpha: what the adapters add to the weights is multiplied by alpha / rank.
+        dropout: of what adapters of linear layers read.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class SwaConfig(Config):
+    """An average of the weights at the ends of epochs (Izmailov et al., "Averaging weights leads to wider
+    optima", 2018).
+
+    Attributes:
+        epoch: the first whose weights count, counted from 1.
+        learning_rate: of that epoch and all after it, which is constant; by default that which the schedule
+            has at its start.
+    """
+
+    epoch: PositiveInt
+    learning_rate: PositiveFloat | None = None
+
+
 class ScheduleConfig(Config):
     """How the model is trained.
 
@@ -209,6 +241,11 @@ class ScheduleConfig(Config):
         mix_probability: part of the pairs that are mixed.
         ema: keeps an average of the weights, of which the last ones count for ``1 - ema`` per step, and fewer
             steps at the start. The average is what is measured, and what the run gives.
+        swa: averages the weights of the last epochs: ``{epoch: 20}`` those from the 20th on. From then on the
+            average is what is measured, and what the run gives.
+        lora: trains low-rank adapters of the trunk's linear and attention layers, and the heads; the rest of
+            the trunk stays as it is: ``{rank: 8, alpha: 16}``. Needs the extra ``lora``. The run gives an
+            ordinary model, into which the adapters are merged.
         freeze: blocks and heads that do not learn: ``{until: block2}``, or ``{heads: loaded}`` for the whole
             trunk and the heads of ``weights``, beside which new ones are trained. Their norms keep their
             statistics.
@@ -246,6 +283,8 @@ class ScheduleConfig(Config):
     cutmix: PositiveFloat | None = None
     mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    swa: SwaConfig | None = None
+    lora: LoraConfig | None = None
     freeze: FreezeConfig | None = None
     unfreeze_at: tuple[UnfreezeConfig, ...] = ()
     freeze_trunk: bool = False
@@ -327,6 +366,32 @@ class ScheduleConfig(Config):
             raise ValueError(f"unfreeze_at: epochs {epochs} do not rise up to epochs = {self.epochs}")
         return self
 
+    @model_validator(mode="after")
+    def _check_lora(self) -> Self:
+        for name in ("freeze", "freeze_trunk", "unfreeze_at", "layer_decay"):
+            if self.lora is not None and getattr(self, name):
+                raise ValueError(
+                    f"lora keeps the trunk as it is beside its adapters, and {name} says what of it learns: "
+                    f"leave one out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_swa(self) -> Self:
+        if self.swa is None:
+            return self
+        if self.ema is not None:
+            raise ValueError("swa and ema are two averages of the weights: leave one out")
+        if self.optimizer.startswith("schedule_free"):
+            raise ValueError(f"optimizer = {self.optimizer!r} averages the weights itself: leave swa out")
+        if self.swa.epoch > self.epochs:
+            raise ValueError(f"swa.epoch = {self.swa.epoch} is after the last of {self.epochs} epochs")
+        if self.swa.epoch - 1 < self.warmup_epochs:
+            raise ValueError(
+                f"swa.epoch = {self.swa.epoch} begins before warmup_epochs = {self.warmup_epochs:g} are over"
+            )
+        return self
+
     @property
     def mixes(self) -> bool:
         """Whether images are mixed."""
@@ -394,7 +459,9 @@ class TrainConfig(Config):
             ``source``. Heads that it has by the same id and shape continue from there, the others
             are new. ``weights`` in ``model`` is the same. The size, resizing, interpolation, mean
             and std that published ones expect are the defaults of ``data``.
-        tensorboard: also write TensorBoard logs.
+        tensorboard: also write TensorBoard logs; the same as ``trackers: [tensorboard]``.
+        trackers: where losses and metrics are logged as well, by the names of accelerate's trackers, such as
+            "tensorboard", "wandb" and "mlflow".
     """
 
     model: dict[str, Any]
@@ -404,6 +471,23 @@ class TrainConfig(Config):
     recipe: str | None = None
     weights: str | WeightsConfig | None = None
     tensorboard: bool = False
+    trackers: tuple[str, ...] = ()
+
+    @property
+    def all_trackers(self) -> list[str]:
+        """The names of ``trackers``, and that for which ``tensorboard`` stands, each once."""
+        return list(dict.fromkeys((*(("tensorboard",) if self.tensorboard else ()), *self.trackers)))
+
+    def without_training(self) -> Self:
+        """The settings by which the data of a run are read again, without what only training needs."""
+        changed = {"mixed_precision": "no", "loss_weighting": "fixed", "lora": None}
+        schedule = self.schedule.model_copy(update=changed)
+        return self.model_copy(update={"schedule": schedule, "tensorboard": False, "trackers": ()})
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str = "config", also: Iterable[str] = ()) -> Self:

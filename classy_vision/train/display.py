@@ -201,6 +201,9 @@ def describe_job(job: Job, model: ClassyModel, device: torch.device, processes: 
         sizes[parameter.requires_grad] += parameter.numel()
     name = job.settings.model.get("name", type(model).__name__)
     yield f"{name}: {sizes[True]:,} parameters learn, {sizes[False]:,} are frozen"
+    if (lora := job.settings.schedule.lora) is not None:
+        layers = sum(".lora_A." in key for key, _ in model.named_parameters())
+        yield f"adapters of rank {lora.rank} on {layers} layers of the trunk"
     if frozen := job.settings.schedule.frozen_heads(0):
         yield f"heads that are frozen: {', '.join(frozen)}"
     blocks = {str(head.unique_id): block for block, heads in model.get_heads().items() for head in heads}

@@ -253,7 +253,7 @@ def check_packages(settings: TrainConfig) -> None:
     """
     for key, package, extra, wanted in (
         ("data.clip", "av", "video", settings.data.clip is not None),
-        ("tensorboard: true", "tensorboard", "tensorboard", settings.tensorboard),
+        ("schedule.lora", "peft", "lora", settings.schedule.lora is not None),
         (
             *("schedule.loss_weighting: upgrad", "torchjd", "multitask"),
             settings.schedule.loss_weighting == "upgrad",
@@ -261,6 +261,10 @@ def check_packages(settings: TrainConfig) -> None:
     ):
         if wanted and find_spec(package) is None:
             raise ConfigError(f"{key} needs: pip install 'classy-vision-models[{extra}]'")
+    if settings.all_trackers:
+        from classy_vision.train.trackers import check_trackers  # accelerate is an extra that evaluation lacks
+
+        check_trackers(settings.all_trackers)
 
 
 def _complete_paths(settings: TrainConfig) -> TrainConfig:

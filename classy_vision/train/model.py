@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from classy_vision.config import ConfigError, first_line, read_config, unknown
 from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.run_files import RUN_CONFIG
+from classy_vision.train.adapters import add_adapters, keep_norms
 from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig
 from classy_vision.train.tasks import Task, name_outputs, standardize
 from classy_vision.weights.report import Report
@@ -29,6 +30,7 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
     with torch.device("meta"), torch.no_grad():
         model = build_model(settings.model)
         _check_outputs(model.eval(), settings, tasks, training=False)
+        _adapt(model, settings)
         for epoch in reversed(settings.schedule.changes):
             freeze(model, settings.schedule, epoch)
         model.train()
@@ -74,6 +76,7 @@ def build_initial(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyMod
     if model.loaded is not None:
         other = {*model.loaded.kept, *schedule.kept_heads}
         standardize(model, {name: task for name, task in tasks.items() if name not in other})
+    _adapt(model, settings)
     freeze(model, schedule, epoch=0)
     return model
 
@@ -81,15 +84,24 @@ def build_initial(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyMod
 def build_stopped(settings: TrainConfig, state: Mapping[str, Any]) -> ClassyModel:
     """Builds the model of a checkpoint."""
     model = build_model(settings.model)
+    _adapt(model, settings)
     freeze(model, settings.schedule, len(state["history"]))
     model.load_state_dict(state["model"])
     return model
 
 
+def _adapt(model: ClassyModel, settings: TrainConfig) -> None:
+    """Adds the adapters of ``schedule.lora``."""
+    if settings.schedule.lora is not None:
+        shape = settings.data.input_shape(settings.model["in_channels"], training=False)
+        add_adapters(model, settings.schedule.lora, shape)
+
+
 def freeze(model: ClassyModel, schedule: ScheduleConfig, epoch: int) -> None:
     """Freezes what stays as it is in an epoch, counted from 0.
 
-    Heads that are frozen are put into evaluation: call it after ``model.train()``.
+    Heads that are frozen are put into evaluation, and beside adapters the norms of the trunk: call it after
+    ``model.train()``.
 
     Raises:
         ConfigError: there is no such block or head.
@@ -97,7 +109,9 @@ def freeze(model: ClassyModel, schedule: ScheduleConfig, epoch: int) -> None:
     until = schedule.frozen_until(epoch)
     if until is not None or model.frozen_until is not None:
         model.freeze(until)
-    heads, frozen = _heads_of(model), schedule.frozen_heads(epoch)
+    if schedule.lora is not None:
+        keep_norms(model)
+    heads, frozen = find_heads(model), schedule.frozen_heads(epoch)
     for name in dict.fromkeys(name for start in schedule.changes for name in schedule.frozen_heads(start)):
         if name not in heads:
             raise unknown("head", name, heads, "schedule.freeze.heads")
@@ -117,7 +131,7 @@ def name_frozen_heads(schedule: ScheduleConfig, model: ClassyModel) -> ScheduleC
     """
     if schedule.freeze is None or not schedule.freeze.heads:
         return schedule
-    names, loaded = list(_heads_of(model)), model.loaded
+    names, loaded = list(find_heads(model)), model.loaded
     there = [name for name in names if loaded is not None and name not in loaded.kept]
     heads = there if schedule.freeze.heads == "loaded" else schedule.freeze.heads
     if not heads:
@@ -133,7 +147,15 @@ def name_frozen_heads(schedule: ScheduleConfig, model: ClassyModel) -> ScheduleC
     return found
 
 
-def _heads_of(model: ClassyModel) -> dict[str, nn.Module]:
+def stop_heads(model: ClassyModel, names: Collection[str]) -> None:
+    """Keeps heads as they are from now on: call it after ``model.train()`` and ``freeze``."""
+    heads = find_heads(model)
+    for name in names:
+        heads[name].requires_grad_(False).eval()
+
+
+def find_heads(model: ClassyModel) -> dict[str, nn.Module]:
+    """The heads by id."""
     return {str(head.unique_id): head for entries in model.get_heads().values() for head in entries}
 
 

@@ -197,7 +197,14 @@ def _spared_by(part: nn.Module) -> list[str]:
 
 
 def learning_rate(schedule: ScheduleConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step: a linear rise over the warm-up, then ``learning_rate_schedule``."""
+    """The rate of a step: a linear rise over the warm-up, then ``learning_rate_schedule``, and that of ``swa``
+    from where it begins."""
+    if schedule.swa is not None and step >= (start := (schedule.swa.epoch - 1) * steps_per_epoch):
+        return schedule.swa.learning_rate or _follow_schedule(schedule, start, steps_per_epoch)
+    return _follow_schedule(schedule, step, steps_per_epoch)
+
+
+def _follow_schedule(schedule: ScheduleConfig, step: int, steps_per_epoch: int) -> float:
     steps = schedule.epochs * steps_per_epoch
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if schedule.learning_rate_schedule == "one_cycle":

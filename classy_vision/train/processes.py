@@ -29,12 +29,13 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
         ConfigError: they cannot share a batch.
     """
     schedule = job.settings.schedule
+    changes = bool(schedule.unfreeze_at) or any(task.patience for task in job.settings.tasks.values())
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
     accelerator = Accelerator(
         mixed_precision=schedule.mixed_precision,
         cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(schedule.unfreeze_at))],
-        log_with="tensorboard" if job.settings.tensorboard else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=changes)],
+        log_with=job.settings.all_trackers or None,
         project_dir=folder.path,
     )
     if schedule.batch_size % accelerator.num_processes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count, islice, pairwise
@@ -24,9 +24,17 @@ from torch.utils.data import DataLoader
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
-from classy_vision.run_files import CURVES, PREDICTIONS, TENSORBOARD
-from classy_vision.train.averaging import make_average
-from classy_vision.train.best import describe_best, find_best, is_over
+from classy_vision.run_files import CURVES, PREDICTIONS
+from classy_vision.train.adapters import merge_adapters, merged_state
+from classy_vision.train.averaging import collecting, find_norms, make_average
+from classy_vision.train.best import (
+    describe_best,
+    describe_stopped,
+    find_best,
+    find_stopped,
+    have_all_stopped,
+    is_over,
+)
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
@@ -34,7 +42,7 @@ from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
 from classy_vision.train.mixing import Mixture
-from classy_vision.train.model import build_initial, build_stopped, freeze, speed_up
+from classy_vision.train.model import build_initial, build_stopped, find_heads, freeze, speed_up, stop_heads
 from classy_vision.train.optimizer import WITHOUT_RATES, learning_rate, make_optimizer, restore_optimizer
 from classy_vision.train.processes import (
     LEAST,
@@ -51,6 +59,7 @@ from classy_vision.train.processes import (
 from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
+from classy_vision.train.trackers import start_trackers
 from classy_vision.train.weighting import backward_upgrad, make_log_variances, penalise, weigh
 
 REHEARSED = 4
@@ -147,22 +156,24 @@ def _run(
     schedule = job.settings.schedule
     progress = state["progress"] if state else None
     trainer = Trainer.make(job, accelerator, model, state)
-    accelerator.init_trackers(TENSORBOARD, init_kwargs={"tensorboard": {"purge_step": len(history) + 1}})
+    start_trackers(accelerator, job.settings, folder.path, len(history))
     trainer.display.lines(filter(None, (job.records.note, *notes)))
     stopped = False
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
+                trainer.stopped = find_stopped(job.settings.tasks, history)
                 try:
                     history.append(trainer.run_epoch(epoch, progress))
                     progress = None
+                    trainer.display.lines(describe_stopped(job.settings.tasks, history))
                 except StoppedError as error:
                     stopped, progress = True, error.progress
                 best = find_best(schedule, history)
                 if accelerator.is_main_process:
                     if schedule.best and not stopped and best == len(history) - 1:
-                        folder.write_best(trainer.result)
+                        folder.write_best(trainer.result_state())
                     folder.write_checkpoint(trainer.state(history, progress))
                 if stopped:
                     trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
@@ -170,7 +181,7 @@ def _run(
                 if accelerator.is_main_process:
                     folder.write_history(history, best)
                 accelerator.log(history[-1], step=epoch + 1)
-                if is_over(schedule, history):
+                if is_over(schedule, history) or have_all_stopped(job.settings, history):
                     break
         if accelerator.is_main_process and not stopped:
             _finish(job, folder, trainer.result, history, accelerator.device)
@@ -190,7 +201,7 @@ def rehearsing(settings: TrainConfig) -> Iterator[Trainer]:
     Raises:
         ConfigError: something does not fit.
     """
-    job = prepare(settings.model_copy(update={"tensorboard": False}))
+    job = prepare(settings.model_copy(update={"tensorboard": False, "trackers": ()}))
     accelerator = make_accelerator(job, NOWHERE)
     model = build_initial(job.settings, job.tasks)
     trainer = Trainer.make(name_frozen(job, model), accelerator, model, None)
@@ -223,6 +234,7 @@ class Trainer:
         train_batches, val_batches: of this process.
         display: shows the progress.
         bad: messages about unreadable files that were skipped.
+        stopped: the heads that do not learn any more.
         is_stopping: whether this process was asked to end.
     """
 
@@ -238,6 +250,7 @@ class Trainer:
     val_batches: DataLoader[Sample]
     display: Display
     bad: set[str] = field(default_factory=set)
+    stopped: Collection[str] = ()
     is_stopping: Callable[[], bool] = lambda: False
 
     @classmethod
@@ -319,7 +332,7 @@ class Trainer:
         row = {"epoch": epoch + 1, "learning_rate": rate, **self._name_losses("train", meter)}
         row |= self._name_weights()
         row[f"{unit}s_per_second"] = steps * self._batch_size / (time.monotonic() - started)
-        measured = self._evaluate()
+        measured = self._evaluate() if self._average_epoch(epoch) else None
         if measured is None:
             raise _stop(steps, meter, started)
         row |= measured
@@ -333,7 +346,24 @@ class Trainer:
         self.order.epoch, self.order.start = epoch, done
         self.network.train()
         freeze(self.network, self.job.settings.schedule, epoch)
+        self._stop_heads()
         self._switch(training=True)
+
+    def _stop_heads(self) -> None:
+        """Keeps the heads that have stopped as they were measured last."""
+        heads, measured = find_heads(self.network), find_heads(self.result)
+        for name in set(self.stopped) - self._detached:
+            self._detached.add(name)
+            heads[name].register_forward_hook(_detach)  # no gradients, for which DDP would wait
+            heads[name].load_state_dict(measured[name].state_dict())  # of an average, which then stays the same
+            for parameter in heads[name].parameters():
+                self.optimizer.state.pop(parameter, None)  # or a schedule-free one would still move it
+        stop_heads(self.network, self.stopped)
+
+    def _find_learning(self) -> slice | list[int]:
+        """The places of the heads whose losses count."""
+        learning = [i for i, head in enumerate(self.job.tasks) if head not in self.stopped]
+        return learning if self.stopped else slice(None)
 
     def _train(self, epoch: int, bar: TaskID, meter: LossMeter, done: int, started: float) -> float:
         """Makes the steps of a pass over the training split after the first ``done``; gives the last rate."""
@@ -370,7 +400,7 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.average is not None:
+        if self.average is not None and self.job.settings.schedule.ema is not None:
             self.average.update_parameters(self.network)
         return sums, counts, flags
 
@@ -402,13 +432,16 @@ class Trainer:
             losses: (heads,), as much of each as falls to this part and this process.
             labelled: which heads have labels in the whole batch, (heads,).
         """
-        schedule = self.job.settings.schedule
+        schedule, learning = self.job.settings.schedule, self._find_learning()
         if schedule.loss_weighting == "upgrad":
-            backward_upgrad(losses, self.network)
+            backward_upgrad(losses[learning], self.network)
             return
         if self.log_variances is not None:
-            penalty = penalise(self.log_variances, labelled) / schedule.accumulate
-            losses = torch.cat([losses * weigh(self.log_variances, self.job.tasks), penalty[None]])
+            variances = self.log_variances
+            penalty = penalise(variances[learning], labelled[learning]) / schedule.accumulate
+            losses = torch.cat([(losses * weigh(variances, self.job.tasks))[learning], penalty[None]])
+        else:
+            losses = losses[learning]
         self.accelerator.backward(losses.sum())
 
     def losses(
@@ -450,11 +483,49 @@ class Trainer:
 
     @property
     def result(self) -> ClassyModel:
-        """The model that is measured and that the run gives: the average, where one is kept."""
-        if self.average is None:
+        """The model that is measured and that the run gives: the average, where one is kept and has begun."""
+        schedule = self.job.settings.schedule
+        if self.average is None or (schedule.swa and not self.average.n_averaged):
             return self.network
         found: Any = self.average.module
         return cast(ClassyModel, found)
+
+    def result_state(self) -> dict[str, Tensor]:
+        """The weights of ``result``, as a model without adapters has them."""
+        adapted = self.job.settings.schedule.lora is not None
+        return merged_state(self.result) if adapted else self.result.state_dict()
+
+    def _average_epoch(self, epoch: int) -> bool:
+        """Adds the weights at the end of an epoch to the average of ``schedule.swa``, and finds what its batch
+        norms see; False where some process was asked to end meanwhile."""
+        schedule, average = self.job.settings.schedule, self.average
+        if schedule.swa is None or average is None or epoch + 1 < schedule.swa.epoch:
+            return True
+        if int(average.n_averaged) == epoch + 1 - schedule.swa.epoch:  # not where the evaluation was stopped
+            average.update_parameters(self.network)
+        model = self.result.train()
+        freeze(model, schedule, epoch)
+        stop_heads(model, self.stopped)
+        norms = find_norms(model)
+        with collecting(norms):
+            return not norms or self._run_through(model, epoch)
+
+    @torch.no_grad()
+    def _run_through(self, model: nn.Module, epoch: int) -> bool:
+        """Runs the training batches of an epoch as they are, not mixed; False where some process was asked to
+        end."""
+        schedule = self.job.settings.schedule
+        self.order.start = 0
+        for step, batch in enumerate(self.train_batches, 1):
+            self._check_files(batch.errors)
+            seed_step(schedule.seed, epoch, step)
+            for part in batch.split(schedule.accumulate) if self._has_rows(batch) else ():
+                with self._draw_globally(part), self.accelerator.autocast():
+                    views = part.images.to(self.accelerator.device, non_blocking=True)
+                    run_views(model, views, self.job.tasks)
+            if self._sum(int(self.is_stopping())):
+                return False
+        return True
 
     @torch.no_grad()
     def _evaluate(self) -> Row | None:
@@ -544,6 +615,7 @@ class Trainer:
         weights = [task.config.weight for task in self.job.tasks.values()]
         self._weights = torch.tensor(weights, device=self.accelerator.device)
         self._batch_size = self.job.settings.schedule.batch_size
+        self._detached = set[str]()
 
     def close(self) -> None:
         """Ends the processes that read, also those that are stuck."""
@@ -592,7 +664,8 @@ class Trainer:
         if self.log_variances is None:
             return {}
         learned = (weigh(self.log_variances.detach(), self.job.tasks) * self._weights).tolist()
-        return {f"train/{head}/loss_weight": weight for head, weight in zip(self.job.tasks, learned)}
+        weights = {head: 0.0 if head in self.stopped else w for head, w in zip(self.job.tasks, learned)}
+        return {f"train/{head}/loss_weight": weight for head, weight in weights.items()}
 
     def _sum(self, number: int) -> int:
         """The sum of a number of each process."""
@@ -694,6 +767,10 @@ def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[Ep
     return order, make_loader(samples, shard, workers=schedule.workers, pin_memory=pin)
 
 
+def _detach(head: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.detach()
+
+
 def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
     return StoppedError({"step": step, "seconds": time.monotonic() - started, **meter.gather()})
 
@@ -701,6 +778,8 @@ def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
 def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
     best = find_best(job.settings.schedule, history)
+    if job.settings.schedule.lora is not None:
+        merge_adapters(model)
     if job.settings.schedule.best:
         model.load_state_dict(folder.read_best())
     to_units(model, job.tasks)

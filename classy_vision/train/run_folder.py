@@ -37,7 +37,7 @@ from classy_vision.run_files import (
     TENSORBOARD,
     WEIGHTS,
 )
-from classy_vision.train.best import is_over
+from classy_vision.train.best import have_all_stopped, is_over
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
 from classy_vision.weights.files import read_tensors, replacing, write_tensors
 
@@ -48,7 +48,7 @@ PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
 SOMETIMES = frozenset(("average", "log_variances"))
 """Those of ``schedule.ema``, and of ``schedule.loss_weighting``."""
 CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.workers")
-"""What may be changed when a run is resumed."""
+"""What may be changed when a run is resumed, beside ``tasks.<head>.patience``."""
 
 Row = dict[str, float]
 """What was measured in an epoch, e.g. "val/species/accuracy"."""
@@ -183,8 +183,9 @@ class RunFolder:
         """
         overrides = tuple(overrides)
         for override in overrides:
-            if override.partition("=")[0] not in CHANGEABLE:
-                few = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
+            key = override.partition("=")[0]
+            if key not in CHANGEABLE and not (key.startswith("tasks.") and key.endswith(".patience")):
+                few = f"{', '.join(CHANGEABLE)} and the patience of tasks"
                 raise ConfigError(f"--set {override}: a run that is resumed can change only {few}")
         return self.settings(overrides)
 
@@ -277,10 +278,10 @@ class RunFolder:
         with writing(self.path / CHECKPOINT):
             os.replace(self.path / PREVIOUS, self.path / CHECKPOINT)
 
-    def write_best(self, model: nn.Module) -> None:
+    def write_best(self, weights: Mapping[str, Tensor]) -> None:
         """Keeps the weights of the best epoch until there is a better one."""
         with writing(self.path / BEST):
-            write_tensors(self.path / BEST, model.state_dict(), {"format": "pt"})
+            write_tensors(self.path / BEST, weights, {"format": "pt"})
 
     def read_best(self) -> dict[str, Any]:
         """The weights that ``write_best`` wrote.
@@ -341,6 +342,12 @@ def check_resumable(folder: RunFolder, settings: TrainConfig) -> tuple[dict[str,
         raise ConfigError(
             f"{where!r} is finished: no epoch was better for {settings.schedule.patience}; to go on: "
             f"classy train --resume {where} --set schedule.patience={2 * (settings.schedule.patience or 1)}"
+        )
+    if state and folder.finished and have_all_stopped(settings, state["history"]):
+        head, config = next((name, task) for name, task in settings.tasks.items() if task.patience)
+        raise ConfigError(
+            f"{where!r} is finished: every head has stopped; to go on: classy train --resume {where} "
+            f"--set tasks.{head}.patience={2 * (config.patience or 1)}"
         )
     begun = done + bool(state and state["progress"])
     if epochs < begun:

@@ -9,15 +9,27 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.train import TrainConfig, resume, train
-from classy_vision.train.best import LOWER_IS_BETTER, check_best, find_best, is_over
+from classy_vision.train.best import (
+    LOWER_IS_BETTER,
+    check_best,
+    describe_stopped,
+    find_best,
+    find_stopped,
+    have_all_stopped,
+    is_over,
+)
 from classy_vision.train.config import ScheduleConfig, TaskConfig
 from classy_vision.train.run import Trainer
 from classy_vision.train.tasks import KINDS
 from tests.train.command import head, job
+from tests.train.stops import assert_same_runs, read_history, train_and_stop
+from tests.train.test_chance import assert_two_are_one
 
 
 def schedule(best: str | None, **options: Any) -> ScheduleConfig:
@@ -86,6 +98,140 @@ def test_the_run_gives_its_best_epoch_and_stops_early(
     final = resume(tmp_path / "run", ["schedule.patience=4"])
     assert final["val/colour/loss"] == 0.5
     torch.testing.assert_close(load_file(tmp_path / "run" / "model.safetensors"), states[4], rtol=0, atol=0)
+
+
+# -- heads that stop by themselves
+
+
+def test_when_heads_stop() -> None:
+    tasks = {"a": TaskConfig(patience=2), "b": TaskConfig(patience=1), "c": TaskConfig()}
+    rows = [
+        {f"val/{name}/loss": loss for name, loss in zip(tasks, losses)}
+        for losses in [(1.0, 2.0, 1.0), (2.0, 1.0, 1.0), (1.0, math.nan, 1.0), (0.5, 0.5, 1.0), (0.7, 0.1, 1.0)]
+    ]
+    found = [find_stopped(tasks, rows[:count]) for count in range(6)]
+    assert found == [{}, {}, {}, *[{"a": 3, "b": 3}] * 3]
+    settings = TrainConfig.parse(MINIMAL)
+    assert not have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows)
+    del tasks["c"]
+    assert not have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows[:2])
+    assert have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows)
+    assert list(describe_stopped(tasks, rows[:3])) == [
+        "head 'a' stopped after epoch 3: its validation loss was not lower for 2 epochs",
+        "head 'b' stopped after epoch 3: its validation loss was not lower for 1 epochs",
+    ]
+    assert not list(describe_stopped(tasks, rows))
+
+
+MINIMAL = {"model": {"name": "resnet18", "heads": []}, "data": {"source": "digits"}}
+LOSSES = {"colour": [3.0, 1.0, 2.0, 2.0, 2.0], "light": [3.0, 2.0, 1.0, 0.5, 1.0]}
+
+
+def two_heads(table: Path, patience: int | None = 1, **options: Any) -> TrainConfig:
+    """Two heads, of which one stops after the third of five epochs, and reads the later block."""
+    tasks = {"colour": {"patience": 1}, "light": {"kind": "regression", "patience": patience}}
+    schedule = {"epochs": 5, **options}
+    data = {"source": "table", "file": str(table)}
+    return TrainConfig.parse(job(data, head("colour"), head("light", "block1"), tasks=tasks, schedule=schedule))
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The weights at the ends of epochs, whose losses are those of ``LOSSES``."""
+    found: list[dict[str, Tensor]] = []
+    evaluate = Trainer._evaluate
+
+    def fake(trainer: Trainer) -> Any:
+        row, epoch = evaluate(trainer), trainer.order.epoch
+        found.append({name: value.clone() for name, value in trainer.result.state_dict().items()})
+        return row and {**row, **{f"val/{name}/loss": losses[epoch] for name, losses in LOSSES.items()}}
+
+    monkeypatch.setattr(Trainer, "_evaluate", fake)
+    return found
+
+
+def differ(one: dict[str, Tensor], two: dict[str, Tensor], part: str) -> set[bool]:
+    return {not torch.equal(value, two[key]) for key, value in one.items() if key.startswith(part)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss_weighting": "uncertainty", "ema": 0.9},
+        {"loss_weighting": "upgrad"},
+        {"swa": {"epoch": 2}},
+        {"optimizer": "muon"},
+        {"optimizer": "lamb"},
+        {"optimizer": "schedule_free_adamw"},
+        {"optimizer": "schedule_free_sgd"},
+    ],
+)
+def test_a_head_that_has_stopped_stays_as_it_is(
+    options: dict[str, Any], table: Path, ends: list[dict[str, Tensor]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(two_heads(table, **options), table.parent / "run")
+    assert capsys.readouterr().out.count("head 'colour' stopped after epoch 3") == 1
+    assert differ(ends[1], ends[2], "heads.trunk_output.colour.fc.weight") == {True}
+    for epoch in (3, 4):
+        assert differ(ends[2], ends[epoch], "heads.trunk_output.colour") == {False}
+        assert differ(ends[epoch - 1], ends[epoch], "heads.block1.light.fc.weight") == {True}
+        assert True in differ(ends[epoch - 1], ends[epoch], "blocks.block1")
+        # What the head alone depends on learns no more; norms still see their batches.
+        later = {key: value for key, value in ends[epoch].items() if "running" not in key and "num_" not in key}
+        if not options:
+            assert differ(later, ends[2], "blocks.block2") == {False}
+    if options.get("loss_weighting") == "uncertainty":
+        rows = read_history(table.parent / "run")
+        assert [row["train/colour/loss_weight"] > 0 for row in rows] == [True] * 3 + [False] * 2
+
+
+def test_the_losses_of_heads_that_have_stopped_are_left_out(
+    table: Path, ends: list[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, seen = Accelerator.backward, []
+
+    def record(self: Any, loss: Tensor) -> None:
+        seen.append(loss.detach())
+        backward(self, loss)
+
+    monkeypatch.setattr(Accelerator, "backward", record)
+    train(two_heads(table, batch_size=18), table.parent / "run")
+    for loss, row in zip(seen, read_history(table.parent / "run")):
+        names = ["light", "colour"] if row["epoch"] <= 3 else ["light"]
+        assert float(loss) == pytest.approx(sum(row[f"train/{name}/loss"] for name in names), rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", [26, 19])  # of 6 in each epoch
+def test_a_run_with_a_stopped_head_is_resumed_to_the_bit(
+    batches: int, table: Path, ends: list[dict[str, Tensor]]
+) -> None:
+    config = two_heads(table, ema=0.9)
+    train(config, table.parent / "whole")
+    train_and_stop(config, table.parent / "stopped", batches)
+    resume(table.parent / "stopped")
+    assert_same_runs(table.parent / "stopped", table.parent / "whole")
+
+
+def test_a_run_ends_when_all_heads_have_stopped(table: Path, ends: list[dict[str, Tensor]]) -> None:
+    config, run = two_heads(table, epochs=6), table.parent / "run"
+    train(config, run)
+    assert len(ends) == 5
+    with pytest.raises(ConfigError, match="every head has stopped; to go on: .* tasks.colour.patience=2"):
+        resume(run)
+    with pytest.raises(ConfigError, match="can change only .* and the patience of tasks"):
+        resume(run, ["tasks.colour.weight=2"])
+    with pytest.raises(IndexError):  # of the losses: the run goes on with the head
+        resume(run, ["tasks.light.patience=2"])
+
+
+@pytest.mark.slow
+def test_two_processes_stop_heads_as_one(table: Path) -> None:
+    config = two_heads(
+        table, None, optimizer="sgd", learning_rate=0.03, learning_rate_schedule="constant", epochs=8
+    )
+    assert_two_are_one(config, table.parent)
+    assert find_stopped(config.tasks, read_history(table.parent / "two"))["colour"] < 8
 
 
 def test_rare_classes_are_drawn_as_often_as_others(table: Path, tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ class EncoderConfig(Config):
         return kind(width or self.hidden_dim, eps=eps or self.layer_norm_eps)
 
 
+class LinearWithBias(nn.Linear):
+    """A linear layer whose bias comes with its input, so that it can be wrapped as any other."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]  # without a bias of its own
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention. Shape: (n, s, d), unchanged.
 
@@ -110,7 +117,8 @@ class Attention(nn.Module):
         self.heads = c.num_heads
         self.dropout = c.attention_dropout_rate
         self.halves = c.rotary is not None and c.rotary.halves
-        self.qkv = bare_linear(width, 3 * width, c.qkv_bias is True)
+        kind = LinearWithBias if c.qkv_bias == "qv" else nn.Linear
+        self.qkv = bare_linear(width, 3 * width, c.qkv_bias is True, kind)
         self.q_bias = nn.Parameter(torch.zeros(width)) if c.qkv_bias == "qv" else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if c.qkv_bias == "qv" else None
         self.q_norm = c.norm(width // c.num_heads) if c.qk_norm else None
@@ -135,8 +143,7 @@ class Attention(nn.Module):
         if self.q_bias is None or self.v_bias is None:
             qkv: Tensor = self.qkv(x)
             return qkv
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return F.linear(x, self.qkv.weight, bias)
+        return self.qkv(x, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
 
 
 class DifferentialAttention(nn.Module):
