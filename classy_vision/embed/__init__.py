@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
-    from classy_vision.embed.job import Progress, Summary, embed
+    from classy_vision.embed.job import Summary, embed
     from classy_vision.embed.settings import Settings
     from classy_vision.embed.stored import Embeddings, load
+    from classy_vision.embed.work import Progress
 
 __all__ = ["Embeddings", "Progress", "Settings", "Summary", "embed", "load"]
 
@@ -16,7 +17,7 @@ __getattr__ = lazy(
     __name__,
     {
         "Embeddings": "stored",
-        "Progress": "job",
+        "Progress": "work",
         "Settings": "settings",
         "Summary": "job",
         "embed": "job",
