@@ -83,13 +83,14 @@ _ON_ERROR = "Skip samples that cannot be read and list them in errors.csv, or st
 OnErrorOption = Annotated[OnError, option("--on-error", "skip|stop", _ON_ERROR, RUNNING)]
 _ENGINE = "Embed in this process, or on Ray: on the cluster of RAY_ADDRESS, or on this machine."
 EngineOption = Annotated[Engine, option("--engine", "local|ray", _ENGINE, RUNNING)]
+_ACTORS = "Let at most this many actors of Ray hold the model."
 _FIT = "as many as find a GPU, or processors for their threads"
 Actors = Annotated[
     int | None,
     option(
         "--actors",
         "N",
-        "Let at most this many actors of Ray hold the model.",
+        _ACTORS,
         RUNNING,
         min=1,
         show_default=_FIT,

@@ -1,9 +1,9 @@
 """Embeds on Ray: actors hold the model, and each is given the next shard when it is free.
 
-These are plain actors and not Ray Data. Ray Data moves rows between tasks, writes files of its own names, and writes
-those of a block again when the block is tried again. Here a call is one shard, which is written as a whole or
-not at all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but
-numbers goes through Ray: actors read the collection and write the folder themselves.
+These are plain actors and not Ray Data. Ray Data moves rows between tasks and names its files itself, and when it
+tries a block again, it writes its files again. Here a call is one shard, which is written as a whole or not at
+all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but counts
+goes through Ray: actors read the collection and write the folder themselves.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def _check_storage(task: Task, shards: Sequence[int]) -> None:
     """Raises where actors have written shards that cannot be seen here."""
     if (lost := next((index for index in shards if not task.folder.holds(index)), None)) is not None:
         raise ConfigError(
-            f"{str(task.folder.find_shard(lost))!r} was written, and is not there: with Ray the folder must be on "
-            f"storage that all nodes share"
+            f"{str(task.folder.find_shard(lost))!r} was written, and is not there: with Ray the folder must be "
+            f"on storage that all nodes share"
         )
 
 
@@ -167,8 +167,8 @@ class Actor:
         folder: Path = self._worker.task.folder.path
         if not (folder / ABOUT).is_file():
             raise ConfigError(
-                f"the node {platform.node()!r} does not see {str(folder)!r}: with Ray the folder and the collection "
-                f"must be on storage that all nodes share"
+                f"the node {platform.node()!r} does not see {str(folder)!r}: with Ray the folder and the "
+                f"collection must be on storage that all nodes share"
             )
         return self._worker.run([shard])
 
@@ -179,8 +179,8 @@ class Actor:
 class _Pool:
     """Actors, and the shards that they have.
 
-    Actors start as the cluster finds resources for them, and end as soon as no shard is left for them, so that a
-    cluster that scales follows. Each has one shard at a time.
+    Actors start as the cluster finds resources for them, and end as soon as no shard is left for them, so that
+    a cluster that scales follows. Each has one shard at a time.
     """
 
     def __init__(self, task: Task) -> None:

@@ -1,7 +1,7 @@
 """The work on a collection: a task, which any process can take part in, and the worker that embeds its shards.
 
-A shard is the unit: a worker writes it as a whole or not at all, reads ahead while the model runs, and gives the
-same bytes wherever it is. ``job``, ``torchrun`` and ``on_ray`` give out the same shards in three ways.
+A shard is the unit: a worker writes it as a whole or not at all, reads ahead while the model runs, and writes
+the same bytes wherever it is. ``job``, ``torchrun`` and ``on_ray`` give out the same shards in three ways.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Task:
     force: bool = False
 
     def keep_engine(self) -> Task:
-        """Replaces "auto" by the engine that it chose when the folder was begun: another one rounds otherwise."""
+        """Replaces "auto" by the engine that it chose when the folder was begun: others round otherwise."""
         if self.settings.engine != "auto" or not (self.folder.path / ABOUT).is_file():
             return self
         engine = self.folder.read_about()["model"].get("engine")
