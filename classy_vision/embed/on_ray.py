@@ -1,8 +1,8 @@
 """Embeds on Ray: actors hold the model, and each is given the next shard when it is free.
 
-These are plain actors and not Ray Data. Ray Data moves rows between tasks and names its files itself, and when it
-tries a block again, it writes its files again. Here a call is one shard, which is written as a whole or not at
-all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but counts
+These are plain actors and not Ray Data. Ray Data moves rows between tasks and names its files itself, and when
+it tries a block again, it writes its files again. Here a call is one shard, which is written as a whole or not
+at all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but counts
 goes through Ray: actors read the collection and write the folder themselves.
 """
 
