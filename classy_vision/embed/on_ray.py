@@ -2,8 +2,8 @@
 
 These are plain actors and not Ray Data. Ray Data moves rows between tasks and names its files itself, and when
 it tries a block again, it writes its files again. Here a call is one shard, which is written as a whole or not
-at all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but counts
-goes through Ray: actors read the collection and write the folder themselves.
+at all, so that a shard can be given to another actor at any time, and each row is there once. Nothing but
+counts goes through Ray: actors read the collection and write the folder themselves.
 """
 
 from __future__ import annotations
@@ -231,6 +231,7 @@ class _Pool:
             OperationError: several actors have died of one shard.
         """
         todo, free = deque(shards), [*self._actors]
+        shard: int | None
         calls: dict[Any, tuple[Any, int | None]] = {}
         while todo or any(shard is not None for _, shard in calls.values()):
             while free and todo:
