@@ -4,20 +4,20 @@
 
 The JPEGs have 256 to 1000 pixels a side; they are made by this script and always the same. All models see 224
 pixels and begin with random weights. Contenders take turns in one process, with as many threads and workers as
-there are processors; loading and compiling of models is not timed, in any of them.
+there are processors; loading and compiling models is not timed, in any of them.
 
-- ours: what ``classy embed`` does, from listing the folder to writing the manifest; on PyTorch, and on OpenVINO.
+- ours: what ``classy embed`` does, from listing the folder to writing the manifest; on PyTorch and OpenVINO.
 - loader: the same model and engine over torch's DataLoader with torchvision's transforms. Nothing is written.
 - clip-retrieval: its ``FilesReader`` before the same model and engine. Nothing is written.
-- timm: the loop of its inference script (``create_transform``, ``ImageDataset``, ``create_loader``) and its model.
+- timm: the loop of its inference script (``create_transform``, ``ImageDataset``, ``create_loader``), its model.
 - lightly-train: its ``embed`` with timm's model; only reading its checkpoint is left out.
 
-The last two, and clip-retrieval, ask for versions of packages that do not go together with ours (numpy below 2, pyarrow
-below 16), so that they are installed into a folder of their own, without dependencies; what is not on the path is
-left out, and named.
+clip-retrieval asks for numpy below 2 and pyarrow below 16, and lightly-train for many packages that we do not
+need: they are installed into a folder of their own without dependencies (``pip install --no-deps --target``),
+which is put at the end of PYTHONPATH. What is not there is left out, and named.
 
-Busy is the share of our time in which the model runs. With ``--ray`` two actors with one thread each are timed
-beside one process with one thread, and the time of an actor's start is printed.
+Busy is the share of our time in which the model runs. With ``--ray`` two actors of one thread each are timed
+beside one process of one thread.
 """
 
 from __future__ import annotations
@@ -53,14 +53,8 @@ from classy_vision.models import ClassyModel, build_model
 
 VIT_S = {
     "name": "vision_transformer",
-    **{
-        "image_size": 224,
-        "patch_size": 16,
-        "num_layers": 12,
-        "hidden_dim": 384,
-        "mlp_dim": 1536,
-        "num_heads": 6,
-    },
+    **{"image_size": 224, "patch_size": 16, "num_layers": 12},
+    **{"hidden_dim": 384, "mlp_dim": 1536, "num_heads": 6},
 }
 # our config, and timm's name of the same network
 MODELS: dict[str, tuple[Any, str]] = {
@@ -77,14 +71,19 @@ Contender = Callable[[], float]
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Writes JPEGs with about as many bytes per pixel as photographs have."""
+    """Writes JPEGs of many sizes."""
     folder.mkdir(parents=True)
     for n in range(count):
-        draw = np.random.default_rng(n)
-        width, height = (int(side) for side in draw.integers(256, 1001, 2))
-        layers = [draw.normal(0, spread, (height // cut + 1, width // cut + 1, 3)) for cut, spread in LAYERS]
-        pixels = 128 + sum(_enlarge(layer, width, height) for layer in layers)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n:05}.jpg", quality=90)
+        width, height = (int(side) for side in np.random.default_rng(n).integers(256, 1001, 2))
+        draw_image(n, width, height).save(folder / f"{n:05}.jpg", quality=90)
+
+
+def draw_image(seed: int, width: int, height: int) -> Image.Image:
+    """Draws patches of many sizes, which take about as many bytes per pixel as photographs."""
+    draw = np.random.default_rng(seed)
+    layers = [draw.normal(0, spread, (height // cut + 1, width // cut + 1, 3)) for cut, spread in LAYERS]
+    pixels = 128 + sum(_enlarge(layer, width, height) for layer in layers)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 LAYERS = ((64, 40), (16, 20), (4, 12), (2, 6))
@@ -186,7 +185,8 @@ def find_clip_reader() -> ModuleType | None:
     for folder in sys.path:
         if (file := Path(folder, "clip_retrieval/clip_inference/reader.py")).is_file():
             spec = importlib.util.spec_from_file_location("clip_reader", file)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
@@ -215,9 +215,10 @@ def lightly_train(images: Path, output: Path, model: Any) -> Contender:
     return run
 
 
-def find_contenders(
-    name: str, images: Path, folder: Path, busy: dict[str, list[float]]
-) -> dict[str, Contender]:
+Busy = dict[str, list[float]]
+
+
+def find_contenders(name: str, images: Path, folder: Path, busy: Busy) -> dict[str, Contender]:
     from benchmarks.peers import timm
 
     config, other = MODELS[name]
@@ -258,7 +259,7 @@ def compare(name: str, images: Path, folder: Path, rounds: int) -> list[str]:
     return lines
 
 
-def on_ray(name: str, images: Path, folder: Path) -> list[str]:
+def measure_ray(name: str, images: Path, folder: Path) -> dict[str, float]:
     """Images per second of one process with one thread, and of two actors with one thread each."""
     from classy_vision.embed import embed
 
@@ -267,16 +268,15 @@ def on_ray(name: str, images: Path, folder: Path) -> list[str]:
     ends: list[tuple[float, int]] = []
 
     def note(now: Any) -> None:
-        ends.append((time.perf_counter(), now.rows))
+        ends.append((time.perf_counter() - begin, now.rows))
 
     here = embed(folder / f"{name}-ray", images, folder / "here", **options)
     begin = time.perf_counter()
-    there = embed(
-        folder / f"{name}-ray", images, folder / "there", runner="ray", actors=2, progress=note, **options
-    )
-    (first, some), (last, every) = ends[1], ends[-1]  # when both have done one
-    rates = [here.new / here.seconds, there.new / there.seconds, (every - some) / (last - first)]
-    return [row([name, *(f"{rate:.1f}" for rate in rates), f"{first - begin:.0f} s", f"{there.busy:.0%}"])]
+    options |= {"runner": "ray", "actors": 2, "progress": note}
+    there = embed(folder / f"{name}-ray", images, folder / "there", **options)
+    (first, some), (last, every) = ends[1], ends[-1]  # from when both have done one
+    rates = {"one process": here.new / here.seconds, "two actors": there.new / there.seconds}
+    return {**rates, "after their start": (every - some) / (last - first), "first shards s": first}
 
 
 def main() -> None:
@@ -299,10 +299,9 @@ def main() -> None:
 def _print(folder: Path, options: argparse.Namespace) -> None:
     images = folder / "images"
     if options.ray:
-        titles = ["model", "one process", "two actors", "after their start", "start and a shard", "busy"]
-        print(header(*titles))
+        print(header("model", "one process", "two actors", "after their start", "first shards (s)"))
         for name in options.models:
-            print(*on_ray(name, images, folder), sep="\n", flush=True)
+            print(row([name, *(f"{value:.1f}" for value in measure_ray(name, images, folder).values())]))
         return
     print(header("model", "contender", "images/s", "time over ours", "busy", words=2))
     for name in options.models:
