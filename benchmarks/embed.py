@@ -86,7 +86,7 @@ def draw_image(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-LAYERS = ((64, 40), (16, 20), (4, 12), (2, 6))
+LAYERS = ((64, 40), (16, 20), (4, 14), (2, 14), (1, 14))
 """Sizes of patches, and how much they differ in grey levels."""
 
 
