@@ -16,7 +16,8 @@ clip-retrieval asks for numpy below 2 and pyarrow below 16, and lightly-train fo
 need: they are installed into a folder of their own without dependencies (``pip install --no-deps --target``),
 which is put at the end of PYTHONPATH. What is not there is left out, and named.
 
-Busy is the share of our time in which the model runs. With ``--ray`` two actors of one thread each are timed
+Core time is what an image takes on one core, in user and system time of the process and its workers: it does
+not depend on who else uses the machine. Busy is the share of our time in which the model runs. With ``--ray`` two actors of one thread each are timed
 beside one process of one thread.
 """
 
@@ -245,15 +246,25 @@ def find_contenders(name: str, images: Path, folder: Path, busy: Busy) -> dict[s
 # -- tables
 
 
+def clock(run: Contender) -> tuple[float, float]:
+    """The seconds of a contender, and those of cores."""
+    begin = sum(os.times()[:4])
+    seconds = run()
+    return seconds, sum(os.times()[:4]) - begin
+
+
 def compare(name: str, images: Path, folder: Path, rounds: int) -> list[str]:
     """A row for each contender: images per second, its time over that of ours on the same engine, and busy."""
     busy: dict[str, list[float]] = {}
-    taken = take_turns(find_contenders(name, images, folder, busy), rounds)
+    found = find_contenders(name, images, folder, busy)
+    both = take_turns({contender: partial(clock, run) for contender, run in found.items()}, rounds)
+    taken = {contender: [seconds for seconds, _ in pairs] for contender, pairs in both.items()}
     count, lines = len([*images.iterdir()]), []
     for contender, seconds in taken.items():
         engine = contender.partition(", ")[2] or "plain"
         cells = [name, contender, f"{count / statistics.median(seconds):.1f}"]
         cells += [f"{ratio(seconds, taken[f'ours, {engine}']):.2f}"]
+        cells += [f"{1e3 * statistics.median(cores for _, cores in both[contender]) / count:.1f}"]
         share = f"{statistics.median(busy[engine][1:]):.0%}" if contender.startswith("ours") else ""
         lines.append(row([*cells, share]))
     return lines
@@ -303,7 +314,7 @@ def _print(folder: Path, options: argparse.Namespace) -> None:
         for name in options.models:
             print(row([name, *(f"{value:.1f}" for value in measure_ray(name, images, folder).values())]))
         return
-    print(header("model", "contender", "images/s", "time over ours", "busy", words=2))
+    print(header("model", "contender", "images/s", "time over ours", "core time (ms)", "busy", words=2))
     for name in options.models:
         print(*compare(name, images, folder, options.rounds), sep="\n", flush=True)
     if find_clip_reader() is None:

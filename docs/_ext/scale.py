@@ -19,8 +19,8 @@ FILE = Path(__file__).with_name("scale.json")
 COLLECTIONS = {"1 million": 10**6, "ImageNet-1k": 1_281_167, "1 billion": 10**9}
 IMAGE = "500 × 375"
 """Of which size the images of the collections are; ImageNet's are so on average."""
-NAMES = {"regnet_y_400mf": "RegNetY-400MF", "vit_s_16": "ViT-S/16"}
-PUBLISHED = {"regnet_y_400mf": 13729.83, "vit_s_16": 8214.74}
+NAMES = {"regnet_y_400mf": "RegNetY-400MF", "vit_s_16": "ViT-S/16", "vit_l_16": "ViT-L/16"}
+PUBLISHED = {"regnet_y_400mf": 13729.83, "vit_s_16": 8214.74, "vit_l_16": 954.12}
 """Images per second at 224 pixels on an RTX 4090 in half precision, from timm's results:
 benchmark-infer-amp-nchw-pt291-cu128-4090.csv."""
 HALF = 0.5
@@ -148,12 +148,11 @@ def volumes() -> str:
 def ray() -> str:
     """What two actors do here, beside what the steps predict."""
     steps, rows = read(), []
-    for key, name in NAMES.items():
-        found = steps["ray"][key]
+    for key, found in steps.get("ray", {}).items():
         wanted = 2e3 / (steps["models"][key]["plain ms"] + steps["decode"]["256 to 1000"]["reduced ms"])
         share = found["after their start"] / wanted
         numbers = [f"{value:.1f}" for value in (wanted, found["after their start"])]
-        rows.append((name, *numbers, f"{share:.2f}", f"{found['one process']:.1f}"))
+        rows.append((NAMES[key], *numbers, f"{share:.2f}", f"{found['one process']:.1f}"))
     names = ("predicted (images/s):", "measured (images/s):", "ratio:", "one process (images/s):")
     return table(("model", *names), rows)
 
