@@ -17,8 +17,8 @@ need: they are installed into a folder of their own without dependencies (``pip 
 which is put at the end of PYTHONPATH. What is not there is left out, and named.
 
 Core time is what an image takes on one core, in user and system time of the process and its workers: it does
-not depend on who else uses the machine. Busy is the share of our time in which the model runs. With ``--ray`` two actors of one thread each are timed
-beside one process of one thread.
+not depend on who else uses the machine. Busy is the share of our time in which the model runs. With ``--ray``
+two actors of one thread each are timed beside one process of one thread.
 """
 
 from __future__ import annotations
