@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,13 @@ class Dtype(str, Enum):
     FLOAT16 = "float16"
 
 
+class Engine(str, Enum):
+    """Who embeds."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}.")]
 _SOURCE = (
     "A folder of images or videos, a CSV or Parquet table with a column 'path', tar files of WebDataset "
@@ -73,6 +81,25 @@ Optimize = Annotated[
 ]
 _ON_ERROR = "Skip samples that cannot be read and list them in errors.csv, or stop at the first one."
 OnErrorOption = Annotated[OnError, option("--on-error", "skip|stop", _ON_ERROR, RUNNING)]
+_ENGINE = "Embed in this process, or on Ray: on the cluster of RAY_ADDRESS, or on this machine."
+EngineOption = Annotated[Engine, option("--engine", "local|ray", _ENGINE, RUNNING)]
+_ACTORS = "Let at most this many actors of Ray hold the model."
+_FIT = "as many as find a GPU, or processors for their threads"
+Actors = Annotated[
+    int | None,
+    option(
+        "--actors",
+        "N",
+        _ACTORS,
+        RUNNING,
+        min=1,
+        show_default=_FIT,
+    ),
+]
+_THREADS = "Run the model in this many threads of the CPU, in each process."
+Threads = Annotated[
+    int | None, option("--threads", "N", _THREADS, RUNNING, min=1, show_default="as many as torch uses")
+]
 Resume = Annotated[bool, option("--resume", "", "Continue what was interrupted in the folder.", OUTPUT)]
 
 
@@ -89,7 +116,10 @@ def embed(
     resume: Resume = False,
     force: ForceOption = False,
     on_error: OnErrorOption = OnError.SKIP,
+    engine: EngineOption = Engine.LOCAL,
+    actors: Actors = None,
     optimize: Optimize = None,
+    threads: Threads = None,
     trust: TrustOption = False,
     device: DeviceOption = None,
     batch_size: BatchSizeOption = BATCH_SIZE,
@@ -103,8 +133,10 @@ def embed(
     settings: dict[str, Any] = {"blocks": blocks or (), "heads": heads or (), "pooling": pooling or "mean"}
     settings |= {"trunk_norm": not no_trunk_norm, "dtype": dtype.value, "shard_size": shard_size}
     settings |= {"on_error": on_error.value, "engine": optimize, "trust": trust, "device": device}
+    settings |= {"runner": engine.value, "actors": actors, "threads": threads}
     settings |= {"batch_size": batch_size, "workers": workers, "resume": resume, "force": force}
     _check(model, source, output, resume, force)
+    _check_engine(engine, actors)
     _tell(_run(model, source, output, settings))
 
 
@@ -121,7 +153,9 @@ def _run(model: str, source: str, output: Path, settings: Mapping[str, Any]) -> 
 
 def _tell(found: Summary) -> None:
     """Prints what was written; the exit code is 1 where samples could not be read."""
-    rate = f", {found.new / found.seconds:,.1f} per second" if found.new else ""
+    rate = ""
+    if found.new:
+        rate = f", {found.new / found.seconds:,.1f} per second, the model was busy {found.busy:.0%} of the time"
     print(f"{found.rows:,} rows in {found.folder} ({found.new:,} new in {found.seconds:.1f} s{rate})")
     if found.errors:
         listed = found.folder / "errors.csv"
@@ -143,3 +177,10 @@ def _check(model: str, source: str, output: Path, resume: bool, force: bool) -> 
         ) from None
     find_kind(source)
     Folder(output.expanduser()).check(resume=resume, force=force)
+
+
+def _check_engine(engine: Engine, actors: int | None) -> None:
+    if engine is Engine.RAY and find_spec("ray") is None:
+        raise ConfigError("--engine ray needs the package ray: pip install 'classy-vision-models[ray]'")
+    if engine is Engine.LOCAL and actors is not None:
+        raise ConfigError("--actors are those of Ray: add --engine ray")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -111,10 +111,12 @@ class Planes:
 
 Picture = Image.Image | Planes
 """An image of 8 bits, or of numbers."""
+Readable: TypeAlias = "Path | BinaryIO | Image.Image"
+"""What an image is read from."""
 
 
 def open_image(
-    source: Path | Image.Image,
+    source: Readable,
     channels: int,
     *,
     value_range: ValueRange = None,
@@ -127,7 +129,7 @@ def open_image(
     channels. Grey becomes colour and colour grey; other numbers of channels must be the file's.
 
     Args:
-        source: a file, or an image in memory.
+        source: a file, an open file, or an image in memory.
         channels: of the model.
         value_range: the values that become 0 and 1, or "auto" for the image's own extremes.
         max_pixels: larger files are refused.
@@ -135,23 +137,36 @@ def open_image(
             along a side there are as are needed; None decodes all of them.
 
     Raises:
-        ImageError: the file is missing, damaged, too large, or not an image of such channels.
+        ImageError: the file is missing, damaged, too large, or not an image of such channels. Of an open file
+            the errors are Pillow's own.
     """
     if isinstance(source, Image.Image):
         return _fit_channels(source, channels, value_range)
+    if not isinstance(source, Path):
+        return _decode(source, channels, value_range, max_pixels, reduction)
     with _reading(source):
         if source.suffix.lower() == NUMPY:
             return _from_array(_read_array(source, max_pixels), channels, value_range)
         if source.suffix.lower() in TIFFS and _needs_tifffile(source, channels, value_range):
             return _from_array(_read_tiff(source, max_pixels), channels, value_range)
-        with open_header(source, max_pixels) as image:
-            if image.format in ("JPEG", "MPO") and reduction is not None:
-                _reduce(image, reduction)
-            if value_range is not None and _is_cut(image):
-                raise ValueError("of 16 bits per channel 8 would be read: convert it to TIFF or .npy")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # which copies only what is turned
-            return _fit_channels(image, channels, value_range)
+        return _decode(source, channels, value_range, max_pixels, reduction)
+
+
+def _decode(
+    source: Path | BinaryIO,
+    channels: int,
+    value_range: ValueRange,
+    max_pixels: int,
+    reduction: Callable[[tuple[int, int]], float] | None,
+) -> Picture:
+    with open_header(source, max_pixels) as image:
+        if image.format in ("JPEG", "MPO") and reduction is not None:
+            _reduce(image, reduction)
+        if value_range is not None and _is_cut(image):
+            raise ValueError("of 16 bits per channel 8 would be read: convert it to TIFF or .npy")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # which copies only what is turned
+        return _fit_channels(image, channels, value_range)
 
 
 def check_images(images: Sequence[Path | Image.Image], channels: int, data: DataConfig) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,7 @@ from PIL import Image, ImageOps
 from classy_vision.config import ConfigError
 from classy_vision.data.augmentation import Change, Matrix, draw_changes, draw_hole, draw_matrix, transform
 from classy_vision.data.config import DataConfig
-from classy_vision.data.images import MODES, Picture, Planes, open_image
+from classy_vision.data.images import MODES, Picture, Planes, Readable, open_image
 
 if TYPE_CHECKING:
     from classy_vision.weights.catalogue import Preprocessing as Published
@@ -184,11 +183,11 @@ class Preprocessing:
 
     data: DataConfig
 
-    def read(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> list[Picture]:
+    def read(self, source: Readable, channels: int, rng: Random | None = None) -> list[Picture]:
         """The views of an image, of which no more is decoded than they need: see ``read_seen``."""
         return self.read_seen(source, channels, rng).pictures
 
-    def read_seen(self, source: Path | Image.Image, channels: int, rng: Random | None = None) -> Seen:
+    def read_seen(self, source: Readable, channels: int, rng: Random | None = None) -> Seen:
         """The views of an image, and which parts of it they are.
 
         Args:
@@ -219,9 +218,7 @@ class Preprocessing:
         views = views or self.views(size, rng)
         return Seen([view.within(size, image.size).of(image) for view in views], views, size)
 
-    def read_views(
-        self, source: Path | Image.Image, channels: int, rng: Random | None = None
-    ) -> np.ndarray[Any, Any]:
+    def read_views(self, source: Readable, channels: int, rng: Random | None = None) -> np.ndarray[Any, Any]:
         """As ``read``, but what the model sees: (v, c, h, w). Torch is not needed for it."""
         return self.stack(self.read(source, channels, rng))
 

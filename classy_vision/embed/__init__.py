@@ -6,11 +6,12 @@ from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from classy_vision.embed.findings import Neighbours
-    from classy_vision.embed.job import Progress, Summary, embed
+    from classy_vision.embed.job import Summary, embed
     from classy_vision.embed.review import neighbours
     from classy_vision.embed.review_files import write_neighbours
     from classy_vision.embed.settings import Settings
     from classy_vision.embed.stored import Embeddings, load
+    from classy_vision.embed.work import Progress
 
 __all__ = [
     "Embeddings",
@@ -30,7 +31,7 @@ __getattr__ = lazy(
     {
         "Embeddings": "stored",
         "Neighbours": "findings",
-        "Progress": "job",
+        "Progress": "work",
         "Settings": "settings",
         "Summary": "job",
         "embed": "job",

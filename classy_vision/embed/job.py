@@ -1,62 +1,24 @@
-"""Embeds a collection: reads ahead while the model runs, and writes shards, each as a whole or not at all."""
+"""Embeds a collection: one process, those of torchrun, or actors of Ray share out the same shards."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from classy_vision.config import ConfigError
-from classy_vision.data.files import count_workers
-from classy_vision.data.images import ImageError
-from classy_vision.embed.encoder import Encoder, load_encoder
-from classy_vision.embed.folder import (
-    ABOUT,
-    LISTING,
-    NEW_LISTING,
-    VERSION,
-    Folder,
-    Layout,
-    ShardWriter,
-    open_shard,
-)
+from classy_vision.embed.folder import Folder
 from classy_vision.embed.settings import Settings
-from classy_vision.embed.sources import Part, Sample, Source, find_kind, open_source
-from classy_vision.errors import OperationError
+from classy_vision.embed.sources import Source, find_kind
+from classy_vision.embed.torchrun import find_rank, run_with_torchrun
+from classy_vision.embed.work import Counts, Task, Tell, Worker
 from classy_vision.models import ClassyModel
-from classy_vision.predict.inputs import Input, read_input
-from classy_vision.predict.streaming import Array, Output, answer_batches, one_by_one, read_ahead
-
-PATIENCE = timedelta(days=30)
-"""How long processes wait for each other at the end."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a process is.
-
-    Attributes:
-        rows: samples that it has embedded.
-        errors: samples that it could not read.
-        shards: the shards that are done, of those that are its own and were not there before.
-        of_shards: how many these are.
-        of_rows: how many samples are in them; None where that is not known.
-    """
-
-    rows: int
-    errors: int
-    shards: int
-    of_shards: int
-    of_rows: int | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +31,7 @@ class Summary:
         errors: samples that could not be read; ``errors.csv`` lists them.
         new: rows that this call added.
         seconds: it took.
+        busy: the share of the time in which the model ran, from 0 to 1: where it is low, reading is slow.
     """
 
     folder: Path
@@ -76,6 +39,7 @@ class Summary:
     errors: int
     new: int
     seconds: float
+    busy: float = 0.0
 
 
 def embed(
@@ -85,7 +49,7 @@ def embed(
     *,
     resume: bool = False,
     force: bool = False,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Tell | None = None,
     **settings: Any,
 ) -> Summary:
     """Writes features of blocks and outputs of heads for every image or video of a collection, in one pass.
@@ -93,7 +57,7 @@ def embed(
     A folder of Parquet files is written: ``id``, ``path``, the columns of the source, and a fixed-size list for
     each block and pooling ("block3/mean") and head ("head/species"). ``load`` reads it. What is stopped or
     killed at any moment continues with ``resume``, and gives each row once, with the same values. In processes
-    of ``torchrun`` each takes its part of the shards.
+    of ``torchrun`` each takes its part of the shards, and with ``runner="ray"`` actors of Ray do.
 
     Args:
         model: a run folder, published weights, an exported file or what else means a model with weights; or a
@@ -102,245 +66,56 @@ def embed(
         output: the folder to write.
         resume: continue what is in the folder.
         force: replace what is in the folder.
-        progress: is called while samples are embedded.
+        progress: is called while samples are embedded; on Ray, after each shard.
         settings: values of ``Settings``: ``blocks``, ``heads``, ``pooling``, ``dtype``, ….
 
     Raises:
         ConfigError: something is not there or does not fit, or the folder is of another model or source.
         OperationError: the disk is full, or the source is not there any more.
     """
-    folder, begin = Folder(Path(os.path.expanduser(output))), time.perf_counter()
-    how = Settings.parse(settings, "embed")
-    rank, processes = _find_rank()
-    if rank == 0:
-        folder.check(resume=resume, force=force)
+    begin, how = time.perf_counter(), Settings.parse(settings, "embed")
+    task = Task(model, source, Folder(Path(os.path.expanduser(output))), how, resume, force)
+    run = _choose_runner(how)
+    if find_rank()[0] == 0:
+        task.folder.check(resume=resume, force=force)
     if isinstance(source, (str, Path)):
         find_kind(str(source))
-    if resume:
-        how = _keep_engine(folder, how)
-    encoder = load_encoder(model, _place(how))
-    with _joined(processes), folder.lock() if rank == 0 else nullcontext():
-        new = _embed_together(folder, encoder, source, how, rank, processes, resume, force, progress)
-    manifest = folder.read_manifest()
-    return Summary(folder.path, manifest["rows"], manifest["errors"], new, time.perf_counter() - begin)
+    with use_threads(how.threads):
+        counts = run(task.keep_engine() if resume else task, progress)
+    manifest, seconds = task.folder.read_manifest(), time.perf_counter() - begin
+    busy = counts.busy / counts.seconds if counts.seconds else 0.0
+    return Summary(task.folder.path, manifest["rows"], manifest["errors"], counts.rows, seconds, busy)
 
 
-def _keep_engine(folder: Folder, settings: Settings) -> Settings:
-    """Replaces "auto" by the engine that it chose when the folder was begun: another one rounds otherwise."""
-    if settings.engine != "auto" or not (folder.path / ABOUT).is_file():
-        return settings
-    return settings.model_copy(update={"engine": folder.read_about()["model"].get("engine")})
-
-
-def _embed_together(
-    folder: Folder,
-    encoder: Encoder,
-    source: str | Path | Source,
-    settings: Settings,
-    rank: int,
-    processes: int,
-    resume: bool,
-    force: bool,
-    progress: Callable[[Progress], object] | None,
-) -> int:
-    """Writes the shards of this process, and with the others the whole; returns how many rows are its own."""
-    shapes = encoder.measure()
-    with _first_alone(rank, processes):
-        if rank == 0:
-            _prepare(folder, encoder, source, settings, resume=resume, force=force)
-    found = _open(source, encoder, folder.path / LISTING, settings, resume=True)
-    layout = Layout(shapes, settings.dtype, found.columns)
-    job = Job(folder, encoder, found, layout, settings, progress)
-    new = job.run([i for i in range(rank, found.shards, processes) if not folder.holds(i)])
-    _wait(processes)
-    if rank == 0:
-        folder.finish(layout.describe(), found.shards)
-    _wait(processes)
-    return new
-
-
-def _open(
-    source: str | Path | Source, encoder: Encoder, listing: Path, settings: Settings, *, resume: bool
-) -> Source:
-    if not isinstance(source, (str, Path)):
-        return source
-    return open_source(str(source), encoder.data.unit, listing, settings.shard_size, resume=resume)
-
-
-def _prepare(
-    folder: Folder,
-    encoder: Encoder,
-    source: str | Path | Source,
-    settings: Settings,
-    *,
-    resume: bool,
-    force: bool,
-) -> None:
-    """Makes the folder ready: says what it is of, or checks that it is of the same."""
-    folder.clean()
-    dtype, shard_size = settings.dtype, settings.shard_size
-    known = resume and (folder.path / ABOUT).is_file() and (folder.path / LISTING).is_file()
-    listing = folder.path / (LISTING if known else NEW_LISTING)
-    found = _open(source, encoder, listing, settings, resume=known)
-    model = {**encoder.about, "outputs": [*encoder.ids]}
-    origin = {**found.about, "fingerprint": found.fingerprint}
-    about = {"version": VERSION, "model": model, "dtype": dtype, "shard_size": shard_size, "source": origin}
-    Layout({}, dtype, found.columns).check(encoder.ids)
-    if force:
-        folder.clear()
-    elif (folder.path / ABOUT).is_file():
-        folder.check_same(about)
-    if not known and listing.is_file():
-        os.replace(listing, folder.path / LISTING)
-    if not (folder.path / ABOUT).is_file():
-        folder.write_about(about)
-
-
-# -- one process
-
-
-@dataclass
-class Job:
-    """The work of one process.
-
-    Attributes:
-        folder: where shards are written.
-        encoder, source: of what they are.
-        layout: of the shards.
-        settings, progress: as for ``embed``.
-    """
-
-    folder: Folder
-    encoder: Encoder
-    source: Source
-    layout: Layout
-    settings: Settings
-    progress: Callable[[Progress], object] | None
-
-    def run(self, shards: Sequence[int]) -> int:
-        """Writes shards; returns how many rows were added."""
-        count = rows = errors = 0
-        total = self._count(shards)
-        outputs = self._embed(shards)
-        try:
-            groups = groupby(outputs, lambda output: output.input.shard)  # type: ignore[attr-defined]  # of a Sample
-            group = next(groups, None)
-            for index in shards:
-                with open_shard(self.folder.find_shard(index), self.layout) as writer:
-                    found = group[1] if group and group[0] == index else iter(())
-                    for output in found:
-                        self._write(output, writer)
-                        rows, errors = rows + (not output.error), errors + bool(output.error)
-                        if self.progress is not None:
-                            self.progress(Progress(rows, errors, count, len(shards), total))
-                    if group and group[0] == index:
-                        group = next(groups, None)
-                count += 1
-        finally:
-            outputs.close()
-        return rows
-
-    def _count(self, shards: Sequence[int]) -> int | None:
-        """Counts the samples in shards; all of them have as many, apart from the last one."""
-        rows = self.source.rows
-        if rows is None:
-            return None
-        return sum(min(self.settings.shard_size, rows - index * self.settings.shard_size) for index in shards)
-
-    def _write(self, output: Output, writer: ShardWriter) -> None:
-        sample = output.input
-        assert isinstance(sample, Sample)
-        if output.error is None:
-            writer.add(sample, output.outputs)
-            return
-        self.source.check()
-        if self.settings.on_error == "stop":
-            raise OperationError(f"{sample.path or sample.name}: {output.error}")
-        writer.add_error(sample, output.error)
-
-    def _embed(self, shards: Sequence[int]) -> Generator[Output, None, None]:
-        """Yields the outputs for all samples of shards, in their order."""
-        data = self.encoder.data
-        batch = min(self.settings.batch_size, self.encoder.max_batch or self.settings.batch_size)
-        size, workers = max(1, batch // data.views), self.settings.workers or count_workers()
-        samples = chain.from_iterable(map(self.source.read, shards))
-        read = read_ahead(samples, self._read, size + workers, workers)
-        try:
-            yield from answer_batches(_cut(read, size), one_by_one(self.encoder))
-        finally:
-            read.close()
-
-    def _read(self, sample: Input) -> Array:
-        """Reads a sample, in a thread."""
-        source = sample.source
-        if isinstance(source, ImageError):
-            raise source
-        if isinstance(source, Part):
-            try:
-                sample = Input(sample.name, source.read())
-            except OSError as error:
-                raise ImageError(Path(source.file), error) from None
-        return read_input(sample, self.encoder.data, self.encoder.channels)
-
-
-Read = tuple[Input, "Array | ImageError"]
-
-
-def _cut(read: Iterator[Read], size: int) -> Iterator[list[Read]]:
-    """Yields batches of at most ``size`` samples of one shard, so that they do not depend on other shards."""
-    for _, group in groupby(read, lambda entry: entry[0].shard):  # type: ignore[attr-defined]  # of a Sample
-        while batch := [*islice(group, size)]:
-            yield batch
-
-
-# -- several processes
-
-
-def _find_rank() -> tuple[int, int]:
-    """Returns the number of this process and how many there are, as torchrun says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _place(settings: Settings) -> Settings:
-    """Gives each process of torchrun a GPU of its own, where there are some."""
-    if settings.device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-        return settings.model_copy(update={"device": device})
-    return settings
-
-
-@contextmanager
-def _joined(processes: int) -> Iterator[None]:
-    """Lets the processes of torchrun wait for each other, which they do on the CPU."""
-    if processes == 1 or distributed.is_initialized():
-        yield
-        return
-    distributed.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
-
-
-@contextmanager
-def _first_alone(rank: int, processes: int) -> Iterator[None]:
-    """Lets the first process go ahead; where it fails, the others end as well."""
-    said: list[str] = [""]
-    try:
-        if rank == 0:
-            yield
-    except BaseException as error:
-        said = [str(error) or type(error).__name__]
-        raise
-    finally:
-        if processes > 1:
-            distributed.broadcast_object_list(said, src=0)
-    if rank:
-        if said[0]:
-            raise ConfigError(f"the first process says: {said[0]}")
-        yield
-
-
-def _wait(processes: int) -> None:
+def _choose_runner(settings: Settings) -> Callable[[Task, Tell | None], Counts]:
+    _, processes = find_rank()
+    if settings.runner == "local":
+        return run_here if processes == 1 else run_with_torchrun
     if processes > 1:
-        distributed.barrier()
+        raise ConfigError("torchrun and Ray are two ways to share out the work: choose one")
+    from classy_vision.embed.on_ray import find_ray, run_on_ray
+
+    find_ray()
+    return run_on_ray
+
+
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Lets models run in ``count`` threads; None leaves their number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_here(task: Task, tell: Tell | None) -> Counts:
+    """Embeds all shards in this process."""
+    worker = Worker(task)
+    model = worker.signature
+    with task.folder.lock():
+        source = task.begin(model)
+        counts = worker.run(task.list_missing(source), tell)
+        task.finish(model, source)
+    return counts

@@ -26,12 +26,13 @@ from classy_vision.cost.count import count
 from classy_vision.data.config import DataConfig
 from classy_vision.embed.classify import classify_by_neighbours, classify_linearly, fit_linear, standardize
 from classy_vision.embed.folder import ABOUT, MANIFEST
-from classy_vision.embed.job import Progress, embed
+from classy_vision.embed.job import embed
 from classy_vision.embed.probe_picture import draw_probe
 from classy_vision.embed.readings import Probe, Reading
 from classy_vision.embed.records import RecordSource, read_data
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.stored import Embeddings, load
+from classy_vision.embed.work import Progress
 from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.heads.pooling import WITH_TOKEN
 from classy_vision.identify.networks import load_model

@@ -57,6 +57,9 @@ class RecordSource:
     data: DataConfig
     shard_size: int
 
+    def __reduce__(self) -> tuple[Any, ...]:  # other processes load the records themselves
+        return RecordSource, (self.data, self.shard_size)
+
     @cached_property
     def records(self) -> Records:
         """The training and the validation split."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from classy_vision.config import Config, PositiveInt
 
@@ -29,6 +29,11 @@ class Settings(Config):
         engine: runs the model on an engine of ``classy_vision.engines``, or on the fastest with "auto"; by
             default it runs in PyTorch as it is.
         device: "cpu", "cuda", …; by default a GPU where there is one.
+        threads: in which each process runs the model on the CPU, by default as many as torch uses. Features are
+            the same bit for bit only where these are as many: the last batches of files may round otherwise.
+        runner: who embeds: "local" is this process, or those of torchrun; "ray" is actors of Ray.
+        actors: how many actors hold the model at most; by default as many as there are GPUs, or as many as find
+            processors for their threads.
         trust: read a ``.pt2`` file, which can run any code.
         on_error: "stop" at a sample that cannot be read, or "skip" it and list it in ``errors.csv``.
     """
@@ -43,6 +48,9 @@ class Settings(Config):
     workers: PositiveInt | None = None
     engine: str | None = None
     device: str | None = None
+    threads: PositiveInt | None = None
+    runner: Literal["local", "ray"] = "local"
+    actors: PositiveInt | None = None
     trust: bool = False
     on_error: Literal["skip", "stop"] = "skip"
 
@@ -51,3 +59,16 @@ class Settings(Config):
     def _read_names(cls, value: Any) -> Any:
         """Takes a single name as well."""
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, value: str | None) -> str | None:
+        if value in ("local", "ray"):
+            raise ValueError(f"an engine runs the model; runner={value!r} says who embeds")
+        return value
+
+    @model_validator(mode="after")
+    def _check_actors(self) -> Settings:
+        if self.actors is not None and self.runner != "ray":
+            raise ValueError("actors are those of Ray: set runner='ray' as well")
+        return self

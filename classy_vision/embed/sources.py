@@ -153,6 +153,9 @@ class Listing:
     word: str
     kind: str
 
+    def __reduce__(self) -> tuple[Any, ...]:  # an open file stays in its process
+        return Listing, (self.file, self.word, self.kind)
+
     @cached_property
     def _parquet(self) -> parquet.ParquetFile:
         return parquet.ParquetFile(self.file)

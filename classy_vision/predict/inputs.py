@@ -23,7 +23,7 @@ from typing_extensions import TypeIs
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import walk
-from classy_vision.data.images import FORMATS, ImageError, Picture, open_header, open_image
+from classy_vision.data.images import FORMATS, ImageError, Picture, Readable, open_image
 from classy_vision.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def read_input(one: Input, data: DataConfig, channels: int) -> Pixels:
     if data.clip is not None and not isinstance(source, Path):
         raise ImageError(Path(one.name), "a video is given as a file, or as a tensor that is preprocessed")
     with _reading(one):
-        return _read_views(_as_image(source, data.max_pixels), data, channels)
+        return _read_views(_as_image(source), data, channels)
 
 
 def read_picture(one: Input, data: DataConfig, channels: int) -> Picture | Pixels:
@@ -153,7 +153,7 @@ def read_picture(one: Input, data: DataConfig, channels: int) -> Picture | Pixel
         prepared: Pixels = _read_tensor(one, data, channels)[0]
         return prepared
     with _reading(one):
-        image = _as_image(one.source, data.max_pixels)
+        image = _as_image(one.source)
         return open_image(image, channels, value_range=data.value_range, max_pixels=data.max_pixels)
 
 
@@ -172,16 +172,17 @@ def _reading(one: Input) -> Iterator[None]:
         raise ImageError(Path(one.name), error) from None
 
 
-def _read_views(source: Path | Image.Image, data: DataConfig, channels: int) -> Pixels:
+def _read_views(source: Readable, data: DataConfig, channels: int) -> Pixels:
     if data.clip is not None:
         from classy_vision.data.samples import read_views  # of videos, with torch
 
+        assert isinstance(source, Path)
         return read_views(source, data, channels).numpy()
     return Preprocessing(data).read_views(source, channels)
 
 
-def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:
-    """A file, or an image in memory; raises Pillow's own errors."""
+def _as_image(source: Any) -> Readable:
+    """A file, an open one, or an image in memory; raises Pillow's own errors."""
     if isinstance(source, Path):
         return source
     if isinstance(source, Image.Image):
@@ -192,8 +193,7 @@ def _as_image(source: Any, max_pixels: int) -> Path | Image.Image:
         source = source.cpu().permute(1, 2, 0).numpy() if source.ndim == 3 else source.cpu().numpy()
     if isinstance(source, np.ndarray):
         return Image.fromarray(_pixels(source))
-    file = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
-    return ImageOps.exif_transpose(open_header(file, max_pixels))
+    return io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
 
 
 def _pixels(pixels: Pixels) -> Pixels:

@@ -21,7 +21,7 @@ from classy_vision.removed import ATTRIBUTES, NAMES
 from classy_vision.train.config import TrainConfig
 from classy_vision.trunk.trunk import ModelConfig
 
-from . import costs, heads, published_weights, trunks
+from . import costs, heads, published_weights, scale, trunks
 from .fields import Schema, definitions, fields
 from .markdown import code, fence, paragraphs, plain, table
 
@@ -177,6 +177,12 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "other costs": costs.differences,
     "regnet costs": costs.regnet,
     "left out": published_weights.left_out,
+    "scale machine": scale.machine,
+    "scale models": scale.models,
+    "scale decoding": scale.decoding,
+    "scale times": scale.times,
+    "scale volumes": scale.volumes,
+    "scale ray": scale.ray,
     **{f"trunks {i}": partial(trunks.advise, need) for i, need in enumerate(trunks.NEEDS, 1)},
 }
 BUILT: dict[str, Callable[[], str]] = {"published weights": published_weights.all_names}

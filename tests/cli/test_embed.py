@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from classy_vision.cli import app, progress
-from classy_vision.embed import job, load
+from classy_vision.cli import embed as command
+from classy_vision.embed import load, work
 from tests.cli.test_start import start
 from tests.embed.conftest import make_images as make_images
 from tests.embed.conftest import model as model
@@ -56,6 +57,14 @@ def test_damaged_files_make_the_exit_code_one(
     assert said == f"1 could not be read, and are listed in {tmp_path / 'out' / 'errors.csv'}\n"
 
 
+def test_ray_that_is_not_installed(
+    model: Path, make_images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    code, _, said = run(model, make_images(2), "-o", tmp_path / "out", "--engine", "ray")
+    assert (code, said) == (1, "--engine ray needs the package ray: pip install 'classy-vision-models[ray]'")
+
+
 def test_ctrl_c(
     model: Path, make_images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +72,7 @@ def test_ctrl_c(
         raise KeyboardInterrupt
 
     images = make_images(4)
-    monkeypatch.setattr(job, "answer_batches", interrupt)
+    monkeypatch.setattr(work, "answer_batches", interrupt)
     assert run(model, images, "-o", tmp_path / "out") == (
         130,
         "",
@@ -90,6 +99,7 @@ def test_lines_say_how_far_it_is(
         (("{model}", "none"), "there is no file and no folder 'none'"),
         (("{model}", "{images}/a.png"), "a.png' is not a collection"),
         (("{model}", "{images}", "--resume"), "cannot resume "),
+        (("{model}", "{images}", "--actors", "2"), "--actors are those of Ray: add --engine ray"),
     ],
 )
 def test_what_needs_no_torch(arguments: tuple[str, ...], said: str, model: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.train.conftest import COLOURS
 ROOT = Path(__file__).parents[2]
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 TORCHRUN = re.compile(r"^torchrun --nproc-per-node \d+ -m classy_vision\.cli")
+RAY = re.compile(r" --engine ray(?: --actors \d+)?")
 DONE = "is finished: all"
 """What resuming says of a run that was not interrupted."""
 
@@ -83,7 +84,7 @@ def _commands(block: Block) -> Iterator[tuple[str, str]]:
 
 def _run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """The exit code and the output of a command; what it names where it would install something."""
-    program, *arguments = shlex.split(TORCHRUN.sub("classy", command))
+    program, *arguments = shlex.split(RAY.sub("", TORCHRUN.sub("classy", command)))
     arguments = [path for word in arguments for path in _matches(word)]
     if program == "classy":
         return _main(main, ["classy", *_shortened(arguments)], capsys)

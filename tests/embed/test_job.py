@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import resource
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from classy_vision import embed as embeddings
@@ -98,6 +100,22 @@ def test_tar_files_and_a_model_in_memory(tmp_path: Path) -> None:
     found = embed(small_model(), tmp_path / "tars", tmp_path / "out", blocks=["block1"], device="cpu")
     assert (found.rows, len(load(found.folder).manifest["shards"])) == (15, 3)
     assert load(found.folder).column("label") == [str(n % 2) for n in range(15)]
+
+
+@pytest.mark.parametrize("side", [64, 1000])
+def test_a_tar_file_gives_the_values_of_a_folder(model: Path, tmp_path: Path, side: int) -> None:
+    """Wide images are decoded at reduced size in both."""
+    pixels = np.random.default_rng(0).integers(0, 256, (side // 50, side // 40, 3), dtype=np.uint8)
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "a.jpg"
+    Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(file)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(file, "a.jpg")
+    found = []
+    for source in (tmp_path / "folder", tmp_path / "a.tar"):
+        run(model, source, tmp_path / f"{source.stem} out")
+        found.append(load(tmp_path / f"{source.stem} out")["block1/mean"])
+    np.testing.assert_array_equal(*found)
 
 
 def test_shards_do_not_depend_on_their_size_but_for_rounding(

@@ -25,16 +25,19 @@ OPTIONS: dict[str, Any] = {
     "batch_size": 4,
     "device": "cpu",
 }
-WORDS = (
+Words = tuple[object, ...]
+WORDS: Words = (
     *("--block", "block1", "--pooling", "mean", "--pooling", "map", "--head", "species"),
     *("--shard-size", 16, "--batch-size", 4, "--device", "cpu"),
 )
 
 
-def kill(model: Path, source: Path, output: Path, kills: int, seed: int, processes: int = 1) -> int:
+def kill(
+    model: Path, source: Path, output: Path, kills: int, seed: int, processes: int = 1, words: Words = WORDS
+) -> int:
     """Kills the process group at random moments of its work; returns how many times it was at work then."""
     draw, at_work = random.Random(seed), 0
-    arguments = ("embed", model, source, "-o", output, *WORDS)
+    arguments = ("embed", model, source, "-o", output, *words)
     for _ in range(kills):
         resume = ("--resume",) if (output / "about.json").is_file() else ()
         process = start(*arguments, *resume, processes=processes, start_new_session=True)
@@ -51,9 +54,11 @@ def kill(model: Path, source: Path, output: Path, kills: int, seed: int, process
     return at_work
 
 
-def check_killed(model: Path, source: Path, folder: Path, kills: int, seed: int, processes: int = 1) -> None:
+def check_killed(
+    model: Path, source: Path, folder: Path, kills: int, seed: int, processes: int = 1, words: Words = WORDS
+) -> None:
     embed(model, source, folder / "whole", **OPTIONS)
-    at_work = kill(model, source, folder / "out", kills, seed, processes)
+    at_work = kill(model, source, folder / "out", kills, seed, processes, words)
     assert at_work >= kills // 2
     embed(model, source, folder / "out", **OPTIONS, resume=(folder / "out" / "about.json").is_file())
     assert read(folder / "out") == read(folder / "whole")
