@@ -153,8 +153,13 @@ class Display:
         return self._progress.add_task(text, total=steps, completed=done, note="")
 
     def start_features(self, rows: int, nbytes: int, folder: Path) -> None:
-        """Says that the features of a frozen trunk are computed, and begins their bar."""
-        self.line(f"features of {rows:,} {self.unit}s, {human(nbytes)}B, are kept in {folder}")
+        """Says where the features of a frozen trunk are, and begins the bar of those that are computed."""
+        if not rows:
+            self.line(f"features of the frozen trunk are read from {folder}")
+            return
+        self.line(
+            f"features of {rows:,} {self.unit}s, {human(nbytes)}B, are computed once and kept in {folder}"
+        )
         self._features = self._progress.add_task("features", total=rows, note="")
 
     def advance(self, rows: int) -> None:

@@ -353,8 +353,7 @@ class FeatureCache:
         needed = sum(count * split.row_bytes for count, split in zip(missing, splits))
         with _explaining(root):
             make_room(root, needed, {split.folder for split in splits})
-        if needed:
-            progress.start(sum(missing), needed, root)
+        progress.start(sum(missing), needed, root)
         if not all(split.fill(progress) for split in splits):
             return None
         training, held_out = (split.open() for split in splits)
