@@ -161,7 +161,7 @@ class FeatureReader:
     def about(self) -> list[Any]:
         """What is read, as JSON values, whatever heads are called."""
         heads = {str(head.unique_id): head for found in self.model.get_heads().values() for head in found}
-        said = {}
+        said: dict[str, list[Any]] = {}
         for (name, step), feature in self.names.items():
             head, pool = heads[name], self._pools.get((name, step))
             how = [head.reads_maps, head.reads_token, head.trunk_norm, pool and [pool.kind, pool.prefix]]
@@ -215,7 +215,7 @@ class Layout:
     @classmethod
     def of(cls, x: Tensor) -> Layout:
         """Finds the layout of (n, ...)."""
-        return cls(tuple(sorted(range(1, x.dim()), key=lambda axis: -x.stride(axis))))
+        return cls(tuple(sorted(range(1, x.dim()), key=x.stride().__getitem__, reverse=True)))
 
     def pack(self, x: Tensor) -> Tensor:
         """Turns a feature so that its rows can be stored; the result is on the CPU."""
@@ -265,7 +265,7 @@ class StoredSplit:
         numbers, offsets = places // self.size, places % self.size
         first = self.shards[0][name]
         found = first.new_empty(len(places), *first.shape[1:])
-        for number in numbers.unique().tolist():
+        for number in sorted(set(numbers.tolist())):
             here = numbers == number
             found[here] = self.shards[number][name][offsets[here]]
         return found
@@ -484,7 +484,7 @@ class _Shards:
             os.utime(self.folder / ABOUT)
         where = torch.full((len(self.cache.job.records.held_out),), -1)
         where[torch.tensor(self.rows)] = torch.arange(len(self.rows))
-        errors = {}
+        errors: dict[int, str] = {}
         for number, shard in enumerate(shards):
             told = json.loads(bytes(shard.pop(ERRORS).tolist()))
             errors |= {self.rows[number * self.size + int(place)]: text for place, text in told.items()}

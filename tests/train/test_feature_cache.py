@@ -21,8 +21,7 @@ from classy_vision.train.feature_cache import CacheError, Layout, find_root, mak
 from classy_vision.train.run import Trainer
 from classy_vision.weights.files import read_tensors
 from tests.train.command import classy, head, job, write
-from tests.train.dense import CLASSES
-from tests.train.dense import make_dense_table
+from tests.train.dense import CLASSES, make_dense_table
 
 HEADS = (
     head("colour", dropout_rate=0.5),
