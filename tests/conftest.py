@@ -18,3 +18,9 @@ def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     for registry in (HEADS, MODELS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _features_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Features of frozen trunks are kept where no other run reads them."""
+    os.environ["CLASSY_FEATURES"] = str(tmp_path_factory.mktemp("features"))

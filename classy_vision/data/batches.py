@@ -170,7 +170,7 @@ class Samples(Dataset[Sample]):
 
 
 def make_loader(
-    samples: Samples, batches: Sampler[list[Key]], *, workers: int | None = 0, pin_memory: bool = False
+    samples: Dataset[Sample], batches: Sampler[list[Key]], *, workers: int | None = 0, pin_memory: bool = False
 ) -> DataLoader[Sample]:
     """A loader of ``samples``, which gives a ``Batch`` for each of ``batches``.
 

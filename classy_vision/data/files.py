@@ -55,6 +55,15 @@ def walk(argument: str | Path, unit: str) -> Iterator[str]:
     yield from files
 
 
+def describe_file(path: bytes | str) -> str:
+    """Describes a file so that a change of it is seen: its size and time."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):

@@ -14,9 +14,9 @@ import pyarrow
 
 from classy_vision.config import ConfigError, shown
 from classy_vision.data.config import SOURCES, DataConfig
-from classy_vision.data.files import TABLES
+from classy_vision.data.files import TABLES, describe_file
 from classy_vision.data.sources import Records, load_records
-from classy_vision.embed.sources import Sample, describe_file, escape
+from classy_vision.embed.sources import Sample, escape
 
 BUILT_IN = ("digits", "scenes")
 

@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from classy_vision.config import ConfigError, first_line, shown, system_error
 from classy_vision.data.config import TableConfig
-from classy_vision.data.files import SUFFIXES, TABLES, walk
+from classy_vision.data.files import SUFFIXES, TABLES, describe_file, walk
 from classy_vision.data.images import ImageError
 from classy_vision.data.sources import SPLITS
 from classy_vision.errors import OperationError
@@ -299,15 +299,6 @@ def _cut(tables: Iterable[pyarrow.Table], size: int) -> Iterator[pyarrow.Table]:
             rest = rest.slice(size)
     if rest is not None and rest.num_rows:
         yield rest
-
-
-def describe_file(path: bytes | str) -> str:
-    """Describes a file so that a change of it is seen: its size and time."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def escape(text: str) -> str:

@@ -23,7 +23,7 @@ WITH_TOKEN = ("token", "token_and_mean")
 MAX_HEAD_WIDTH = 64
 """Channels of a head of attention, as in vision transformers."""
 
-for _name in ("pool", "pool_max", "pool_gem", "pool_token", "as_tokens"):
+for _name in ("pool", "pool_max", "pool_gem", "pool_token", "pool_token_and_mean", "as_tokens"):
     torch.fx.wrap(_name)
 
 
@@ -33,7 +33,8 @@ class Pool(nn.Module):
     "mean" and "max" are over the positions, "gem" is the generalized mean with a learned power, 3 at first
     (Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018). These leave out
     tokens that are not patches. "token" is the class token, "token_and_mean" the class token followed by the
-    mean, and "attention" is what a learned query finds in all tokens or positions.
+    mean, and "attention" is what a learned query finds in all tokens or positions. All but the last and "gem"
+    give a vector as it is, which counts as pooled.
 
     Shape: see above, to (n, c); to (n, 2 c) with "token_and_mean".
 
@@ -56,7 +57,7 @@ class Pool(nn.Module):
         if self.kind == "token":
             return pool_token(x)
         if self.kind == "token_and_mean":
-            return torch.cat([pool_token(x), pool(x, self.prefix)], 1)
+            return pool_token_and_mean(x, self.prefix)
         if self.kind == "max":
             return pool_max(x, self.prefix)
         if self.kind == "gem":
@@ -106,7 +107,12 @@ def pool_gem(x: Tensor, power: Tensor, prefix: int = 0) -> Tensor:
 
 def pool_token(x: Tensor) -> Tensor:
     """The first token."""
-    return x[:, 0]
+    return x if x.dim() == 2 else x[:, 0]
+
+
+def pool_token_and_mean(x: Tensor, prefix: int = 0) -> Tensor:
+    """The first token followed by the mean over patches, (n, 2 c)."""
+    return x if x.dim() == 2 else torch.cat([pool_token(x), pool(x, prefix)], 1)
 
 
 def as_tokens(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from classy_vision.models import ClassyModel
 from classy_vision.text import human, list_some, size
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import describe_job, duration
+from classy_vision.train.feature_cache import wants_cache
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.model import build_initial
 from classy_vision.train.processes import explain_killed_workers, is_first, make_accelerator
@@ -91,10 +92,19 @@ def check(settings: TrainConfig, output: str | Path = "", force: bool = False) -
         f"losses of a batch: {losses}",
         f"memory: about {human(memory)}B per step"
         + ("" if free is None else f", and {human(free)}B are free on {accelerator.device}"),
-        f"time: about {duration(timing.seconds)} per epoch, "
-        f"{duration(timing.seconds * job.settings.schedule.epochs)} for all {job.settings.schedule.epochs}",
+        _describe_time(job, model, timing.seconds),
     ]
     return Checkup(files, unreadable, memory, timing.losses, timing.seconds, tuple(lines))
+
+
+def _describe_time(job: Job, model: ClassyModel, seconds: float) -> str:
+    """Says how long training takes, of which an epoch from images takes ``seconds``."""
+    if wants_cache(job, model):
+        return (
+            f"time: about {duration(seconds)} for the first epoch; later ones read the features that it keeps"
+        )
+    epochs = job.settings.schedule.epochs
+    return f"time: about {duration(seconds)} per epoch, {duration(seconds * epochs)} for all {epochs}"
 
 
 # -- files and labels

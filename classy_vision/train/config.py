@@ -251,6 +251,9 @@ class ScheduleConfig(Config):
             statistics.
         unfreeze_at: when fewer are frozen: ``{epoch: 5}``, or a list of such changes.
         freeze_trunk: train the heads only; the same as ``freeze: {until: trunk_output}``.
+        cache_features: "auto" keeps on disk what heads read of a trunk that is frozen in every epoch, where
+            images are not changed at random, so that later epochs and other runs read it; true demands that,
+            and false runs the trunk in every epoch.
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors
             are quicker with; clips are not, nor, on a CPU, networks with strided 1x1 convolutions of
@@ -288,6 +291,7 @@ class ScheduleConfig(Config):
     freeze: FreezeConfig | None = None
     unfreeze_at: tuple[UnfreezeConfig, ...] = ()
     freeze_trunk: bool = False
+    cache_features: Literal["auto"] | bool = "auto"
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = True
     compile: bool = False

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from classy_vision.models import ClassyModel
+from classy_vision.text import human
 from classy_vision.train.job import Job
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run_folder import Row
@@ -117,6 +119,7 @@ class Display:
     _looked: float = 0.0
     _clock: Clock | None = None
     _estimated: bool = False
+    _features: TaskID | None = None
 
     def __post_init__(self) -> None:
         self._columns = columns(self.tasks, self.unit)
@@ -148,6 +151,27 @@ class Display:
         self._clock = Clock(steps, self.epochs - epoch)
         text = f"epoch {epoch + 1}/{self.epochs}"
         return self._progress.add_task(text, total=steps, completed=done, note="")
+
+    def start_features(self, rows: int, nbytes: int, folder: Path) -> None:
+        """Says where the features of a frozen trunk are, and begins the bar of those that are computed."""
+        if not rows:
+            self.line(f"features of the frozen trunk are read from {folder}")
+            return
+        self.line(
+            f"features of {rows:,} {self.unit}s, {human(nbytes)}B, are computed once and kept in {folder}"
+        )
+        self._features = self._progress.add_task("features", total=rows, note="")
+
+    def advance(self, rows: int) -> None:
+        """Moves the bar of features on."""
+        if self._features is not None:
+            self._progress.advance(self._features, rows)
+
+    def end_features(self) -> None:
+        """Removes the bar of features, if there is one."""
+        if self._features is not None:
+            self._progress.remove_task(self._features)
+            self._features = None
 
     def step(self, bar: TaskID, losses: Callable[[], Iterable[float]], per_second: float) -> None:
         """Moves the bar on; now and then it asks for the losses, and once it says how long it will take."""

@@ -38,6 +38,15 @@ from classy_vision.train.best import (
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
+from classy_vision.train.feature_cache import (
+    CacheError,
+    FeatureCache,
+    OnFeatures,
+    Progress,
+    StoredFeatures,
+    describe_changes,
+    wants_cache,
+)
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
@@ -94,6 +103,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         accelerator = make_accelerator(job, folder)
         model = build_initial(job.settings, job.tasks)  # Wrong weights are found before a run is replaced.
         job = name_frozen(job, model)
+        wants_cache(job, model)  # which raises where that cannot be
         if accelerator.is_main_process:
             folder.create(job.settings, force)
             folder.write_listing(job.settings, job.records)
@@ -161,6 +171,7 @@ def _run(
     stopped = False
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
+        trainer.display.lines(filter(None, [describe_changes(job, model)]))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
                 trainer.stopped = find_stopped(job.settings.tasks, history)
@@ -233,6 +244,8 @@ class Trainer:
         order: of the training batches.
         train_batches, val_batches: of this process.
         display: shows the progress.
+        cache: of the features of a frozen trunk, as long as they are not read.
+        features: what is read in place of images.
         bad: messages about unreadable files that were skipped.
         stopped: the heads that do not learn any more.
         is_stopping: whether this process was asked to end.
@@ -249,6 +262,8 @@ class Trainer:
     train_batches: DataLoader[Sample]
     val_batches: DataLoader[Sample]
     display: Display
+    cache: FeatureCache | None = None
+    features: StoredFeatures | None = None
     bad: set[str] = field(default_factory=set)
     stopped: Collection[str] = ()
     is_stopping: Callable[[], bool] = lambda: False
@@ -276,7 +291,11 @@ class Trainer:
                 accelerator.scaler.load_state_dict(state["scaler"])
         else:
             optimizer = make_optimizer(model, schedule, log_variances)
-        prepared = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
+        cache = FeatureCache(job, accelerator, model) if wants_cache(job, model) else None
+        prepared = (
+            accelerator.prepare_model(OnFeatures(model) if cache else model),
+            accelerator.prepare_optimizer(optimizer),
+        )
         freeze(model, schedule, len(state["history"]) if state else 0)
         order, train_batches = make_batches(job, accelerator, held_out=False)
         _, val_batches = make_batches(job, accelerator, held_out=True)
@@ -292,6 +311,7 @@ class Trainer:
             train_batches,
             val_batches,
             Display(job.tasks, schedule.epochs, console, job.settings.data.unit),
+            cache,
         )
 
     def state(self, history: list[Row], progress: dict[str, Any] | None) -> dict[str, Any]:
@@ -328,6 +348,8 @@ class Trainer:
         meter = self._make_meter()
         if progress:
             meter.restore(progress)
+        if not self._open_features(epoch):
+            raise _stop(done, meter, started)
         rate = self._train(epoch, bar, meter, done, started)
         row = {"epoch": epoch + 1, "learning_rate": rate, **self._name_losses("train", meter)}
         row |= self._name_weights()
@@ -340,6 +362,48 @@ class Trainer:
         self.display.end(bar, row)
         self._report_bad()
         return row
+
+    def _open_features(self, epoch: int) -> bool:
+        """Computes the features of a frozen trunk that are not on disk, and reads them from now on.
+
+        Returns:
+            False if some process was asked to end.
+
+        Raises:
+            ConfigError: a file is unreadable, or the features that the schedule demands cannot be kept.
+        """
+        if self.cache is None:
+            return True
+        self._begin(epoch)
+        progress = Progress(
+            self.is_stopping, self._check_files, self.display.start_features, self.display.advance
+        )
+        found, wrong = None, ""
+        try:
+            found = self.cache.fill(progress)
+        except CacheError as error:
+            if self.job.settings.schedule.cache_features is True:
+                raise
+            wrong = str(error)
+        self.display.end_features()
+        if self._sum(found is None and not wrong):
+            return False
+        if not self._sum(bool(wrong)) and found is not None:
+            self._use(found)
+        elif wrong:
+            self.display.line(f"the frozen trunk runs in every epoch: {wrong}")
+        self.cache = None
+        return True
+
+    def _use(self, features: StoredFeatures) -> None:
+        """Reads features in place of images."""
+        self.close()
+        self.features = features
+        for part in self.model.modules():  # below what the accelerator puts around it
+            if isinstance(part, OnFeatures):
+                part.stored = features
+        self.order, self.train_batches = make_batches(self.job, self.accelerator, False, features)
+        _, self.val_batches = make_batches(self.job, self.accelerator, True, features)
 
     def _begin(self, epoch: int, done: int = 0) -> None:
         """Makes the model and the order ready for the steps of an epoch after the first ``done``."""
@@ -532,7 +596,7 @@ class Trainer:
         """Measures losses and metrics of the held-out split; None where some process was asked to end."""
         metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
         self._switch(training=False)
-        meter, model = self._make_meter(), self.result.eval()
+        meter, model = self._make_meter(), OnFeatures(self.result.eval(), self.features).eval()
         for batch in self.val_batches:
             self._check_files(batch.errors)
             if len(batch.rows):
@@ -750,10 +814,18 @@ class Stopwatch:
         return first + sum(later) / max(1, len(later)) * (self.steps - 1) if later else first * self.steps
 
 
-def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[EpochBatches, DataLoader[Sample]]:
+def make_batches(
+    job: Job, accelerator: Accelerator, held_out: bool, features: StoredFeatures | None = None
+) -> tuple[EpochBatches, DataLoader[Sample]]:
     """Makes the batches of a split: their order, and the part of them that this process reads.
 
     A batch of evaluation has no more views than one of training, so that it needs no more memory.
+
+    Args:
+        job: whose.
+        accelerator: of the processes.
+        held_out: which split.
+        features: what is read in place of images.
     """
     schedule, world = job.settings.schedule, accelerator.num_processes
     size, seed = schedule.batch_size, schedule.seed
@@ -762,6 +834,8 @@ def make_batches(job: Job, accelerator: Accelerator, held_out: bool) -> tuple[Ep
     weights = None if held_out else job.row_weights()
     order = EpochBatches(job.records.rows(held_out), size, None if held_out else seed, weights)
     shard = BatchSamplerShard(order, world, accelerator.process_index, split_batches=True, even_batches=False)
+    if features is not None:
+        return order, make_loader(features.samples(held_out), shard)
     samples = job.samples(None if held_out else seed)
     pin = accelerator.device.type == "cuda"
     return order, make_loader(samples, shard, workers=schedule.workers, pin_memory=pin)

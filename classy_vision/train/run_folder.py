@@ -47,7 +47,7 @@ PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
 """Of a checkpoint. Newer ones have "progress" and "digest" as well, and some of ``SOMETIMES``."""
 SOMETIMES = frozenset(("average", "log_variances"))
 """Those of ``schedule.ema``, and of ``schedule.loss_weighting``."""
-CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.workers")
+CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.cache_features", "schedule.workers")
 """What may be changed when a run is resumed, beside ``tasks.<head>.patience``."""
 
 Row = dict[str, float]

@@ -23,7 +23,7 @@ def in_float64() -> Iterator[None]:
     run_views = loop.run_views
 
     def run_double(model: Any, views: Tensor, tasks: Any) -> dict[str, Tensor]:
-        return run_views(model, views.double(), tasks)
+        return run_views(model, views.double() if views.is_floating_point() else views, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "run_views", run_double)
