@@ -578,7 +578,7 @@ class Trainer:
     def _run_through(self, model: nn.Module, epoch: int) -> bool:
         """Runs the training batches of an epoch as they are, not mixed; False where some process was asked to
         end."""
-        schedule = self.job.settings.schedule
+        schedule, reading = self.job.settings.schedule, OnFeatures(model, self.features)
         self.order.start = 0
         for step, batch in enumerate(self.train_batches, 1):
             self._check_files(batch.errors)
@@ -586,7 +586,7 @@ class Trainer:
             for part in batch.split(schedule.accumulate) if self._has_rows(batch) else ():
                 with self._draw_globally(part), self.accelerator.autocast():
                     views = part.images.to(self.accelerator.device, non_blocking=True)
-                    run_views(model, views, self.job.tasks)
+                    run_views(reading, views, self.job.tasks)
             if self._sum(int(self.is_stopping())):
                 return False
         return True
