@@ -52,16 +52,18 @@ def start_trackers(accelerator: Accelerator, settings: TrainConfig, folder: Path
     Raises:
         ConfigError: a tracker cannot start.
     """
-    board = TensorBoardTracker(TENSORBOARD, folder, purge_step=done + 1)
-    accelerator.log_with = [board if str(name) == TENSORBOARD else name for name in accelerator.log_with]
+    accelerator.log_with = [
+        TensorBoardTracker(TENSORBOARD, folder, purge_step=done + 1) if str(name) == TENSORBOARD else name
+        for name in accelerator.log_with
+    ]
     names = {name: {option: folder.absolute().name} for name, option in RUN_NAMES.items()}
     try:
         accelerator.init_trackers(PROJECT, init_kwargs=names)
         for tracker in accelerator.trackers:
-            if tracker is not board:
+            if tracker.name != TENSORBOARD:
                 tracker.store_init_configuration(dict(flatten(settings.model_dump(mode="json"))))
             elif not done:
-                board.log({"config": indent(dump_settings(settings), "    ")}, step=0)  # code in Markdown
+                tracker.log({"config": indent(dump_settings(settings), "    ")}, step=0)  # code in Markdown
     except Exception as error:  # each service has errors of its own
         raise ConfigError(f"trackers: {', '.join(settings.all_trackers)}: {first_line(error)}") from error
 

@@ -121,7 +121,9 @@ def test_a_run_gives_the_mean_of_its_last_epochs(table: Path, monkeypatch: pytes
 
 
 # Of 4 batches to train on and 2 held out: in the steps, norms and evaluation of the second epoch, and after it.
-@pytest.mark.parametrize("batches", [9, 12, 16, 18])
+@pytest.mark.parametrize(
+    "batches", [pytest.param(9, marks=pytest.mark.slow), 12, 16, pytest.param(18, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_is_resumed_to_the_bit(batches: int, table: Path) -> None:
     whole, stopped = table.parent / "whole", table.parent / "stopped"
     train(settings(table), whole)
