@@ -246,7 +246,7 @@ def _describe_job(model: ClassyModel, source: RecordSource) -> dict[str, Any]:
     }
     told = data.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     return {
-        "model": config,
+        "model": {**config, "in_channels": model.input_shape[0]},  # grey data would make it one of grey images
         "steps": EPOCHS * -(-rows // batch),
         "data": {key: str(Path(v).resolve()) if key in ("root", "file") else v for key, v in told.items()},
         "schedule": {"epochs": EPOCHS, "batch_size": batch, "weight_decay": 0.0, "freeze": {"until": END}},

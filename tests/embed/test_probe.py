@@ -21,6 +21,7 @@ from classy_vision.embed.probe import probe
 from classy_vision.embed.readings import Probe, Reading
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, train
+from classy_vision.train.job import prepare
 from tests.predict.test_predictor import small_model
 
 
@@ -88,6 +89,27 @@ def test_the_config_trains_the_head_that_was_found(model: Path, colours: Path, t
     train(settings, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
     assert metrics["val/label/accuracy"] == pytest.approx(found.cheapest("label").linear, abs=0.01)
+
+
+def test_a_trunk_for_colour_trains_on_grey_images(model: Path, tmp_path: Path) -> None:
+    found = run(model, Path("digits"), tmp_path / "out", columns=["digit"], blocks=["stem"], batch_size=256)
+    job = prepare(TrainConfig.parse(read_config(found.folder / "train.yaml")))
+    assert job.channels == 3
+
+
+def test_a_training_anew_reads_features_that_are_kept(
+    model: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Heads that are new reach what the probe said; they run on features."""
+    config = read_config(run(model, colours, tmp_path / "out").folder / "train.yaml")
+    config["schedule"] |= {"epochs": 40, "workers": 0, "learning_rate": 0.1, "cache_features": True}
+    config["schedule"].pop("head_learning_rate")
+    config["weights"] = {"source": config["weights"], "skip_heads": True}
+    train(TrainConfig.parse(config), tmp_path / "run")
+    assert "features of 60 images" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
+    said = json.loads((tmp_path / "out" / "probe.json").read_text())["cheapest"]["label"]["linear"]
+    assert metrics["val/label/accuracy"] == pytest.approx(said, abs=0.01)
 
 
 def test_the_model_has_the_classifier(model: Path, colours: Path, tmp_path: Path) -> None:
