@@ -101,7 +101,7 @@ def _enlarge(layer: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray
 
 
 def ours(model: Path, images: Path, output: Path, engine: str | None, busy: list[float]) -> Contender:
-    settings = Settings(engine=engine, batch_size=BATCH, device="cpu")
+    settings = Settings(engine=engine, device="cpu")  # in batches of its own choice
     worker = Worker(Task(model, images, Folder(output), settings, force=True))
     signature = worker.signature
 
