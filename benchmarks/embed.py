@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -100,7 +101,7 @@ def _enlarge(layer: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray
 
 
 def ours(model: Path, images: Path, output: Path, engine: str | None, busy: list[float]) -> Contender:
-    settings = Settings(engine=engine, batch_size=BATCH, device="cpu")
+    settings = Settings(engine=engine, device="cpu")  # in batches of its own choice
     worker = Worker(Task(model, images, Folder(output), settings, force=True))
     signature = worker.signature
 
@@ -271,23 +272,35 @@ def compare(name: str, images: Path, folder: Path, rounds: int) -> list[str]:
 
 
 def measure_ray(name: str, images: Path, folder: Path) -> dict[str, float]:
-    """Images per second of one process with one thread, and of two actors with one thread each."""
+    """Measures two actors of one thread each, from when both have written a shard until the last shards."""
     from classy_vision.embed import embed
 
     ClassyModel.save_pretrained(build_model(MODELS[name][0]).eval(), folder / f"{name}-ray")
-    options: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 1, "shard_size": 64, "force": True}
-    ends: list[tuple[float, int]] = []
+    options: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 1, "shard_size": 16, "force": True}
+    ends: list[tuple[int, float, float]] = []
 
     def note(now: Any) -> None:
-        ends.append((time.perf_counter() - begin, now.rows))
+        ends.append((now.rows, time.perf_counter() - begin, find_actor_seconds()))
 
-    here = embed(folder / f"{name}-ray", images, folder / "here", **options)
     begin = time.perf_counter()
-    options |= {"runner": "ray", "actors": 2, "progress": note}
-    there = embed(folder / f"{name}-ray", images, folder / "there", **options)
-    (first, some), (last, every) = ends[1], ends[-1]  # from when both have done one
+    there = embed(
+        folder / f"{name}-ray", images, folder / "there", runner="ray", actors=2, progress=note, **options
+    )
+    begin, start = time.perf_counter(), ends[2][1]
+    here = embed(folder / f"{name}-ray", images, folder / "here", **options)
+    rows, seconds, cores = (last - first for first, last in zip(ends[2], ends[-3]))
     rates = {"one process": here.new / here.seconds, "two actors": there.new / there.seconds}
-    return {**rates, "after their start": (every - some) / (last - first), "first shards s": first}
+    return {**rates, "after their start": rows / seconds, "core ms": 1e3 * cores / rows, "start s": start}
+
+
+def find_actor_seconds() -> float:
+    """The seconds of cores that the actors of this machine have had."""
+    spent = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::Actor"):
+                spent += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
+    return spent / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -310,7 +323,7 @@ def main() -> None:
 def _print(folder: Path, options: argparse.Namespace) -> None:
     images = folder / "images"
     if options.ray:
-        print(header("model", "one process", "two actors", "after their start", "first shards (s)"))
+        print(header("model", "one process", "two actors", "after their start", "core ms", "start (s)"))
         for name in options.models:
             print(row([name, *(f"{value:.1f}" for value in measure_ray(name, images, folder).values())]))
         return

@@ -24,10 +24,10 @@ import pyarrow
 import torch
 
 from benchmarks.__main__ import machine
-from benchmarks.embed import BATCH, MODELS, draw_image, make_images, measure_ray
+from benchmarks.embed import MODELS, draw_image, make_images, measure_ray
 from classy_vision.cost.count import count
 from classy_vision.embed import Settings
-from classy_vision.embed.encoder import Encoder, load_encoder
+from classy_vision.embed.encoder import BATCH_PER_THREAD, Encoder, load_encoder
 from classy_vision.embed.folder import Folder, Layout, open_shard
 from classy_vision.embed.sources import Sample, list_folder, write_listing
 from classy_vision.models import build_model
@@ -80,8 +80,8 @@ def run_model(config: dict[str, Any]) -> dict[str, float]:
     model = build_model(config).eval()
     found: dict[str, float] = {"macs": count(model).macs}
     for engine in (None, "openvino"):
-        encoder: Encoder = load_encoder(model, Settings(engine=engine, batch_size=BATCH, device="cpu"))
-        x = np.zeros((8 if found["macs"] < 1e10 else 2, 1, 3, 224, 224), np.float32)
+        encoder: Encoder = load_encoder(model, Settings(engine=engine, device="cpu"))
+        x = np.zeros((BATCH_PER_THREAD, 1, 3, 224, 224), np.float32)
         found[f"{engine or 'plain'} ms"] = clock(partial(encoder, x)) / len(x)
         found["values"] = sum(shape[0] for shape in encoder.measure().values())
     return found

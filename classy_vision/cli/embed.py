@@ -12,12 +12,11 @@ import typer
 
 from classy_vision.cli.failures import INTERRUPTED
 from classy_vision.cli.options import (
-    BATCH_SIZE,
     OUTPUT,
     RUNNING,
     TRAINED,
-    BatchSizeOption,
     DeviceOption,
+    EmbedBatchOption,
     ForceOption,
     TrustOption,
     WorkersOption,
@@ -122,7 +121,7 @@ def embed(
     threads: Threads = None,
     trust: TrustOption = False,
     device: DeviceOption = None,
-    batch_size: BatchSizeOption = BATCH_SIZE,
+    batch_size: EmbedBatchOption = None,
     workers: WorkersOption = None,
 ) -> None:
     """Write features of blocks and outputs of heads for a collection of images or videos.

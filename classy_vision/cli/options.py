@@ -65,9 +65,10 @@ DeviceOption = Annotated[
     str | None,
     option("--device", "DEVICE", "Run on this device, such as cpu or cuda:1.", RUNNING, show_default=_GPU),
 ]
-BatchSizeOption = Annotated[
-    int, option("--batch-size", "N", "Give the model this many images or clips at once.", RUNNING, min=1)
-]
+_BATCH = "Give the model this many images or clips at once."
+BatchSizeOption = Annotated[int, option("--batch-size", "N", _BATCH, RUNNING, min=1)]
+_FIT = "32 on a GPU, 4 for each thread of a CPU"
+EmbedBatchOption = Annotated[int | None, option("--batch-size", "N", _BATCH, RUNNING, min=1, show_default=_FIT)]
 _THREADS = "one per processor, at most 4"
 WorkersOption = Annotated[
     int | None,

@@ -10,10 +10,9 @@ import typer
 
 from classy_vision.cli.failures import INTERRUPTED
 from classy_vision.cli.options import (
-    BATCH_SIZE,
     TRAINED,
-    BatchSizeOption,
     DeviceOption,
+    EmbedBatchOption,
     Format,
     FormatOption,
     WorkersOption,
@@ -50,7 +49,7 @@ def probe(
     blocks: Blocks = None,
     pooling: Poolings = None,
     device: DeviceOption = None,
-    batch_size: BatchSizeOption = BATCH_SIZE,
+    batch_size: EmbedBatchOption = None,
     workers: WorkersOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:

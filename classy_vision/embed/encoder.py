@@ -35,6 +35,8 @@ from classy_vision.trunk.use import preprocessing_of
 
 READINGS = (*(kind for kind in POOLINGS if kind != "attention"), "tokens", "map")
 """How a block is read: pooled, or as tokens or a map. Pooling by attention is left out: it is learned."""
+BATCH, BATCH_PER_THREAD = 32, 4
+"""The default on a GPU, and for each thread of a CPU: its caches do not hold features of larger batches."""
 HEAD = "head"
 """What the columns of outputs of heads begin with."""
 
@@ -150,9 +152,16 @@ def load_encoder(word: str | Path | ClassyModel, settings: Settings) -> Encoder:
         return Encoder(model, data, channels, device, ids, about)
     from classy_vision.engines.search import optimize
 
-    shape = (settings.batch_size, *data.input_shape(channels, training=False))
+    shape = (choose_batch(settings, device), *data.input_shape(channels, training=False))
     fast = optimize(model, torch.randn(shape, device=device), engine=settings.engine)
     return Encoder(fast, data, channels, device, ids, {**about, "engine": fast.engine})
+
+
+def choose_batch(settings: Settings, device: torch.device) -> int:
+    """Chooses how many images or clips the model sees at once."""
+    if settings.batch_size is not None:
+        return settings.batch_size
+    return BATCH if device.type != "cpu" else min(BATCH, BATCH_PER_THREAD * torch.get_num_threads())
 
 
 def attach_readings(model: ClassyModel, settings: Settings) -> dict[str, str]:

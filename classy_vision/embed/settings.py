@@ -24,7 +24,8 @@ class Settings(Config):
         trunk_norm: read inner layers of a vision transformer through the trunk's last norm, as heads do.
         dtype: in which values are written.
         shard_size: the rows in a file; of tar files one file is written for each.
-        batch_size: images or clips that the model sees at once.
+        batch_size: images or clips that the model sees at once; by default 32 on a GPU, and on a CPU 4 for each
+            thread, at most 32: features of larger batches do not fit its caches.
         workers: threads that read files, by default one per processor, at most 4.
         engine: runs the model on an engine of ``classy_vision.engines``, or on the fastest with "auto"; by
             default it runs in PyTorch as it is.
@@ -44,7 +45,7 @@ class Settings(Config):
     trunk_norm: bool = True
     dtype: Literal["float32", "float16"] = "float32"
     shard_size: PositiveInt = SHARD
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt | None = None
     workers: PositiveInt | None = None
     engine: str | None = None
     device: str | None = None

@@ -18,7 +18,7 @@ from typing import Any
 from classy_vision.config import ConfigError
 from classy_vision.data.files import count_workers
 from classy_vision.data.images import ImageError
-from classy_vision.embed.encoder import Encoder, load_encoder
+from classy_vision.embed.encoder import Encoder, choose_batch, load_encoder
 from classy_vision.embed.folder import (
     ABOUT,
     LISTING,
@@ -257,9 +257,9 @@ class Worker:
 
     def _embed(self, shards: Sequence[int]) -> Generator[Output, None, None]:
         """Yields the outputs for all samples of shards, in their order."""
-        settings = self.task.settings
-        batch = min(settings.batch_size, self.encoder.max_batch or settings.batch_size)
-        size, workers = max(1, batch // self.encoder.data.views), settings.workers or count_workers()
+        batch = choose_batch(self.task.settings, self.encoder.device)
+        size = max(1, min(batch, self.encoder.max_batch or batch) // self.encoder.data.views)
+        workers = self.task.settings.workers or count_workers()
         samples = chain.from_iterable(map(self.source.read, shards))
         read = read_ahead(samples, self._read, size + workers, workers)
         try:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from classy_vision.config import ConfigError
 from classy_vision.embed import Settings
-from classy_vision.embed.encoder import READINGS, load_encoder
+from classy_vision.embed.encoder import READINGS, choose_batch, load_encoder
 from classy_vision.export import Head, export
 from classy_vision.heads import ConcatHead
 from classy_vision.heads.pooling import Pool
@@ -180,3 +180,14 @@ def test_an_exported_file_gives_outputs_of_heads(tmp_path: Path) -> None:
 def test_what_does_not_fit(arguments: tuple[Any, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_encoder(small_model(), settings(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "threads", "batch"),
+    [(None, "cpu", 2, 8), (None, "cpu", 64, 32), (None, "cuda", 2, 32), (5, "cpu", 2, 5), (5, "cuda", 2, 5)],
+)
+def test_batches_fit_the_caches_of_a_cpu(
+    wanted: int | None, device: str, threads: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert choose_batch(Settings(batch_size=wanted), torch.device(device)) == batch

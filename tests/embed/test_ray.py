@@ -149,11 +149,11 @@ def test_a_model_in_memory_is_sent_to_actors(listed: Listing, tmp_path: Path, cl
 
 @needs_ray
 @pytest.mark.slow
-def test_a_driver_that_is_killed(model: Path, make_images: Images, tmp_path: Path) -> None:
-    images = make_images(400)
-    (images / "dog" / "00300.png").write_bytes(b"damaged")
+def test_twenty_kills_of_the_driver(model: Path, make_images: Images, tmp_path: Path) -> None:
+    images = make_images(2400)
+    (images / "dog" / "02000.png").write_bytes(b"damaged")
     words = (*WORDS, "--engine", "ray", "--actors", 2, "--threads", 1)
-    check_killed(model, images, tmp_path, kills=3, seed=4, words=words)
+    check_killed(model, images, tmp_path, kills=20, seed=4, words=words)
 
 
 # -- what needs no Ray
