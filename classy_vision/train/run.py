@@ -575,7 +575,7 @@ class Trainer:
             return not norms or self._run_through(model, epoch)
 
     @torch.no_grad()
-    def _run_through(self, model: nn.Module, epoch: int) -> bool:
+    def _run_through(self, model: ClassyModel, epoch: int) -> bool:
         """Runs the training batches of an epoch as they are, not mixed; False where some process was asked to
         end."""
         schedule, reading = self.job.settings.schedule, OnFeatures(model, self.features)
