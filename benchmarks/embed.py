@@ -18,7 +18,7 @@ which is put at the end of PYTHONPATH. What is not there is left out, and named.
 
 Core time is what an image takes on one core, in user and system time of the process and its workers: it does
 not depend on who else uses the machine. Busy is the share of our time in which the model runs. With ``--ray``
-two actors of one thread each are timed beside one process of one thread.
+two actors of one thread each are timed instead.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def compare(name: str, images: Path, folder: Path, rounds: int) -> list[str]:
 
 
 def measure_ray(name: str, images: Path, folder: Path) -> dict[str, float]:
-    """Measures two actors of one thread each, from when both have written a shard until the last shards."""
+    """Measures two actors of one thread each over the later half of the images, when both are at work."""
     from classy_vision.embed import embed
 
     ClassyModel.save_pretrained(build_model(MODELS[name][0]).eval(), folder / f"{name}-ray")
@@ -280,17 +280,12 @@ def measure_ray(name: str, images: Path, folder: Path) -> dict[str, float]:
     ends: list[tuple[int, float, float]] = []
 
     def note(now: Any) -> None:
-        ends.append((now.rows, time.perf_counter() - begin, find_actor_seconds()))
+        ends.append((now.rows, time.perf_counter(), find_actor_seconds()))
 
     begin = time.perf_counter()
-    there = embed(
-        folder / f"{name}-ray", images, folder / "there", runner="ray", actors=2, progress=note, **options
-    )
-    begin, start = time.perf_counter(), ends[2][1]
-    here = embed(folder / f"{name}-ray", images, folder / "here", **options)
-    rows, seconds, cores = (last - first for first, last in zip(ends[2], ends[-3]))
-    rates = {"one process": here.new / here.seconds, "two actors": there.new / there.seconds}
-    return {**rates, "after their start": rows / seconds, "core ms": 1e3 * cores / rows, "start s": start}
+    embed(folder / f"{name}-ray", images, folder / "there", runner="ray", actors=2, progress=note, **options)
+    rows, seconds, cores = (last - first for first, last in zip(ends[len(ends) // 2], ends[-3]))
+    return {"images/s": rows / seconds, "core ms": 1e3 * cores / rows, "start s": ends[0][1] - begin}
 
 
 def find_actor_seconds() -> float:
@@ -323,7 +318,7 @@ def main() -> None:
 def _print(folder: Path, options: argparse.Namespace) -> None:
     images = folder / "images"
     if options.ray:
-        print(header("model", "one process", "two actors", "after their start", "core ms", "start (s)"))
+        print(header("model", "images/s", "core time (ms)", "first rows after (s)"))
         for name in options.models:
             print(row([name, *(f"{value:.1f}" for value in measure_ray(name, images, folder).values())]))
         return
