@@ -68,6 +68,10 @@ class ConcatHead(PooledHead):
         self._check_number(len(sources))
         super().connect(sources)
 
+    @property
+    def pools_first(self) -> bool:
+        return True
+
     def build(self, *in_planes: int) -> None:
         self._check_number(len(in_planes))
         self.in_planes = in_planes

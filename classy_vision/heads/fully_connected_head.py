@@ -77,6 +77,10 @@ class FullyConnectedHead(PooledHead):
         if in_plane is not None:
             self.build(in_plane)
 
+    @property
+    def pools_first(self) -> bool:
+        return self.conv_planes is None
+
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
         if self.conv_planes is not None:

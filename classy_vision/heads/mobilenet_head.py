@@ -52,6 +52,10 @@ class MobileNetHead(PooledHead):
         if in_plane is not None:
             self.build(in_plane)
 
+    @property
+    def pools_first(self) -> bool:
+        return True
+
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
         self.make_pools([in_plane])

@@ -22,6 +22,11 @@ class PooledHead(ClassyHead):
     """One ``Pool`` for each block, once ``make_pools`` was called."""
     trunk_norm = True
 
+    @property
+    def pools_first(self) -> bool:
+        """Whether nothing precedes the pooling, so that a vector that was pooled before does as well."""
+        return False
+
     def connect(self, sources: Sequence[Source]) -> None:
         for kind, source in zip(self._kinds(len(sources)), sources, strict=True):
             check_pooling(kind, source.block, source.tokens is not None and source.tokens.has_class_token)

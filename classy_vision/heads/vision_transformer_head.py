@@ -71,6 +71,10 @@ class VisionTransformerHead(PooledHead):
         if in_plane is not None:
             self.build(in_plane)
 
+    @property
+    def pools_first(self) -> bool:
+        return self.num_tokens is None
+
     def build(self, in_plane: int) -> None:
         self.in_plane = in_plane
         width = self.make_pools([in_plane])

@@ -32,12 +32,8 @@ from classy_vision.data.batches import Batch, Key, Sample, make_loader
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import describe_file
 from classy_vision.errors import OperationError, system_error
-from classy_vision.heads.concat_head import ConcatHead
-from classy_vision.heads.fully_connected_head import FullyConnectedHead
-from classy_vision.heads.mobilenet_head import MobileNetHead
 from classy_vision.heads.pooled_head import PooledHead
 from classy_vision.heads.pooling import Pool
-from classy_vision.heads.vision_transformer_head import VisionTransformerHead
 from classy_vision.models import ClassyModel
 from classy_vision.text import human
 from classy_vision.train.job import Job
@@ -60,13 +56,6 @@ VERSION = 1
 ABOUT, ERRORS, LABELS = "about.json", "errors", "labels/"
 UNSEEN = ("augment", "crop_area", "on_bad_image")
 """Keys of ``data`` that change no feature that is kept."""
-# Heads that pool before anything else, so that a vector that was pooled before does as well.
-POOLED: dict[type[nn.Module], Callable[[Any], bool]] = {
-    ConcatHead: lambda head: True,
-    FullyConnectedHead: lambda head: head.conv_planes is None,
-    MobileNetHead: lambda head: True,
-    VisionTransformerHead: lambda head: head.num_tokens is None,
-}
 Place = tuple[str, str]
 """The id of a head and a step that it reads."""
 
@@ -174,7 +163,8 @@ def _find_pools(model: ClassyModel) -> Iterator[tuple[Place, Pool]]:
     for place, heads in model.get_heads().items():
         steps = [model._step(block) for block in split_place(place)]
         for head in heads:
-            if isinstance(head, PooledHead) and POOLED.get(type(head), lambda _: False)(head):
+            # A class that inherits it may do something else first.
+            if isinstance(head, PooledHead) and "pools_first" in vars(type(head)) and head.pools_first:
                 for step, pool in zip(steps, head.pools, strict=True):
                     if isinstance(pool, Pool) and not any(True for _ in pool.parameters()):
                         yield (str(head.unique_id), step), pool

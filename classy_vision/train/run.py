@@ -405,6 +405,10 @@ class Trainer:
         self.order, self.train_batches = make_batches(self.job, self.accelerator, False, features)
         _, self.val_batches = make_batches(self.job, self.accelerator, True, features)
 
+    def _wrap(self, model: ClassyModel) -> nn.Module:
+        """The model as it takes what the batches have: images, or rows whose features are stored."""
+        return model if self.features is None else OnFeatures(model, self.features)
+
     def _begin(self, epoch: int, done: int = 0) -> None:
         """Makes the model and the order ready for the steps of an epoch after the first ``done``."""
         self.order.epoch, self.order.start = epoch, done
@@ -578,7 +582,7 @@ class Trainer:
     def _run_through(self, model: ClassyModel, epoch: int) -> bool:
         """Runs the training batches of an epoch as they are, not mixed; False where some process was asked to
         end."""
-        schedule, reading = self.job.settings.schedule, OnFeatures(model, self.features)
+        schedule, reading = self.job.settings.schedule, self._wrap(model)
         self.order.start = 0
         for step, batch in enumerate(self.train_batches, 1):
             self._check_files(batch.errors)
@@ -596,7 +600,7 @@ class Trainer:
         """Measures losses and metrics of the held-out split; None where some process was asked to end."""
         metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
         self._switch(training=False)
-        meter, model = self._make_meter(), OnFeatures(self.result.eval(), self.features).eval()
+        meter, model = self._make_meter(), self._wrap(self.result).eval()
         for batch in self.val_batches:
             self._check_files(batch.errors)
             if len(batch.rows):

@@ -42,7 +42,8 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def test_public_names() -> None:
-    assert embeddings.__all__ == ["Embeddings", "Progress", "Settings", "Summary", "embed", "load"]
+    types, functions = ["Embeddings", "Neighbours", "Progress", "Settings", "Summary"], ["embed", "load"]
+    assert embeddings.__all__ == [*types, *functions, "neighbours", "write_neighbours"]
     assert all(hasattr(embeddings, name) for name in embeddings.__all__)
 
 
