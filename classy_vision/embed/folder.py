@@ -101,7 +101,7 @@ class Folder:
 
     def clear(self) -> None:
         """Removes embeddings: first what says that they are complete, and last of what they are."""
-        names = [MANIFEST, ERRORS, *filter(_is_shard, sorted(os.listdir(self.path))), ABOUT]
+        names = [MANIFEST, ERRORS, *filter(_is_data, sorted(os.listdir(self.path))), ABOUT]
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
@@ -200,8 +200,13 @@ def _is_shard(name: str) -> bool:
     return name.startswith("shard-") and name.endswith(".parquet")
 
 
+def _is_data(name: str) -> bool:
+    """Whether a file has rows, or maps some of them into memory."""
+    return _is_shard(name) or (name.startswith(".") and name.endswith(".npy"))
+
+
 def _is_ours(name: str) -> bool:
-    return _is_shard(name) or name in (MANIFEST, ERRORS, LISTING) or name.endswith(".part")
+    return _is_data(name) or name in (MANIFEST, ERRORS, LISTING) or name.endswith(".part")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

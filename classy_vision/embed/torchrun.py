@@ -43,7 +43,10 @@ def run_with_torchrun(task: Task, tell: Tell | None) -> Counts:
 
 def _place(task: Task) -> Task:
     """Gives each process a GPU of its own, where there are some."""
-    if task.settings.device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+    settings = task.settings
+    if settings.device or settings.engine:  # engines take the processor, as in a single process
+        return task
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         return replace(task, settings=task.settings.model_copy(update={"device": device}))
     return task

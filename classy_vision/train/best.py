@@ -40,21 +40,34 @@ def is_over(schedule: ScheduleConfig, history: Sequence[Mapping[str, float]]) ->
     return len(history) - 1 - find_best(schedule, history) >= schedule.patience
 
 
-def find_stopped(tasks: Mapping[str, TaskConfig], history: Sequence[Mapping[str, float]]) -> dict[str, int]:
+def find_stopped(
+    tasks: Mapping[str, TaskConfig],
+    history: Sequence[Mapping[str, float]],
+    schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008  # which is frozen
+) -> dict[str, int]:
     """The heads that have stopped learning by ``tasks.<head>.patience``, with the last epoch that each learned
-    in, counted from 1."""
+    in, counted from 1. Epochs in which ``schedule`` freezes a head do not count."""
     return {
         head: epoch
         for head, config in tasks.items()
         if config.patience is not None
-        and (epoch := _find_end([row[f"val/{head}/loss"] for row in history], config.patience))
+        and (epoch := _find_end(_list_losses(head, history, schedule), config.patience))
     }
 
 
-def _find_end(losses: Sequence[float], patience: int) -> int:
+def _list_losses(
+    head: str, history: Sequence[Mapping[str, float]], schedule: ScheduleConfig
+) -> Iterable[tuple[int, float]]:
+    """The epochs in which a head learned, counted from 1, with its losses."""
+    for epoch, row in enumerate(history):
+        if head not in schedule.frozen_heads(epoch):
+            yield epoch + 1, row[f"val/{head}/loss"]
+
+
+def _find_end(losses: Iterable[tuple[int, float]], patience: int) -> int:
     """The first epoch by whose end no loss was lower for ``patience`` epochs; 0 if there is none."""
     lowest, since = math.inf, 0
-    for epoch, loss in enumerate(losses, 1):
+    for epoch, loss in losses:
         lowest, since = (loss, 0) if loss < lowest else (lowest, since + 1)
         if since >= patience:
             return epoch
@@ -63,13 +76,14 @@ def _find_end(losses: Sequence[float], patience: int) -> int:
 
 def have_all_stopped(settings: TrainConfig, history: Sequence[Mapping[str, float]]) -> bool:
     """Whether no head is left that learns, because of ``tasks.<head>.patience``."""
-    stopped = find_stopped(settings.tasks, history)
+    stopped = find_stopped(settings.tasks, history, settings.schedule)
     return bool(stopped) and settings.tasks.keys() - settings.schedule.kept_heads <= stopped.keys()
 
 
-def describe_stopped(tasks: Mapping[str, TaskConfig], history: Sequence[Mapping[str, float]]) -> Iterable[str]:
+def describe_stopped(settings: TrainConfig, history: Sequence[Mapping[str, float]]) -> Iterable[str]:
     """Says which heads have stopped with the last epoch."""
-    for head, epoch in find_stopped(tasks, history).items():
+    tasks = settings.tasks
+    for head, epoch in find_stopped(tasks, history, settings.schedule).items():
         if epoch == len(history):
             yield (
                 f"head {head!r} stopped after epoch {epoch}: its validation loss was not lower for "

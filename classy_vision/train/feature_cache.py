@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections import deque
@@ -114,7 +115,8 @@ def _is_frozen(job: Job, model: ClassyModel) -> bool:
         step = model._step(until)
         if model._deepest({step, deepest}) != step:
             return False
-    return True
+    # A trunk with a forward of its own may run its blocks in another order.
+    return not any(p.requires_grad for name, p in model.named_parameters() if head_of(name) is None)
 
 
 # -- what heads read
@@ -431,11 +433,11 @@ class _Shards:
         with suppress(OSError):
             os.utime(self.folder / ABOUT)
         for shard in self._numbers:
-            self._remove_damaged(self._file(shard))
+            self._remove_useless(self._file(shard))
 
     def count_missing(self) -> int:
         """Counts the rows of the shards that are not there."""
-        return sum(len(self._span(shard)) for shard in self._numbers if not self._file(shard).is_file())
+        return sum(len(self._span(shard)) for shard in self._numbers if not self._has(shard))
 
     def fill(self, progress: Progress) -> bool:
         """Computes the shards that are not there; False if the process was asked to end."""
@@ -471,6 +473,7 @@ class _Shards:
         """
         with _explaining(self.folder):
             shards = [read_tensors(self._file(shard)) for shard in self._numbers]
+        with suppress(OSError):  # of a folder that is only read
             os.utime(self.folder / ABOUT)
         where = torch.full((len(self.cache.job.records.held_out),), -1)
         where[torch.tensor(self.rows)] = torch.arange(len(self.rows))
@@ -489,6 +492,10 @@ class _Shards:
     def _file(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06}.safetensors"
 
+    def _has(self, shard: int) -> bool:
+        """Whether a shard is there, and can be seen."""
+        return os.path.isfile(self._file(shard))
+
     def _span(self, shard: int) -> range:
         """The places of the rows of a shard."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.rows)))
@@ -502,7 +509,7 @@ class _Shards:
     def chunks(self) -> Iterator[tuple[int, range, list[Key]]]:
         """Gives the chunks of the shards that are not there by now: shard, places of rows, and their keys."""
         for shard in self._order():
-            if self._file(shard).is_file():
+            if self._has(shard):
                 continue
             span = self._span(shard)
             for first in span[:: self.chunk]:
@@ -515,7 +522,15 @@ class _Shards:
         return [(0, self.rows[place]) for place in (*places, *range(more))]
 
     def _compute(self, batch: Batch) -> dict[str, Tensor]:
-        """Computes features as training and evaluation do."""
+        """Computes features as training and evaluation do.
+
+        Raises:
+            CacheError: no file of the batch can be read.
+        """
+        if not len(batch.rows):
+            raise CacheError(
+                f"features cannot be kept: no file of a batch can be read, such as {batch.errors[0]}"
+            )
         images = batch.images.to(self.cache.accelerator.device, non_blocking=True)
         with torch.set_grad_enabled(not self.held_out), self.cache.accelerator.autocast():
             return self.reader(images.flatten(0, 1))
@@ -544,13 +559,15 @@ class _Shards:
             write_tensors(self._file(shard), {**tensors, ERRORS: told}, {"format": "pt"})
             (self.folder / ABOUT).touch()
 
-    def _remove_damaged(self, file: Path) -> None:
-        if file.is_file():
+    def _remove_useless(self, file: Path) -> None:
+        """Removes a shard that is damaged, or has errors, which may have gone by."""
+        if os.path.isfile(file):
             try:
-                there = read_tensors(file).keys() >= {ERRORS, *self.layouts}
+                found = read_tensors(file)
+                useful = found.keys() >= {ERRORS, *self.layouts} and bytes(found[ERRORS].tolist()) == b"{}"
             except ConfigError:
-                there = False
-            if not there:
+                useful = False
+            if not useful:
                 with _explaining(file):
                     file.unlink(missing_ok=True)
 
@@ -599,10 +616,16 @@ def _explaining(path: Path) -> Iterator[None]:
 
 
 def find_root() -> Path:
-    """The folder of all features."""
-    if given := os.environ.get(FOLDER):
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "classy_vision" / "features"
+    """The folder of all features.
+
+    Raises:
+        CacheError: there is no home folder.
+    """
+    given, common = os.environ.get(FOLDER), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return (Path(given) if given else Path(common, "classy_vision", "features")).expanduser().absolute()
+    except RuntimeError as error:
+        raise CacheError(f"{error} {FOLDER} names a folder for the features of the frozen trunk") from None
 
 
 def find_limit() -> int:
@@ -621,6 +644,8 @@ def find_limit() -> int:
 def make_room(root: Path, needed: int, used: Collection[Path]) -> None:
     """Removes the features that were not used for longest, until others of ``needed`` bytes fit.
 
+    Nothing is removed where they would not fit in the end, and nothing that is not features.
+
     Args:
         root: of all features.
         needed: bytes.
@@ -632,24 +657,30 @@ def make_room(root: Path, needed: int, used: Collection[Path]) -> None:
     if not needed:
         return
     root.mkdir(parents=True, exist_ok=True)
-    limit, sizes = find_limit(), {path: _measure(path) for path in root.iterdir() if path.is_dir()}
-    total = sum(sizes.values()) + needed
-    old = sorted((_last_use(path), path) for path in sizes if path not in used)
-    for last, path in old:
+    limit, sizes = find_limit(), {path: _measure(path) for path in root.iterdir() if _is_features(path)}
+    total, removed = sum(sizes.values()) + needed, []
+    for last, path in sorted((_last_use(path), path) for path in sizes if path not in used):
         if total > limit and time.time() - last > RECENT:
-            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
             total -= sizes[path]
     if total > limit:
         raise CacheError(
             f"the features of the frozen trunk take {human(needed)}B, and those of other runs "
             f"{human(total - needed)}B; {LIMIT} allows {human(limit)}B in all"
         )
-    free = shutil.disk_usage(root).free
+    free = shutil.disk_usage(root).free + sum(map(sizes.__getitem__, removed))
     if needed + RESERVE > free:
         raise CacheError(
             f"the features of the frozen trunk take {human(needed)}B, and {human(free)}B are free at "
             f"{str(root)!r}; {FOLDER} names another folder"
         )
+    for path in removed:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_features(path: Path) -> bool:
+    """Whether a folder is one of features, by its name."""
+    return re.fullmatch(r"[0-9a-f]{32}", path.name) is not None and path.is_dir()
 
 
 def _measure(folder: Path) -> int:

@@ -171,7 +171,7 @@ def _is_done(run: RunFolder, settings: TrainConfig) -> bool:
 def _describe(settings: TrainConfig) -> dict[str, Any]:
     """What two runs of a job have alike, by dotted key: not the workers, nor what is found from the weights."""
     flat = dict(_flatten(settings.model_dump(mode="json")))
-    known_later = {"schedule.workers", "schedule.freeze.heads"}
+    known_later = {"schedule.workers", "schedule.cache_features", "schedule.freeze.heads"}
     is_later = settings.schedule.freeze is not None and bool(settings.schedule.freeze.heads)
     known_later |= {
         key for key in flat if is_later and key.startswith("tasks.") and key.endswith((".mean", ".std"))

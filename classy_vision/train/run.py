@@ -140,6 +140,7 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
                 f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
             )
         model = build_stopped(job.settings, state) if state else build_initial(job.settings, job.tasks)
+        wants_cache(job, model)
         notes = [describe_return(damage, state)] if damage and state else []
         if folder.finished or planned.schedule.epochs != settings.schedule.epochs:
             notes.append(describe_longer(job, state))
@@ -174,11 +175,11 @@ def _run(
         trainer.display.lines(filter(None, [describe_changes(job, model)]))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
-                trainer.stopped = find_stopped(job.settings.tasks, history)
+                trainer.stopped = find_stopped(job.settings.tasks, history, schedule)
                 try:
                     history.append(trainer.run_epoch(epoch, progress))
                     progress = None
-                    trainer.display.lines(describe_stopped(job.settings.tasks, history))
+                    trainer.display.lines(describe_stopped(job.settings, history))
                 except StoppedError as error:
                     stopped, progress = True, error.progress
                 best = find_best(schedule, history)

@@ -111,16 +111,19 @@ def test_when_heads_stop() -> None:
     ]
     found = [find_stopped(tasks, rows[:count]) for count in range(6)]
     assert found == [{}, {}, {}, *[{"a": 3, "b": 3}] * 3]
+    frozen = ScheduleConfig(freeze={"heads": ("a",)}, unfreeze_at=({"epoch": 3},))
+    assert find_stopped({"a": tasks["a"]}, [rows[1]] * 4, frozen) == {}
+    assert find_stopped({"a": tasks["a"]}, [rows[1]] * 5, frozen) == {"a": 5}
     settings = TrainConfig.parse(MINIMAL)
     assert not have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows)
     del tasks["c"]
     assert not have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows[:2])
     assert have_all_stopped(settings.model_copy(update={"tasks": tasks}), rows)
-    assert list(describe_stopped(tasks, rows[:3])) == [
+    assert list(describe_stopped(settings.model_copy(update={"tasks": tasks}), rows[:3])) == [
         "head 'a' stopped after epoch 3: its validation loss was not lower for 2 epochs",
         "head 'b' stopped after epoch 3: its validation loss was not lower for 1 epochs",
     ]
-    assert not list(describe_stopped(tasks, rows))
+    assert not list(describe_stopped(settings.model_copy(update={"tasks": tasks}), rows))
 
 
 MINIMAL = {"model": {"name": "resnet18", "heads": []}, "data": {"source": "digits"}}

@@ -221,6 +221,26 @@ def test_features_that_change_are_not_kept(
     assert not root.exists()
 
 
+def test_a_finished_run_is_not_lost_to_features_that_cannot_be_kept(table: Path, tmp_path: Path) -> None:
+    train(settings(table, data={"augment": "crop"}), tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match="data.augment changes the images"):
+        resume(tmp_path / "run", ["schedule.epochs=5", "schedule.cache_features=true"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_without_a_home_folder_images_are_read(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(feature_cache.FOLDER)
+    monkeypatch.setattr(Path, "expanduser", fail)
+    train(settings(table), tmp_path / "run")
+    assert "the frozen trunk runs in every epoch: Could not determine home directory" in capsys.readouterr().out
+
+
 def test_blocks_up_to_those_that_are_read_suffice(table: Path, runs: list[int], tmp_path: Path) -> None:
     schedule = {"freeze_trunk": False, "freeze": {"until": "block1"}, "cache_features": True}
     check_equal(settings(table, head("colour", "block1"), schedule=schedule), tmp_path)
@@ -348,17 +368,19 @@ def test_a_disk_that_fails(
 
 def test_features_that_were_not_used_for_long_make_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(feature_cache.LIMIT, "1e-6")
-    for name, age in (("old", 9000), ("older", 9900), ("recent", 5), ("own", 9999)):
+    old, older, recent, own, others = ("0" * 32, "1" * 32, "2" * 32, "3" * 32, "photographs")
+    for name, age in ((old, 9000), (older, 9900), (recent, 5), (own, 9999), (others, 9999)):
         (root / name).mkdir(parents=True)
         (root / name / "shard-000000.safetensors").write_bytes(bytes(250))
         (root / name / "about.json").touch()
         os.utime(root / name / "about.json", times=(time.time() - age,) * 2)
-    make_room(root, 200, {root / "own"})
-    assert {path.name for path in root.iterdir()} == {"old", "recent", "own"}
-    make_room(root, 400, {root / "own"})
-    assert {path.name for path in root.iterdir()} == {"recent", "own"}
     with pytest.raises(CacheError, match="those of other runs 500B"):
-        make_room(root, 600, {root / "own"})
+        make_room(root, 600, {root / own})
+    assert {path.name for path in root.iterdir()} == {old, older, recent, own, others}
+    make_room(root, 200, {root / own})
+    assert {path.name for path in root.iterdir()} == {old, recent, own, others}
+    make_room(root, 400, {root / own})
+    assert {path.name for path in root.iterdir()} == {recent, own, others}
 
 
 def test_where_features_are(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
