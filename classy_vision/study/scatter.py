@@ -18,6 +18,8 @@ from classy_vision.weights.catalogue import is_published
 
 WIDE = 8.0
 """From this ratio of largest to smallest on, an axis is logarithmic."""
+CROWDED = 500.0
+"""From this ratio on, ticks are at powers of ten alone."""
 LABELS = 40
 """As many points as this all have a label; of more, only those on the front."""
 
@@ -56,7 +58,8 @@ def _dress(plot: Plot, name: str, way: str, numbers: Sequence[float]) -> None:
     getattr(plot, f"set_{way}label")(f"{column.label} ({better})" if way == "x" else column.label)
     if min(numbers) > 0 and max(numbers) > WIDE * min(numbers):
         getattr(plot, f"set_{way}scale")("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        steps = (1, 2, 5) if max(numbers) < CROWDED * min(numbers) else (1,)
+        axis.set_major_locator(LogLocator(subs=steps))
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda number, _: _tick(number, name)))
     plot.margins(0.12)
