@@ -134,7 +134,8 @@ def train_timm(
     np.random.seed(seed)
     model = timm.models.VisionTransformer(**THEIRS, num_classes=10)
     state = {key: value for key, value in load_file(weights).items() if not key.startswith("head.")}
-    model.load_state_dict(state, strict=False)
+    state |= {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    model.load_state_dict(state)
     change = create_transform(
         (3, SIZE, SIZE),
         is_training=True,

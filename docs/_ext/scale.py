@@ -153,7 +153,7 @@ def ray() -> str:
         wanted = model + decode + steps["row us"] / 1e3
         numbers = (f"{wanted:.1f}", f"{found['core ms']:.1f}", f"{found['core ms'] / wanted:.2f}")
         rows.append((NAMES[key], *numbers, f"{2e3 / found['core ms']:.1f}"))
-    names = ("predicted (ms):", "measured (ms):", "ratio:", "two actors on two cores (images/s):")
+    names = ("predicted (ms):", "measured (ms):", "ratio:", "two such cores would do (images/s):")
     return table(("model", *names), rows)
 
 
