@@ -542,7 +542,11 @@ class _Split:
         with torch.set_grad_enabled(not self.held_out), self.cache.accelerator.autocast():
             found = self.reader(images.flatten(0, 1))
         views = images.shape[1]
-        return found if views == 1 else {name: x.unflatten(0, (-1, views)).mean(1) for name, x in found.items()}
+        return (
+            found
+            if views == 1
+            else {name: x.reshape(-1, views, *x.shape[1:]).mean(1) for name, x in found.items()}
+        )
 
     def _pack(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.layouts[name].pack(x) for name, x in features.items()}

@@ -153,7 +153,7 @@ class StoredFeature:
         with explaining(self.folder):
             found = [read_tensors(self._file(shard)) for shard in self.shards]
         touch(self.folder)
-        errors = {}
+        errors: dict[int, str] = {}
         for shard, tensors in enumerate(found):
             told = json.loads(bytes(tensors[ERRORS].tolist()))
             errors |= {shard * self.size + int(place): text for place, text in told.items()}
