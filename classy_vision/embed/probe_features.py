@@ -137,7 +137,8 @@ class _Watch:
     now: Progress = field(default_factory=lambda: Progress(0, 0, 0, 1, 0))
 
     def as_progress(self) -> feature_cache.Progress:
-        return feature_cache.Progress(lambda: False, lambda errors: None, self._start, self._advance)
+        say = self.tell or (lambda _: None)
+        return feature_cache.Progress(lambda: False, lambda _: None, self._start, self._advance, say)
 
     def _start(self, rows: int, nbytes: int, folder: object) -> None:
         self.now = replace(self.now, of_rows=rows)

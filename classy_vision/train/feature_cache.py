@@ -304,12 +304,14 @@ class Progress:
         check_files: takes messages about unreadable files, and may raise.
         start: takes how many rows are going to be computed, the bytes of their features, and the folder.
         advance: takes how many were.
+        say: takes why features that are there are not used.
     """
 
     is_stopping: Callable[[], bool]
     check_files: Callable[[list[str]], None]
     start: Callable[[int, int, Path], None]
     advance: Callable[[int], None]
+    say: Callable[[str], object] = lambda _: None
 
 
 class Processes(Protocol):
@@ -371,6 +373,10 @@ class FeatureCache:
         needed = sum(feature.count_missing() * feature.row_bytes for feature in stored)
         with explaining(root):
             make_room(root, needed, {feature.folder for feature in stored})
+        for feature in stored if missing else ():
+            if feature.count_missing() and (why := feature.find_difference()):
+                progress.say(f"features of the same block are there, but cannot be used: {why}")
+                break
         progress.start(missing, needed, root)
         if not all(split.fill(progress) for split in splits):
             return None

@@ -41,6 +41,18 @@ AGAIN = RECENT / 10
 """Seconds after which features that are being used say so again."""
 VERSION = 2
 ABOUT, VALUES, ERRORS = "about.json", "values", "errors"
+SAME = ("version", "trunk", "reads", "rows")
+"""What features have in common where a difference between them is worth telling."""
+REASONS = {
+    "data": "another preprocessing ({})",
+    "side": "images of {} pixels there, and of {} here",
+    "chunk": "batches of {} images there, and of {} here",
+    "device": "the device {} there, and {} here",
+    "precision": "the precision {} there, and {} here",
+    "torch": "torch {} there, and {} here",
+    "library": "version {} of this library there, and {} here",
+}
+"""Why features are not used, by the part of what they are of that differs."""
 
 
 class CacheError(OperationError):
@@ -114,6 +126,16 @@ class StoredFeature:
             if self.has(shard) and not self._is_useful(self._file(shard)):
                 with explaining(self.folder):
                     self._file(shard).unlink(missing_ok=True)
+
+    def find_difference(self) -> str:
+        """Says why features of the same block and data that are there are not used; "" where there are none."""
+        here = json.loads(self._text)
+        for file in self.root.glob(f"*/{ABOUT}"):
+            with suppress(OSError, ValueError):
+                there = json.loads(file.read_text(encoding="utf-8"))
+                if all(there.get(key) == here.get(key) for key in SAME) and there != here:
+                    return next((said for key in REASONS if (said := _explain(key, there, here))), "")
+        return ""
 
     def begin(self) -> None:
         """Makes the folder, and says what the shards are of.
@@ -216,6 +238,17 @@ def touch(folder: Path) -> None:
     """Notes that features are used, where they are there and may be written."""
     with suppress(OSError):
         os.utime(folder / ABOUT)
+
+
+def _explain(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Says how a part of what features are of differs; "" where it does not."""
+    old, new = there.get(key), here.get(key)
+    if old == new:
+        return ""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [f"{key}.{name}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        return REASONS[key].format(", ".join(keys))
+    return REASONS[key].format(old, new)
 
 
 # -- the folder of all features

@@ -377,7 +377,11 @@ class Trainer:
             return True
         self._begin(epoch)
         progress = Progress(
-            self.is_stopping, self._check_files, self.display.start_features, self.display.advance
+            self.is_stopping,
+            self._check_files,
+            self.display.start_features,
+            self.display.advance,
+            self.display.line,
         )
         found, wrong = None, ""
         try:
