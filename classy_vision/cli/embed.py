@@ -156,6 +156,9 @@ def _tell(found: Summary) -> None:
     if found.new:
         rate = f", {found.new / found.seconds:,.1f} per second, the model was busy {found.busy:.0%} of the time"
     print(f"{found.rows:,} rows in {found.folder} ({found.new:,} new in {found.seconds:.1f} s{rate})")
+    if len(found.ways) > 1:
+        ways = "; ".join(", ".join(f"{name} {value}" for name, value in way.items()) for way in found.ways)
+        typer.echo(f"rows were computed in several ways, and may differ by rounding: {ways}", err=True)
     if found.errors:
         listed = found.folder / "errors.csv"
         typer.echo(f"{found.errors:,} could not be read, and are listed in {listed}", err=True)

@@ -34,6 +34,8 @@ BUFFER = 2**26
 """Bytes of features that are held before they are written."""
 DTYPES = {"float16": pyarrow.float16(), "float32": pyarrow.float32()}
 FINGERPRINT = "source.fingerprint"
+COMPUTED = "computed"
+"""How the rows were computed, in one way or in several: sizes of batches, threads and devices."""
 WRONG = b"errors"
 """The key of a shard's metadata that has its errors."""
 
@@ -120,6 +122,13 @@ class Folder:
         """
         return _read_json(self.path / ABOUT)
 
+    def note(self, how: Mapping[str, Any]) -> None:
+        """Notes how shards are computed that are not there yet: the size of batches, threads and the device."""
+        known = self.read_about()
+        ways = known.get(COMPUTED, [])
+        if how not in ways:
+            self.write_about({**known, COMPUTED: [*ways, dict(how)]})
+
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes what the shards are going to be of."""
         _write_text(self.path / ABOUT, json.dumps(about, indent=2) + "\n")
@@ -131,7 +140,7 @@ class Folder:
             ConfigError: names what is different, and both values.
         """
         there, wanted = _flatten(self.read_about()), _flatten(json.loads(json.dumps(about)))
-        for key in sorted({*there, *wanted}, key=FINGERPRINT.__eq__):
+        for key in sorted({*there, *wanted} - {COMPUTED}, key=FINGERPRINT.__eq__):
             if there.get(key) == wanted.get(key):
                 continue
             if key == FINGERPRINT:
