@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from classy_vision.errors import OperationError
 ABOUT, MANIFEST, ERRORS, LOCK = "about.json", "manifest.json", "errors.csv", ".lock"
 LISTING, NEW_LISTING = ".source.parquet", ".source.part"
 """The listing of a folder or a table, which is there until the shards are complete."""
+LANCE = "embeddings.lance"
+"""The Lance dataset, which is a folder."""
 VERSION = 1
 BUFFER = 2**26
 """Bytes of features that are held before they are written."""
@@ -103,6 +106,7 @@ class Folder:
 
     def clear(self) -> None:
         """Removes embeddings: first what says that they are complete, and last of what they are."""
+        shutil.rmtree(self.path / LANCE, ignore_errors=True)
         names = [MANIFEST, ERRORS, *filter(_is_data, sorted(os.listdir(self.path))), ABOUT]
         for name in names:
             (self.path / name).unlink(missing_ok=True)
@@ -110,7 +114,10 @@ class Folder:
     def clean(self) -> None:
         """Removes what processes that were killed have left."""
         for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
     # What the shards are of
 
@@ -215,7 +222,7 @@ def _is_data(name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return _is_data(name) or name in (MANIFEST, ERRORS, LISTING) or name.endswith(".part")
+    return _is_data(name) or name in (MANIFEST, ERRORS, LISTING, LANCE) or name.endswith(".part")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.embed.folder import COMPUTED, Folder
+from classy_vision.embed.lance_copy import check_lance
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.sources import Source, find_kind
 from classy_vision.embed.torchrun import find_rank, run_with_torchrun
@@ -79,6 +80,8 @@ def embed(
     begin, how = time.perf_counter(), Settings.parse(settings, "embed")
     task = Task(model, source, Folder(Path(os.path.expanduser(output))), how, resume, force)
     run = _choose_runner(how)
+    if how.lance:
+        check_lance()
     if find_rank()[0] == 0:
         task.folder.check(resume=resume, force=force)
     if isinstance(source, (str, Path)):

@@ -31,6 +31,7 @@ from classy_vision.embed.folder import (
     ShardWriter,
     open_shard,
 )
+from classy_vision.embed.lance_copy import write_lance
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.sources import Listing, Part, Sample, Source, open_source
 from classy_vision.errors import OperationError
@@ -182,9 +183,11 @@ class Task:
         return None if rows is None else sum(min(size, rows - index * size) for index in shards)
 
     def finish(self, model: Signature, source: Source) -> None:
-        """Writes the errors and the manifest."""
+        """Writes the errors and the manifest, and the Lance dataset where it is wanted."""
         layout = Layout(model.shapes, self.settings.dtype, source.columns)
         self.folder.finish(layout.describe(), source.shards)
+        if self.settings.lance:
+            write_lance(self.folder)
 
 
 # -- one process
