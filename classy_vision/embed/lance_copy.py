@@ -30,13 +30,11 @@ def check_lance() -> None:
         ConfigError: says what to install.
     """
     if find_spec("lance") is None:
-        raise ConfigError(
-            "a Lance dataset needs the package pylance: pip install 'classy-vision-models[lance]'"
-        )
+        raise ConfigError("Lance needs the package pylance: pip install 'classy-vision-models[lance]'")
 
 
 def write_lance(folder: Folder) -> Path:
-    """Copies all rows of complete embeddings to a Lance dataset in their folder, and replaces one that is there.
+    """Copies all rows of complete embeddings to a Lance dataset in their folder; one that is there is replaced.
 
     Raises:
         ConfigError: the embeddings are not complete.

@@ -24,7 +24,7 @@ class Settings(Config):
         trunk_norm: read inner layers of a vision transformer through the trunk's last norm, as heads do.
         dtype: in which values are written.
         shard_size: the rows in a file; of tar files one file is written for each.
-        lance: also write all rows to a Lance dataset in the folder, ``embeddings.lance``, when they are complete.
+        lance: also write all rows to a Lance dataset in the folder, ``embeddings.lance``, when they are there.
         batch_size: images or clips that the model sees at once; by default 32 on a GPU, and on a CPU 4 for each
             thread, at most 32: features of larger batches do not fit its caches.
         workers: threads that read files, by default one per processor, at most 4.

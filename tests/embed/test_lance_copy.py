@@ -58,7 +58,8 @@ def test_a_kill_while_it_is_written(options: dict[str, Any], tmp_path: Path) -> 
         "    if file.name == 'shard-000002.parquet': os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(file)\n"
         "lance_copy.ParquetFile = die\n"
-        "embed(*sys.argv[1:], shard_size=4, blocks=['block1'], pooling=['mean', 'map'], device='cpu', lance=True)"
+        "how = {'blocks': ['block1'], 'pooling': ['mean', 'map'], 'device': 'cpu', 'lance': True}\n"
+        "embed(*sys.argv[1:], shard_size=4, **how)"
     )
     words = [sys.executable, "-c", code, *(str(options[name]) for name in ("model", "source", "output"))]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ), check=False)
