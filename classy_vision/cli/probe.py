@@ -16,7 +16,6 @@ from classy_vision.cli.options import (
     DeviceOption,
     Format,
     FormatOption,
-    WorkersOption,
     option,
     training_packages,
 )
@@ -50,6 +49,10 @@ BatchOption = Annotated[
     int | None, option("--batch-size", "N", _BATCH, RUNNING, min=1, show_default="64, less for few samples")
 ]
 
+_WORKERS = "Read files in this many processes."
+_HOW_MANY = "one per processor, at most 4"
+Workers = Annotated[int | None, option("--workers", "N", _WORKERS, RUNNING, min=0, show_default=_HOW_MANY)]
+
 
 def probe(
     model: Word,
@@ -61,7 +64,7 @@ def probe(
     attentive: Attentive = False,
     device: DeviceOption = None,
     batch_size: BatchOption = None,
-    workers: WorkersOption = None,
+    workers: Workers = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Measure how well each block of a trunk tells classes apart, and what it costs.

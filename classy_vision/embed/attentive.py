@@ -18,7 +18,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from classy_vision.heads.attention_pool_head import AttentionPoolHead
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 EPOCHS, STEPS = 20, 1000
 """Epochs, and more of them where there would be fewer steps."""
 BATCH, DECAY = 64, 0.05

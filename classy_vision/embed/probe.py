@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
@@ -25,12 +25,13 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.cost.count import count
 from classy_vision.data.config import DataConfig
 from classy_vision.data.sources import Records, load_records
-from classy_vision.embed.attentive import RATES, fit_attentive, measure_attentive
+from classy_vision.embed.attentive import fit_attentive, measure_attentive
 from classy_vision.embed.classify import classify_by_neighbours, classify_linearly, fit_linear, standardize
-from classy_vision.embed.probe_features import ATTENTION, BlockFeatures, compute_features, describe_head
+from classy_vision.embed.probe_features import ATTENTION, BlockFeatures, Spot, compute_features, describe_head
 from classy_vision.embed.probe_picture import draw_probe
 from classy_vision.embed.readings import Probe, Reading
 from classy_vision.embed.records import read_data
+from classy_vision.embed.settings import ProbeSettings
 from classy_vision.embed.work import Progress
 from classy_vision.heads.classy_head import ClassyHead, build_head
 from classy_vision.heads.pooling import WITH_TOKEN
@@ -44,7 +45,6 @@ from classy_vision.trunk.names import END
 from classy_vision.trunk.use import preprocessing_of
 from classy_vision.weights.files import replacing
 
-DECAYS = tuple(10.0**power for power in range(-6, 2))
 EPOCHS, BATCH = 30, 64
 REACH = 1.0
 ATTENTIVE_REACH = 0.1
@@ -62,17 +62,9 @@ def probe(
     data: str | Path,
     output: str | Path,
     *,
-    columns: Sequence[str] = (),
-    blocks: Sequence[str] = (),
-    pooling: Sequence[str] = (),
-    attentive: bool = False,
-    decays: Sequence[float] = DECAYS,
-    rates: Sequence[float] = RATES,
-    device: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
     progress: Callable[[Progress], object] | None = None,
     tell: Callable[[str], object] | None = None,
+    **settings: Any,
 ) -> Probe:
     """Finds out which block of a trunk to read for a task, with classifiers on features that are computed once.
 
@@ -83,43 +75,37 @@ def probe(
         model: what means a model with weights.
         data: a folder with one folder per class, a table, "digits" or "scenes".
         output: the folder to write.
-        columns: of the labels; by default the only one, or "label".
-        blocks: by default all.
-        pooling: "mean", "max", "gem", "token" or "token_and_mean"; by default "mean", and those with a token
-            where every block has one.
-        attentive: train an attention pool as well, on the tokens or maps of blocks that have them. These take
-            far more space than pooled features.
-        decays: weight decays that are tried for linear classifiers.
-        rates: learning rates that are tried for attention pools.
-        device: "cpu", "cuda", …; by default a GPU where there is one.
-        batch_size: images or clips that the model sees at once, which becomes that of the training; by default
-            64, and less for few samples.
-        workers: processes that read files, by default one per processor, at most 4.
         progress: is called while features are computed.
         tell: is called with what is said before: how many bytes of features are written, and where.
+        settings: values of ``ProbeSettings``: ``columns``, ``blocks``, ``attentive``, ….
 
     Raises:
         ConfigError: something is not there or does not fit.
         CacheError: there is no space for the features.
     """
+    how = ProbeSettings.parse(settings, "probe")
     network, folder = load_model(model, "classy probe"), Path(output).expanduser()
-    seen = find_data(network)
+    seen, device = find_data(network), find_device(how.device)
     source = read_data(str(data), seen)
     records = load_records(source)
-    columns = tuple(columns) or _choose_columns(records)
-    classes = {name: _read_classes(records, name) for name in columns}
-    blocks = tuple(blocks) or tuple(network.block_aliases())
-    pooling = tuple(pooling) or _choose_poolings(network, blocks)
-    _check(network, blocks, pooling)
-    macs, target = _count(network, blocks, seen), find_device(device)
-    config = _describe_job(network, source, len(records.rows(held_out=False)), classes, batch_size)
-    job = _prepare(config, workers)
-    spots = [(block, kind) for block in blocks for kind in (*pooling, *([ATTENTION] if attentive else []))]
-    features = compute_features(network, job, spots, target, progress, tell)
-    found = _fit(features, classes, macs, decays, rates)
+    classes = {name: _read_classes(records, name) for name in how.columns or _choose_columns(records)}
+    spots = _choose_spots(network, how)
+    macs = _count(network, {block for block, _ in spots}, seen)
+    config = _describe_job(network, source, len(records.rows(held_out=False)), classes, how.batch_size)
+    features = compute_features(network, _prepare(config, how.workers), spots, device, progress, tell)
+    found = _fit(features, classes, macs, how)
     result = Probe(tuple(found), folder, features.new)
     _write_all(result, found, network, config, seen)
     return result
+
+
+def _choose_spots(model: ClassyModel, how: ProbeSettings) -> list[Spot]:
+    """Chooses the blocks and poolings."""
+    blocks = how.blocks or tuple(model.block_aliases())
+    pooling = how.pooling or _choose_poolings(model, blocks)
+    _check(model, blocks, pooling)
+    attention = [ATTENTION] if how.attentive else []
+    return [(block, kind) for block in blocks for kind in (*pooling, *attention)]
 
 
 def _check(model: ClassyModel, blocks: Sequence[str], pooling: Sequence[str]) -> None:
@@ -170,7 +156,7 @@ def _number_labels(records: Records, column: str, classes: Sequence[str]) -> Ten
     return torch.tensor([-1 if cell is None else numbers[str(cell)] for cell in cells])
 
 
-def _count(model: ClassyModel, blocks: Sequence[str], seen: DataConfig) -> dict[str, int]:
+def _count(model: ClassyModel, blocks: Iterable[str], seen: DataConfig) -> dict[str, int]:
     """Counts the multiply-adds up to each block."""
     channels = model.input_shape[0]
     costs = count(model, seen.input_shape(channels, training=False))
@@ -192,8 +178,7 @@ def _fit(
     features: BlockFeatures,
     classes: Mapping[str, Sequence[str]],
     macs: Mapping[str, int],
-    decays: Sequence[float],
-    rates: Sequence[float],
+    how: ProbeSettings,
 ) -> dict[Reading, Classifier]:
     """Fits classifiers to the features of all blocks and poolings."""
     found: dict[Reading, Classifier] = {}
@@ -212,9 +197,9 @@ def _fit(
                 raise ConfigError("no labelled sample of the training or of the validation split could be read")
             what = column, block, kind, macs[block]
             if kind == ATTENTION:
-                one, own = _attend(what, features, rows, targets, len(classes[column]), rates)
+                one, own = _attend(what, features, rows, targets, len(classes[column]), how.rates)
             else:
-                one, own = _measure(what, pooled, rows, targets, len(classes[column]), decays)
+                one, own = _measure(what, pooled, rows, targets, len(classes[column]), how.decays)
             found[one] = own
     return found
 
