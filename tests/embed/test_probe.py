@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from classy_vision.cli import app
 from classy_vision.config import ConfigError, read_config
 from classy_vision.cost.count import count
+from classy_vision.embed import attentive
 from classy_vision.embed.probe import probe
 from classy_vision.embed.readings import Probe, Reading
 from classy_vision.predict import Predictor
@@ -138,7 +139,10 @@ def test_a_training_says_why_it_does_not_read_the_features_of_a_probe(
         assert said in told.replace("\n", " ")
 
 
-def test_attention_takes_its_place_in_the_table(model: Path, colours: Path, tmp_path: Path) -> None:
+def test_attention_takes_its_place_in_the_table(
+    model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "STEPS", 200)
     heard: list[str] = []
     found = run(
         model, colours, tmp_path / "out", blocks=["stem", "block2-0"], attentive=True, tell=heard.append
