@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from classy_vision.cli import app
 from classy_vision.config import ConfigError, read_config
 from classy_vision.cost.count import count
+from classy_vision.data.sources import load_records
 from classy_vision.embed import attentive
 from classy_vision.embed.probe import probe
 from classy_vision.embed.readings import Probe, Reading
@@ -100,6 +101,22 @@ def test_the_config_trains_the_head_that_was_found(model: Path, colours: Path, t
     train(settings, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
     assert metrics["val/label/accuracy"] == pytest.approx(found.cheapest("label").linear, abs=0.01)
+
+
+def test_the_split_of_a_table_is_that_of_the_training(
+    model: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds out a part of each class; a probe that drew other rows would measure on those of training."""
+    files = sorted(colours.glob("*/*/*.png"))
+    rows = [f"{file},{'rare' if n % 12 == 0 else 'common'}" for n, file in enumerate(files)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,kind", *rows]))
+    found = run(model, tmp_path / "table.csv", tmp_path / "out", columns=["kind"], blocks=["stem"])
+    config = TrainConfig.parse(read_config(found.folder / "train.yaml"))
+    held_out = prepare(config).records.held_out
+    assert list(load_records(config.data).held_out) != list(held_out)  # without the classes
+    schedule = config.schedule.model_copy(update={"epochs": 2, "workers": 0})
+    train(config.model_copy(update={"schedule": schedule}), tmp_path / "run")
+    assert "features of the frozen trunk are read from" in capsys.readouterr().out
 
 
 def test_a_trunk_for_colour_trains_on_grey_images(model: Path, tmp_path: Path) -> None:
