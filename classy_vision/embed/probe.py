@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +22,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from classy_vision.config import ConfigError, unknown
+from classy_vision.config import ConfigError, system_error, unknown
 from classy_vision.cost.count import count
 from classy_vision.data.config import DataConfig
 from classy_vision.data.sources import Records, load_records
@@ -85,6 +86,7 @@ def probe(
     """
     how = ProbeSettings.parse(settings, "probe")
     network, folder = load_model(model, "classy probe"), Path(output).expanduser()
+    _check_folder(folder)
     seen, device = find_data(network), find_device(how.device)
     source = read_data(str(data), seen)
     records = load_records(source)
@@ -97,6 +99,22 @@ def probe(
     result = Probe(tuple(found), folder, features.new)
     _write_all(result, found, network, config, seen)
     return result
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises where a folder holds something else than a probe, which would be mixed with it.
+
+    Raises:
+        ConfigError: it does, or cannot be read.
+    """
+    if not os.path.lexists(folder):
+        return
+    try:
+        names = {*os.listdir(folder)}
+    except OSError as error:
+        raise system_error(error, f"cannot write to {str(folder)!r}") from None
+    if names - {TABLE, RESULT, PICTURE, CONFIG, MODEL} and RESULT not in names:
+        raise ConfigError(f"{str(folder)!r} holds something else than a probe: choose another folder")
 
 
 def _choose_spots(model: ClassyModel, how: ProbeSettings) -> list[Spot]:

@@ -255,6 +255,18 @@ def test_what_does_not_fit(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_something_else_stays_as_it_is(model: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.yaml").write_text("mine")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, said in (("out", "holds something else than a probe"), ("file", "cannot write to")):
+        with pytest.raises(ConfigError, match=said):
+            run(model, colours, tmp_path / name)
+    assert (tmp_path / "out" / "train.yaml").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "features").exists()
+
+
 def test_the_command(model: Path, colours: Path, tmp_path: Path) -> None:
     words = ["probe", str(model), str(colours), "-o", str(tmp_path / "out"), "--device", "cpu"]
     done = CliRunner().invoke(app, words)
