@@ -99,6 +99,8 @@ _THREADS = "Run the model in this many threads of the CPU, in each process."
 Threads = Annotated[
     int | None, option("--threads", "N", _THREADS, RUNNING, min=1, show_default="as many as torch uses")
 ]
+_LANCE = "Also write a Lance dataset of all rows to the folder, embeddings.lance, when they are complete."
+Lance = Annotated[bool, option("--lance", "", _LANCE, OUTPUT)]
 Resume = Annotated[bool, option("--resume", "", "Continue what was interrupted in the folder.", OUTPUT)]
 
 
@@ -112,6 +114,7 @@ def embed(
     no_trunk_norm: NoNorm = False,
     dtype: DtypeOption = Dtype.FLOAT32,
     shard_size: ShardOption = SHARD_SIZE,
+    lance: Lance = False,
     resume: Resume = False,
     force: ForceOption = False,
     on_error: OnErrorOption = OnError.SKIP,
@@ -133,7 +136,7 @@ def embed(
     settings |= {"trunk_norm": not no_trunk_norm, "dtype": dtype.value, "shard_size": shard_size}
     settings |= {"on_error": on_error.value, "engine": optimize, "trust": trust, "device": device}
     settings |= {"runner": engine.value, "actors": actors, "threads": threads}
-    settings |= {"batch_size": batch_size, "workers": workers, "resume": resume, "force": force}
+    settings |= {"lance": lance, "batch_size": batch_size, "workers": workers, "resume": resume, "force": force}
     _check(model, source, output, resume, force)
     _check_engine(engine, actors)
     _tell(_run(model, source, output, settings))
@@ -156,6 +159,9 @@ def _tell(found: Summary) -> None:
     if found.new:
         rate = f", {found.new / found.seconds:,.1f} per second, the model was busy {found.busy:.0%} of the time"
     print(f"{found.rows:,} rows in {found.folder} ({found.new:,} new in {found.seconds:.1f} s{rate})")
+    if len(found.ways) > 1:
+        ways = "; ".join(", ".join(f"{name} {value}" for name, value in way.items()) for way in found.ways)
+        typer.echo(f"rows were computed in several ways, and may differ by rounding: {ways}", err=True)
     if found.errors:
         listed = found.folder / "errors.csv"
         typer.echo(f"{found.errors:,} could not be read, and are listed in {listed}", err=True)

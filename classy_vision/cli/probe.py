@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +11,11 @@ import typer
 
 from classy_vision.cli.failures import INTERRUPTED
 from classy_vision.cli.options import (
+    RUNNING,
     TRAINED,
     DeviceOption,
-    EmbedBatchOption,
     Format,
     FormatOption,
-    WorkersOption,
     option,
     training_packages,
 )
@@ -39,6 +39,19 @@ Blocks = Annotated[
 _POOLING = "Pool blocks so: mean, max, gem, token or token_and_mean; repeatable."
 _WHERE = "mean, and those with a token where there is one"
 Poolings = Annotated[list[str] | None, option("--pooling", "POOLING", _POOLING, show_default=_WHERE)]
+_ATTENTIVE = (
+    "Train an attention pool as well, on the tokens or maps of each block. These are kept on disk, and take "
+    "far more space than pooled features."
+)
+Attentive = Annotated[bool, option("--attentive", "", _ATTENTIVE)]
+_BATCH = "Give the model this many images or clips at once, as the training does that is recommended."
+BatchOption = Annotated[
+    int | None, option("--batch-size", "N", _BATCH, RUNNING, min=1, show_default="64, less for few samples")
+]
+
+_WORKERS = "Read files in this many processes."
+_HOW_MANY = "one per processor, at most 4"
+Workers = Annotated[int | None, option("--workers", "N", _WORKERS, RUNNING, min=0, show_default=_HOW_MANY)]
 
 
 def probe(
@@ -48,16 +61,17 @@ def probe(
     columns: Columns = None,
     blocks: Blocks = None,
     pooling: Poolings = None,
+    attentive: Attentive = False,
     device: DeviceOption = None,
-    batch_size: EmbedBatchOption = None,
-    workers: WorkersOption = None,
+    batch_size: BatchOption = None,
+    workers: Workers = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Measure how well each block of a trunk tells classes apart, and what it costs.
 
-    One pass over the data gives the features, on which nearest neighbours and linear classifiers are fitted for
-    each block and pooling. The folder gets a table, a picture, and a config that trains a head on the cheapest
-    block within one point of the best.
+    One pass over the data gives the features, on which nearest neighbours, linear classifiers and perhaps
+    attentive probes are fitted for each block and pooling. The folder gets a table, a picture, and a config
+    that trains a head on the cheapest block within one point of the best.
     """
     from classy_vision.resolve import TRAINED, Kind, resolve
 
@@ -66,7 +80,8 @@ def probe(
     with training_packages():
         from classy_vision.embed.probe import probe
     options: dict[str, Any] = {"columns": columns or (), "blocks": blocks or (), "pooling": pooling or ()}
-    options |= {"device": device, "batch_size": batch_size, "workers": workers}
+    options |= {"attentive": attentive, "device": device, "batch_size": batch_size, "workers": workers}
+    options["tell"] = partial(typer.echo, err=True)
     try:
         with show_progress() as progress:
             found = probe(model, data, place, progress=progress, **options)
@@ -90,10 +105,17 @@ def _print(found: Probe, format: Format) -> None:
         readings = [one for one in found.readings if one.column == column]
         wide = max(len(one.block) for one in readings)
         print(f"{column}: accuracy on what is held out, * on the Pareto front")
-        print(f"  {'block':{wide}}  {'pooling':14}  {'channels':>8}  {'MACs':>7}  {'k-NN':>7}  {'linear':>7}")
+        more = f"  {'attentive':>9}" if any(one.attentive is not None for one in readings) else ""
+        named = f"  {'block':{wide}}  {'pooling':14}  {'channels':>8}  {'MACs':>7}  {'k-NN':>7}  {'linear':>7}"
+        print(f"{named}{more}")
         for one in readings:
             mark = "*" if one in front else " "
-            numbers = f"{one.channels:8}  {human(one.macs):>7}  {one.knn:7.2%}  {one.linear:7.2%}"
-            print(f"{mark} {one.block:{wide}}  {one.pooling:14}  {numbers}")
+            numbers = f"{one.channels:8}  {human(one.macs):>7}  {_show(one.knn)}  {_show(one.linear)}"
+            last = f"    {_show(one.attentive)}" if more else ""
+            print(f"{mark} {one.block:{wide}}  {one.pooling:14}  {numbers}{last}")
         print(f"the cheapest within one point of the best: {cheapest.block}, {cheapest.pooling}\n")
     print(f"classy train {found.folder / CONFIG} trains a head there")
+
+
+def _show(accuracy: float | None) -> str:
+    return f"{'-':>7}" if accuracy is None else f"{accuracy:7.2%}"

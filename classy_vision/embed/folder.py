@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ from classy_vision.errors import OperationError
 ABOUT, MANIFEST, ERRORS, LOCK = "about.json", "manifest.json", "errors.csv", ".lock"
 LISTING, NEW_LISTING = ".source.parquet", ".source.part"
 """The listing of a folder or a table, which is there until the shards are complete."""
+LANCE = "embeddings.lance"
+"""The Lance dataset, which is a folder."""
 VERSION = 1
 BUFFER = 2**26
 """Bytes of features that are held before they are written."""
 DTYPES = {"float16": pyarrow.float16(), "float32": pyarrow.float32()}
 FINGERPRINT = "source.fingerprint"
+COMPUTED = "computed"
+"""How the rows were computed, in one way or in several: sizes of batches, threads and devices."""
 WRONG = b"errors"
 """The key of a shard's metadata that has its errors."""
 
@@ -101,6 +106,7 @@ class Folder:
 
     def clear(self) -> None:
         """Removes embeddings: first what says that they are complete, and last of what they are."""
+        shutil.rmtree(self.path / LANCE, ignore_errors=True)
         names = [MANIFEST, ERRORS, *filter(_is_data, sorted(os.listdir(self.path))), ABOUT]
         for name in names:
             (self.path / name).unlink(missing_ok=True)
@@ -108,7 +114,10 @@ class Folder:
     def clean(self) -> None:
         """Removes what processes that were killed have left."""
         for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
     # What the shards are of
 
@@ -119,6 +128,13 @@ class Folder:
             ConfigError: it cannot be read.
         """
         return _read_json(self.path / ABOUT)
+
+    def note(self, how: Mapping[str, Any]) -> None:
+        """Notes how shards are computed that are not there yet: the size of batches, threads and the device."""
+        known = self.read_about()
+        ways = known.get(COMPUTED, [])
+        if how not in ways:
+            self.write_about({**known, COMPUTED: [*ways, dict(how)]})
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes what the shards are going to be of."""
@@ -131,7 +147,7 @@ class Folder:
             ConfigError: names what is different, and both values.
         """
         there, wanted = _flatten(self.read_about()), _flatten(json.loads(json.dumps(about)))
-        for key in sorted({*there, *wanted}, key=FINGERPRINT.__eq__):
+        for key in sorted({*there, *wanted} - {COMPUTED}, key=FINGERPRINT.__eq__):
             if there.get(key) == wanted.get(key):
                 continue
             if key == FINGERPRINT:
@@ -206,7 +222,7 @@ def _is_data(name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return _is_data(name) or name in (MANIFEST, ERRORS, LISTING) or name.endswith(".part")
+    return _is_data(name) or name in (MANIFEST, ERRORS, LISTING, LANCE) or name.endswith(".part")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

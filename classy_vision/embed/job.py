@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from classy_vision.config import ConfigError
-from classy_vision.embed.folder import Folder
+from classy_vision.embed.folder import COMPUTED, Folder
+from classy_vision.embed.lance_copy import check_lance
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.sources import Source, find_kind
 from classy_vision.embed.torchrun import find_rank, run_with_torchrun
@@ -32,6 +33,8 @@ class Summary:
         new: rows that this call added.
         seconds: it took.
         busy: the share of the time in which the model ran, from 0 to 1: where it is low, reading is slow.
+        ways: the sizes of batches, threads and devices with which rows were computed. Where there are several,
+            the run was continued with others, and values may differ from those of one way by rounding.
     """
 
     folder: Path
@@ -40,6 +43,7 @@ class Summary:
     new: int
     seconds: float
     busy: float = 0.0
+    ways: tuple[Mapping[str, Any], ...] = ()
 
 
 def embed(
@@ -76,6 +80,8 @@ def embed(
     begin, how = time.perf_counter(), Settings.parse(settings, "embed")
     task = Task(model, source, Folder(Path(os.path.expanduser(output))), how, resume, force)
     run = _choose_runner(how)
+    if how.lance:
+        check_lance()
     if find_rank()[0] == 0:
         task.folder.check(resume=resume, force=force)
     if isinstance(source, (str, Path)):
@@ -84,7 +90,8 @@ def embed(
         counts = run(task.keep_engine() if resume else task, progress)
     manifest, seconds = task.folder.read_manifest(), time.perf_counter() - begin
     busy = counts.busy / counts.seconds if counts.seconds else 0.0
-    return Summary(task.folder.path, manifest["rows"], manifest["errors"], counts.rows, seconds, busy)
+    ways = tuple(manifest.get(COMPUTED, ()))
+    return Summary(task.folder.path, manifest["rows"], manifest["errors"], counts.rows, seconds, busy, ways)
 
 
 def _choose_runner(settings: Settings) -> Callable[[Task, Tell | None], Counts]:

@@ -28,13 +28,12 @@ def _draw(plot: Axes, found: Probe, column: str) -> None:
     front, cheapest = found.front(column), found.cheapest(column)
     for pooling, colour in choose_colours([one.pooling for one in readings]).items():
         of = [one for one in readings if one.pooling == pooling]
-        xs = [one.macs / 1e6 for one in of]
-        plot.scatter(
-            xs, [100 * one.linear for one in of], s=30, color=colour, label=f"linear, {pooling}", zorder=3
-        )
-        plot.plot(
-            xs, [100 * one.knn for one in of], color=colour, alpha=0.35, label=f"k-NN, {pooling}", zorder=2
-        )
+        xs, kind = [one.macs / 1e6 for one in of], "linear" if of[0].attentive is None else "attentive probe"
+        marker, label = ("o", f"{kind}, {pooling}") if kind == "linear" else ("^", kind)
+        plot.scatter(xs, [100 * one.accuracy for one in of], 30, colour, marker=marker, label=label, zorder=3)
+        if kind == "linear":
+            ys = [100 * (one.knn or 0.0) for one in of]
+            plot.plot(xs, ys, color=colour, alpha=0.35, label=f"k-NN, {pooling}", zorder=2)
     plot.plot(*zip(*map(_place, front)), color=INK, linewidth=1, linestyle="--", zorder=2, label="Pareto front")
     plot.scatter(*_place(cheapest), s=110, facecolors="none", edgecolors=INK, zorder=4)
     plot.set_xlabel("million multiply-adds up to the block (less is better)")
@@ -51,4 +50,4 @@ def _draw(plot: Axes, found: Probe, column: str) -> None:
 
 
 def _place(one: Reading) -> tuple[float, float]:
-    return one.macs / 1e6, 100 * one.linear
+    return one.macs / 1e6, 100 * one.accuracy

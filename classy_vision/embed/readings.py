@@ -17,10 +17,12 @@ class Reading:
         column: of the labels.
         block, pooling: which.
         channels: of the features.
-        macs: multiply-adds up to that block, for one sample.
-        knn: the accuracy of nearest neighbours on what was held out.
+        macs: multiply-adds up to that block, for one sample; those of heads are not counted.
+        knn: the accuracy of nearest neighbours on what was held out; None where the pooling is attention.
         linear: that of the best linear classifier.
         weight_decay: of that classifier.
+        attentive: the accuracy of the best attentive probe; None where the pooling is not attention.
+        learning_rate: of that probe.
     """
 
     column: str
@@ -28,9 +30,18 @@ class Reading:
     pooling: str
     channels: int
     macs: int
-    knn: float
-    linear: float
-    weight_decay: float
+    knn: float | None
+    linear: float | None
+    weight_decay: float | None
+    attentive: float | None = None
+    learning_rate: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy of the classifier that was trained."""
+        found = self.linear if self.attentive is None else self.attentive
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Probe:
     Attributes:
         readings: of all columns, blocks and poolings, as they run.
         folder: where it was written.
-        new: how many samples were embedded for it; the others were on disk.
+        new: for how many samples features were computed; those of the others were on disk.
     """
 
     readings: tuple[Reading, ...]
@@ -48,21 +59,22 @@ class Probe:
     new: int
 
     def best(self, column: str) -> Reading:
-        """The reading with the highest linear accuracy."""
-        return max(self._of(column), key=lambda one: (one.linear, -one.macs))
+        """The reading with the highest accuracy of a classifier that was trained."""
+        return max(self._of(column), key=lambda one: (one.accuracy, -one.macs))
 
     def cheapest(self, column: str) -> Reading:
         """The cheapest reading within one point of the best; of one block the best."""
-        least = self.best(column).linear - WITHIN
+        least = self.best(column).accuracy - WITHIN
         return min(
-            (one for one in self._of(column) if one.linear >= least), key=lambda one: (one.macs, -one.linear)
+            (one for one in self._of(column) if one.accuracy >= least),
+            key=lambda one: (one.macs, -one.accuracy),
         )
 
     def front(self, column: str) -> list[Reading]:
         """The readings that are better than all cheaper ones."""
         kept: list[Reading] = []
-        for one in sorted(self._of(column), key=lambda one: (one.macs, -one.linear)):
-            if not kept or one.linear > kept[-1].linear:
+        for one in sorted(self._of(column), key=lambda one: (one.macs, -one.accuracy)):
+            if not kept or one.accuracy > kept[-1].accuracy:
                 kept.append(one)
         return kept
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.data.files import count_workers
@@ -29,6 +31,7 @@ from classy_vision.embed.folder import (
     ShardWriter,
     open_shard,
 )
+from classy_vision.embed.lance_copy import write_lance
 from classy_vision.embed.settings import Settings
 from classy_vision.embed.sources import Listing, Part, Sample, Source, open_source
 from classy_vision.errors import OperationError
@@ -92,11 +95,13 @@ class Signature:
         about: which model it is, as JSON values.
         shapes: of features and outputs by column, without n.
         unit: that it sees: "image" or "video".
+        how: the size of batches, threads and device, with which values are computed. Others round otherwise.
     """
 
     about: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     unit: str
+    how: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,10 @@ class Task:
             os.replace(listing, self.folder.path / LISTING)
         if not (self.folder.path / ABOUT).is_file():
             self.folder.write_about(about)
-        return self.open(model.unit) if isinstance(source, Listing) else source
+        opened = self.open(model.unit) if isinstance(source, Listing) else source
+        if self.list_missing(opened):
+            self.folder.note(model.how)
+        return opened
 
     def _describe(self, model: Signature, source: Source) -> dict[str, Any]:
         return {
@@ -175,9 +183,11 @@ class Task:
         return None if rows is None else sum(min(size, rows - index * size) for index in shards)
 
     def finish(self, model: Signature, source: Source) -> None:
-        """Writes the errors and the manifest."""
+        """Writes the errors and the manifest, and the Lance dataset where it is wanted."""
         layout = Layout(model.shapes, self.settings.dtype, source.columns)
         self.folder.finish(layout.describe(), source.shards)
+        if self.settings.lance:
+            write_lance(self.folder)
 
 
 # -- one process
@@ -203,7 +213,18 @@ class Worker:
     def signature(self) -> Signature:
         """What the model gives; it runs once for that."""
         encoder = self.encoder
-        return Signature(encoder.about, encoder.measure(), encoder.data.unit)
+        how = {
+            "batch_size": self._batch_size,
+            "threads": torch.get_num_threads(),
+            "device": encoder.device.type,
+        }
+        return Signature(encoder.about, encoder.measure(), encoder.data.unit, how)
+
+    @property
+    def _batch_size(self) -> int:
+        """How many images or clips the model sees at once."""
+        batch = choose_batch(self.task.settings, self.encoder.device)
+        return min(batch, self.encoder.max_batch or batch)
 
     @cached_property
     def source(self) -> Source:
@@ -257,8 +278,7 @@ class Worker:
 
     def _embed(self, shards: Sequence[int]) -> Generator[Output, None, None]:
         """Yields the outputs for all samples of shards, in their order."""
-        batch = choose_batch(self.task.settings, self.encoder.device)
-        size = max(1, min(batch, self.encoder.max_batch or batch) // self.encoder.data.views)
+        size = max(1, self._batch_size // self.encoder.data.views)
         workers = self.task.settings.workers or count_workers()
         samples = chain.from_iterable(map(self.source.read, shards))
         read = read_ahead(samples, self._read, size + workers, workers)

@@ -39,7 +39,6 @@ from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import Display, describe_job, describe_longer, describe_return
 from classy_vision.train.draws import GlobalDraws, seed_step
 from classy_vision.train.feature_cache import (
-    CacheError,
     FeatureCache,
     OnFeatures,
     Progress,
@@ -47,6 +46,7 @@ from classy_vision.train.feature_cache import (
     describe_changes,
     wants_cache,
 )
+from classy_vision.train.feature_store import CacheError
 from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
@@ -377,7 +377,11 @@ class Trainer:
             return True
         self._begin(epoch)
         progress = Progress(
-            self.is_stopping, self._check_files, self.display.start_features, self.display.advance
+            self.is_stopping,
+            self._check_files,
+            self.display.start_features,
+            self.display.advance,
+            self.display.line,
         )
         found, wrong = None, ""
         try:

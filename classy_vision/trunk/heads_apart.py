@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,16 +13,18 @@ Inputs = Mapping[tuple[str, str], Tensor]
 """By the id of a head and a step that it reads, in the order in which steps run."""
 
 
-def read_inputs(trunk: Any, x: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Runs a trunk up to the deepest block that a head reads, and gives what each head reads; no head runs."""
+def read_inputs(trunk: Any, x: Tensor) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """Runs a trunk up to the deepest block that a head reads, and gives what each head reads; no head runs.
+
+    Gives the id of a head and a step as soon as the step has run, so that nothing is held longer than needed.
+    """
     trunk.check_input(x)
-    heads, found = trunk.heads, {}
+    heads = trunk.heads
     plan = plan_heads(trunk, heads)
     for step, feature in trunk._route().read(trunk, x, set(plan.readers)):
         for reader in plan.readers[step]:
             for head in heads[reader.place].values():
-                found[str(head.unique_id), step] = trunk.head_input(head, step, feature, x)
-    return found
+                yield (str(head.unique_id), step), trunk.head_input(head, step, feature, x)
 
 
 def run_on_inputs(trunk: Any, inputs: Inputs) -> Any:

@@ -71,6 +71,25 @@ def test_rows_are_what_the_model_gives(model: Path, make_images: Images, tmp_pat
     ]
 
 
+def test_how_rows_were_computed(model: Path, make_images: Images, tmp_path: Path) -> None:
+    """A run that is continued in another way is not refused, and says so."""
+    images = make_images(10)
+    first = run(model, images, tmp_path / "out", batch_size=2, threads=1)
+    assert first.ways == ({"batch_size": 2, "threads": 1, "device": "cpu"},)
+    assert run(model, images, tmp_path / "out", batch_size=5, resume=True).ways == first.ways  # nothing to do
+    (first.folder / "shard-000001.parquet").unlink()
+    second = run(model, images, tmp_path / "out", batch_size=3, threads=2, resume=True)
+    assert second.ways == (*first.ways, {"batch_size": 3, "threads": 2, "device": "cpu"})
+    for name in ("about.json", "manifest.json"):
+        assert len(json.loads((first.folder / name).read_text())["computed"]) == 2
+    about = first.folder / "about.json"
+    said = json.loads(about.read_text())
+    del said["computed"]  # as the version before has written it
+    about.write_text(json.dumps(said))
+    (first.folder / "shard-000001.parquet").unlink()
+    assert len(run(model, images, tmp_path / "out", batch_size=3, threads=2, resume=True).ways) == 1
+
+
 def test_the_end_of_the_trunk_is_the_default(model: Path, make_images: Images, tmp_path: Path) -> None:
     embed(model, make_images(2), tmp_path / "out", device="cpu")
     assert [*load(tmp_path / "out")] == ["trunk_output/mean"]

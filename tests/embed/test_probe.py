@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,22 @@ from typer.testing import CliRunner
 from classy_vision.cli import app
 from classy_vision.config import ConfigError, read_config
 from classy_vision.cost.count import count
+from classy_vision.data.sources import load_records
+from classy_vision.embed import attentive
 from classy_vision.embed.probe import probe
 from classy_vision.embed.readings import Probe, Reading
 from classy_vision.predict import Predictor
-from classy_vision.train import TrainConfig, train
+from classy_vision.train import TrainConfig, feature_store, train
+from classy_vision.train.feature_store import CacheError
 from classy_vision.train.job import prepare
 from tests.predict.test_predictor import small_model
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of features of this test alone."""
+    monkeypatch.setenv(feature_store.FOLDER, str(tmp_path / "features"))
+    return tmp_path / "features"
 
 
 @pytest.fixture
@@ -40,7 +51,8 @@ def colours(tmp_path: Path) -> Path:
 
 
 def run(model: Path, data: Path, output: Path, **options: Any) -> Probe:
-    return probe(model, data, output, **{"device": "cpu", "decays": (1e-3, 1e-1), **options})
+    given = {"device": "cpu", "workers": 0, "decays": (1e-3, 1e-1), "rates": (1e-2,)}
+    return probe(model, data, output, **{**given, **options})
 
 
 def test_all_blocks_and_what_they_cost(model: Path, colours: Path, tmp_path: Path) -> None:
@@ -91,6 +103,22 @@ def test_the_config_trains_the_head_that_was_found(model: Path, colours: Path, t
     assert metrics["val/label/accuracy"] == pytest.approx(found.cheapest("label").linear, abs=0.01)
 
 
+def test_the_split_of_a_table_is_that_of_the_training(
+    model: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds out a part of each class; a probe that drew other rows would measure on those of training."""
+    files = sorted(colours.glob("*/*/*.png"))
+    rows = [f"{file},{'rare' if n % 12 == 0 else 'common'}" for n, file in enumerate(files)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,kind", *rows]))
+    found = run(model, tmp_path / "table.csv", tmp_path / "out", columns=["kind"], blocks=["stem"])
+    config = TrainConfig.parse(read_config(found.folder / "train.yaml"))
+    held_out = prepare(config).records.held_out
+    assert list(load_records(config.data).held_out) != list(held_out)  # without the classes
+    schedule = config.schedule.model_copy(update={"epochs": 2, "workers": 0})
+    train(config.model_copy(update={"schedule": schedule}), tmp_path / "run")
+    assert "features of the frozen trunk are read from" in capsys.readouterr().out
+
+
 def test_a_trunk_for_colour_trains_on_grey_images(model: Path, tmp_path: Path) -> None:
     found = run(model, Path("digits"), tmp_path / "out", columns=["digit"], blocks=["stem"], batch_size=256)
     job = prepare(TrainConfig.parse(read_config(found.folder / "train.yaml")))
@@ -106,10 +134,78 @@ def test_a_training_anew_reads_features_that_are_kept(
     config["schedule"].pop("head_learning_rate")
     config["weights"] = {"source": config["weights"], "skip_heads": True}
     train(TrainConfig.parse(config), tmp_path / "run")
-    assert "features of 60 images" in capsys.readouterr().out
+    assert "features of the frozen trunk are read from" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
     said = json.loads((tmp_path / "out" / "probe.json").read_text())["cheapest"]["label"]["linear"]
     assert metrics["val/label/accuracy"] == pytest.approx(said, abs=0.01)
+
+
+def test_a_training_says_why_it_does_not_read_the_features_of_a_probe(
+    model: Path, colours: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_config(run(model, colours, tmp_path / "out").folder / "train.yaml")
+    for changed, said in (
+        ({"schedule": {"batch_size": 8}}, "batches of 10 images there, and of 8 here"),
+        ({"data": {"resize": 9}}, "another preprocessing (data.resize)"),
+    ):
+        other = {**config, **{key: config[key] | value for key, value in changed.items()}}
+        other["schedule"] |= {"epochs": 2, "workers": 0}
+        train(TrainConfig.parse(other), tmp_path / said[:9])
+        told = capsys.readouterr().out
+        assert "features of 60 images" in told
+        assert said in told.replace("\n", " ")
+
+
+def test_attention_takes_its_place_in_the_table(
+    model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "STEPS", 200)
+    heard: list[str] = []
+    found = run(
+        model, colours, tmp_path / "out", blocks=["stem", "block2-0"], attentive=True, tell=heard.append
+    )
+    assert [one.pooling for one in found.readings] == ["mean", "attention"] * 2
+    linear, attention = found.readings[:2]
+    assert (linear.attentive, attention.linear, attention.knn) == (None, None, None)
+    assert attention.learning_rate == 1e-2
+    assert attention.accuracy > 0.9
+    rows = [*csv.DictReader((found.folder / "probe.csv").read_text().splitlines())]
+    assert (rows[1]["linear"], float(rows[1]["attentive"])) == ("", attention.attentive)
+    assert re.match(r"features of 60 images, [\d.]+KB, are computed once and kept in ", heard[0])
+
+
+def test_features_that_do_not_fit_are_refused(
+    model: Path, colours: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(feature_store.LIMIT, "1e-5")
+    with pytest.raises(CacheError, match=r"GB allows 10.0KB in all. Fewer blocks take less, and without"):
+        run(model, colours, tmp_path / "out", attentive=True)
+    assert not (tmp_path / "out").exists()
+    assert not [*root.rglob("*")]
+
+
+@pytest.mark.slow
+def test_a_training_of_attention_reaches_what_was_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On digits: on from the probe, and anew."""
+    trained = read_config("configs/digits.yaml")
+    trained["schedule"] |= {"epochs": 3, "workers": 0}
+    train(TrainConfig.parse(trained), tmp_path / "trained")
+    options = {"columns": ["digit"], "blocks": ["block3"], "pooling": ["max"], "attentive": True}
+    found = run(tmp_path / "trained", Path("digits"), tmp_path / "out", rates=(3e-3, 1e-2), **options)
+    best = max(found.readings, key=lambda one: one.attentive or 0)
+    config = read_config(found.folder / "train.yaml")
+    assert config["model"]["heads"][0]["name"] == "attention_pool"
+    config["schedule"]["workers"] = 0
+    train(TrainConfig.parse(config), tmp_path / "on")
+    config["schedule"].pop("head_learning_rate")
+    config["weights"] = {"source": config["weights"], "skip_heads": True}
+    train(TrainConfig.parse(config), tmp_path / "anew")
+    assert capsys.readouterr().out.count("features of the frozen trunk are read from") == 2
+    for folder in ("on", "anew"):
+        final = json.loads((tmp_path / folder / "metrics.json").read_text())["final"]
+        assert final["val/digit/accuracy"] == pytest.approx(best.accuracy, abs=0.01)
 
 
 def test_the_model_has_the_classifier(model: Path, colours: Path, tmp_path: Path) -> None:
@@ -157,6 +253,18 @@ def test_what_does_not_fit(
         with pytest.raises(ConfigError, match=said):
             run(**{"model": model, "data": colours, "output": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_stays_as_it_is(model: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.yaml").write_text("mine")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, said in (("out", "holds something else than a probe"), ("file", "cannot write to")):
+        with pytest.raises(ConfigError, match=said):
+            run(model, colours, tmp_path / name)
+    assert (tmp_path / "out" / "train.yaml").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "features").exists()
 
 
 def test_the_command(model: Path, colours: Path, tmp_path: Path) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.train import TrainConfig, check, feature_cache, resume, train
+from classy_vision.train import TrainConfig, check, feature_cache, feature_store, resume, train
 from classy_vision.train import run as loop
-from classy_vision.train.feature_cache import CacheError, Layout, find_root, make_room
+from classy_vision.train.feature_cache import Layout
 from classy_vision.train.run import Trainer
 from classy_vision.weights.files import read_tensors
 from tests.train.command import classy, head, job, write
@@ -51,7 +51,7 @@ VIT = {
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of features of this test alone."""
-    monkeypatch.setenv(feature_cache.FOLDER, str(tmp_path / "features"))
+    monkeypatch.setenv(feature_store.FOLDER, str(tmp_path / "features"))
     for name in ("draw_curves", "draw_predictions"):  # which take longer than all the rest
         monkeypatch.setattr(loop, name, lambda *_: b"")
     return tmp_path / "features"
@@ -137,12 +137,36 @@ def test_images_are_seen_once(table: Path, root: Path, runs: list[int], tmp_path
     # 18 to train on in 5 chunks of 4, 6 held out in 2, and the first chunk of both, which names them.
     assert sorted(runs) == sorted([4, 4, *[4] * 5, 4, 2])
     files = {path: path.stat().st_mtime_ns for path in root.glob("*/*.safetensors")}
-    assert len(files) == 2
+    assert len(files) == 2 * 4
     runs.clear()
     seeded = config.schedule.model_copy(update={"learning_rate": 0.1, "epochs": 2})
     train(config.model_copy(update={"schedule": seeded}), tmp_path / "second")
     assert runs == [4, 4]
     assert {path: path.stat().st_mtime_ns for path in root.glob("*/*.safetensors")} == files
+
+
+def test_features_are_shared_one_by_one(table: Path, root: Path, tmp_path: Path) -> None:
+    """A run that reads one more block computes the features of that block alone, and the others are there."""
+    train(settings(table, head("colour")), tmp_path / "first")
+    files = {path: path.stat().st_mtime_ns for path in root.glob("*/*.safetensors")}
+    train(settings(table, head("colour"), head("light", "block1")), tmp_path / "second")
+    both = {path: path.stat().st_mtime_ns for path in root.glob("*/*.safetensors")}
+    assert len(both) == 2 * len(files) == 4
+    assert files.items() <= both.items()
+
+
+def test_an_array_is_judged_by_its_contents(table: Path, runs: list[int], tmp_path: Path) -> None:
+    """Arrays of one shape have one size, and their time may be set."""
+    file = table.parent / "9.npy"
+    np.save(file, np.zeros((8, 9, 3), np.uint8))
+    table.write_text(table.read_text().replace("\n9.png", "\n9.npy"))
+    train(settings(table), tmp_path / "first")
+    before = file.stat()
+    np.save(file, np.full((8, 9, 3), 255, np.uint8))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    runs.clear()
+    train(settings(table), tmp_path / "second")
+    assert len(runs) > 2
 
 
 def change_image(config: TrainConfig, table: Path) -> TrainConfig:
@@ -188,9 +212,9 @@ def test_a_change_that_only_the_numbers_show(
     """As where code or kernels are others: the first chunk tells."""
     train(settings(table), tmp_path / "first")
     read = feature_cache.read_inputs
-    monkeypatch.setattr(feature_cache, "read_inputs", lambda *of: {k: x + 1 for k, x in read(*of).items()})
+    monkeypatch.setattr(feature_cache, "read_inputs", lambda *of: ((k, x + 1) for k, x in read(*of)))
     train(settings(table), tmp_path / "second")
-    assert len(list(root.iterdir())) == 4
+    assert len(list(root.iterdir())) == 2 * 2 * 4
 
 
 REFUSED = [
@@ -235,7 +259,7 @@ def test_without_a_home_folder_images_are_read(
     def fail(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv(feature_cache.FOLDER)
+    monkeypatch.delenv(feature_store.FOLDER)
     monkeypatch.setattr(Path, "expanduser", fail)
     train(settings(table), tmp_path / "run")
     assert "the frozen trunk runs in every epoch: Could not determine home directory" in capsys.readouterr().out
@@ -257,10 +281,10 @@ def test_inner_layers_are_read_through_a_norm_that_learns(table: Path, tmp_path:
 def test_a_kill_while_features_are_written(
     table: Path, root: Path, runs: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = settings(table, schedule={"cache_features": True})
+    config = settings(table, head("colour"), schedule={"cache_features": True})
     train(with_cache(config, False), tmp_path / "images")
-    monkeypatch.setattr(feature_cache, "SHARD_ROWS", 4)
-    write_tensors, written = feature_cache.write_tensors, []
+    monkeypatch.setattr(feature_store, "SHARD_ROWS", 4)
+    write_tensors, written = feature_store.write_tensors, []
 
     def fail(path: Path, *rest: Any) -> None:
         if len(written) == 3:
@@ -268,10 +292,10 @@ def test_a_kill_while_features_are_written(
         write_tensors(path, *rest)
         written.append(path)
 
-    monkeypatch.setattr(feature_cache, "write_tensors", fail)
+    monkeypatch.setattr(feature_store, "write_tensors", fail)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
-    monkeypatch.setattr(feature_cache, "write_tensors", write_tensors)
+    monkeypatch.setattr(feature_store, "write_tensors", write_tensors)
     runs.clear()
     resume(tmp_path / "run")
     assert len(runs) == 2 + 7 - 3
@@ -335,7 +359,7 @@ def test_too_little_space(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv(feature_cache.LIMIT, "1e-6")
+    monkeypatch.setenv(feature_store.LIMIT, "1e-6")
     train(settings(table), tmp_path / "run")
     assert (
         "the frozen trunk runs in every epoch: the features of the frozen trunk take" in capsys.readouterr().out
@@ -345,11 +369,11 @@ def test_too_little_space(
     with pytest.raises(ConfigError, match="CLASSY_FEATURES_GB allows 1.00KB in all"):
         train(settings(table, schedule={"cache_features": True}), tmp_path / "demanded")
     assert not (tmp_path / "demanded").exists()
-    monkeypatch.setenv(feature_cache.LIMIT, "much")
+    monkeypatch.setenv(feature_store.LIMIT, "much")
     with pytest.raises(ConfigError, match="'much' is not a number of gigabytes"):
         train(settings(table), tmp_path / "demanded")
-    monkeypatch.delenv(feature_cache.LIMIT)
-    monkeypatch.setattr(feature_cache, "RESERVE", 2**60)
+    monkeypatch.delenv(feature_store.LIMIT)
+    monkeypatch.setattr(feature_store, "RESERVE", 2**60)
     with pytest.raises(ConfigError, match="are free at"):
         train(settings(table, schedule={"cache_features": True}), tmp_path / "demanded")
 
@@ -360,36 +384,10 @@ def test_a_disk_that_fails(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_cache, "write_tensors", fail)
+    monkeypatch.setattr(feature_store, "write_tensors", fail)
     train(settings(table), tmp_path / "run")
     assert "cannot keep features in" in capsys.readouterr().out
     assert len(measured(tmp_path / "run")) == 3
-
-
-def test_features_that_were_not_used_for_long_make_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(feature_cache.LIMIT, "1e-6")
-    old, older, recent, own, others = ("0" * 32, "1" * 32, "2" * 32, "3" * 32, "photographs")
-    for name, age in ((old, 9000), (older, 9900), (recent, 5), (own, 9999), (others, 9999)):
-        (root / name).mkdir(parents=True)
-        (root / name / "shard-000000.safetensors").write_bytes(bytes(250))
-        (root / name / "about.json").touch()
-        os.utime(root / name / "about.json", times=(time.time() - age,) * 2)
-    with pytest.raises(CacheError, match="those of other runs 500B"):
-        make_room(root, 600, {root / own})
-    assert {path.name for path in root.iterdir()} == {old, older, recent, own, others}
-    make_room(root, 200, {root / own})
-    assert {path.name for path in root.iterdir()} == {old, recent, own, others}
-    make_room(root, 400, {root / own})
-    assert {path.name for path in root.iterdir()} == {recent, own, others}
-
-
-def test_where_features_are(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    assert find_root() == root
-    monkeypatch.delenv(feature_cache.FOLDER)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert find_root() == Path("/cache/classy_vision/features")
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert find_root() == Path.home() / ".cache/classy_vision/features"
 
 
 @pytest.mark.parametrize("last", [False, True])
