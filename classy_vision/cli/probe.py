@@ -14,6 +14,7 @@ from classy_vision.cli.options import (
     RUNNING,
     TRAINED,
     DeviceOption,
+    ForceOption,
     Format,
     FormatOption,
     option,
@@ -65,6 +66,7 @@ def probe(
     device: DeviceOption = None,
     batch_size: BatchOption = None,
     workers: Workers = None,
+    force: ForceOption = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Measure how well each block of a trunk tells classes apart, and what it costs.
@@ -80,7 +82,13 @@ def probe(
     with training_packages():
         from classy_vision.embed.probe import probe
     options: dict[str, Any] = {"columns": columns or (), "blocks": blocks or (), "pooling": pooling or ()}
-    options |= {"attentive": attentive, "device": device, "batch_size": batch_size, "workers": workers}
+    options |= {
+        "attentive": attentive,
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "force": force,
+    }
     options["tell"] = partial(typer.echo, err=True)
     try:
         with show_progress() as progress:

@@ -42,6 +42,7 @@ from classy_vision.predict.predictor import find_data, find_device
 from classy_vision.study.figure import save
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.job import Job, prepare
+from classy_vision.train.run_folder import hash_state
 from classy_vision.trunk.names import END
 from classy_vision.trunk.use import preprocessing_of
 from classy_vision.weights.files import replacing
@@ -63,6 +64,7 @@ def probe(
     data: str | Path,
     output: str | Path,
     *,
+    force: bool = False,
     progress: Callable[[Progress], object] | None = None,
     tell: Callable[[str], object] | None = None,
     **settings: Any,
@@ -76,6 +78,7 @@ def probe(
         model: what means a model with weights.
         data: a folder with one folder per class, a table, "digits" or "scenes".
         output: the folder to write.
+        force: replace what was found of another trunk or other data.
         progress: is called while features are computed.
         tell: is called with what is said before: how many bytes of features are written, and where.
         settings: values of ``ProbeSettings``: ``columns``, ``blocks``, ``attentive``, ….
@@ -94,10 +97,13 @@ def probe(
     spots = _choose_spots(network, how)
     macs = _count(network, {block for block, _ in spots}, seen)
     config = _describe_job(network, source, len(records.rows(held_out=False)), classes, how.batch_size)
+    subject = {"trunk": hash_state(network.state_dict()), "data": config["data"]}
+    if not force:
+        _check_subject(folder, subject)
     features = compute_features(network, _prepare(config, how.workers), spots, device, progress, tell)
     found = _fit(features, classes, macs, how)
     result = Probe(tuple(found), folder, features.new)
-    _write_all(result, found, network, config, seen)
+    _write_all(result, found, network, config, seen, subject)
     return result
 
 
@@ -115,6 +121,29 @@ def _check_folder(folder: Path) -> None:
         raise system_error(error, f"cannot write to {str(folder)!r}") from None
     if names - {TABLE, RESULT, PICTURE, CONFIG, MODEL} and RESULT not in names:
         raise ConfigError(f"{str(folder)!r} holds something else than a probe: choose another folder")
+
+
+def _check_subject(folder: Path, subject: Mapping[str, Any]) -> None:
+    """Raises where a folder holds a probe of another trunk or other data, whose results would be lost.
+
+    Raises:
+        ConfigError: it does.
+    """
+    file = folder / RESULT
+    if not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")).get("subject", subject)
+        other = [name for name in subject if before[name] != subject[name]]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{str(file)!r} is not a result of a probe: choose another folder") from None
+    except OSError as error:
+        raise system_error(error, f"cannot read {str(file)!r}") from None
+    if other:
+        what = " and ".join({"trunk": "another trunk", "data": "other data"}[name] for name in other)
+        raise ConfigError(
+            f"{str(folder)!r} holds a probe of {what}: choose another folder, or replace it with --force"
+        )
 
 
 def _choose_spots(model: ClassyModel, how: ProbeSettings) -> list[Spot]:
@@ -288,12 +317,13 @@ def _write_all(
     model: ClassyModel,
     job: Mapping[str, Any],
     seen: DataConfig,
+    subject: Mapping[str, Any],
 ) -> None:
     """Writes the table, the picture, the model with the classifiers that were chosen, and the config."""
     chosen = {one.column: result.cheapest(one.column) for one in found}
     classifiers = {one: found[one] for one in chosen.values()}
     _save_model(model, result.folder / MODEL, classifiers, job["tasks"], seen)
-    _write(result, _complete_job(job, chosen, classifiers, result.folder))
+    _write(result, _complete_job(job, chosen, classifiers, result.folder), subject)
 
 
 def _describe_job(
@@ -369,7 +399,7 @@ def _save_model(
     model.save_pretrained(place)
 
 
-def _write(found: Probe, config: Mapping[str, Any]) -> None:
+def _write(found: Probe, config: Mapping[str, Any], subject: Mapping[str, Any]) -> None:
     columns = [*dict.fromkeys(one.column for one in found.readings)]
     chosen = {column: found.cheapest(column) for column in columns}
     table = io.StringIO(newline="")
@@ -377,6 +407,7 @@ def _write(found: Probe, config: Mapping[str, Any]) -> None:
     writer.writeheader()
     writer.writerows(map(asdict, found.readings))
     said = {
+        "subject": subject,
         "readings": [asdict(one) for one in found.readings],
         "best": {column: asdict(found.best(column)) for column in columns},
         "cheapest": {column: asdict(one) for column, one in chosen.items()},

@@ -85,12 +85,12 @@ def test_features_are_used_again_until_weights_or_data_change(
     with torch.no_grad():
         next(changed.stem.parameters()).mul_(1.01)
     changed.save_pretrained(tmp_path / "changed")
-    assert run(tmp_path / "changed", colours, tmp_path / "out").new == 60
+    assert run(tmp_path / "changed", colours, tmp_path / "out", force=True).new == 60
     other = small_model(preprocessing={"image_size": 8, "resize": 9})
     other.save_pretrained(tmp_path / "other")
-    assert run(tmp_path / "other", colours, tmp_path / "out").new == 60
+    assert run(tmp_path / "other", colours, tmp_path / "out", force=True).new == 60
     next(colours.glob("train/*/*.png")).unlink()
-    assert run(model, colours, tmp_path / "out").new == 59
+    assert run(model, colours, tmp_path / "out", force=True).new == 59
 
 
 def test_the_config_trains_the_head_that_was_found(model: Path, colours: Path, tmp_path: Path) -> None:
@@ -253,6 +253,28 @@ def test_what_does_not_fit(
         with pytest.raises(ConfigError, match=said):
             run(**{"model": model, "data": colours, "output": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_something_else_is_replaced_only_by_force(
+    model: Path, colours: Path, tmp_path: Path, make_images: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    run(model, colours, out)
+    run(model, colours, out)  # the same again
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    data = make_images(12, "others", ("cat", "dog"))
+    other, network = tmp_path / "other", small_model()
+    torch.nn.init.ones_(next(network.stem.parameters()))
+    network.save_pretrained(other)
+    for word, of, said in ((model, data, "other data"), (other, colours, "another trunk")):
+        with pytest.raises(ConfigError, match=f"holds a probe of {said}.*--force"):
+            run(word, of, out)
+        assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert run(other, data, out, force=True).readings
+    run(other, data, out)
+    (out / "probe.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is not a result of a probe"):
+        run(other, data, out)
 
 
 def test_a_folder_of_something_else_stays_as_it_is(model: Path, colours: Path, tmp_path: Path) -> None:
