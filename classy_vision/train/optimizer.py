@@ -129,8 +129,9 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
     if schedule.optimizer == "muon":
         for group in groups:
             group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]
-    if schedule.optimizer == "sgd" and any(isinstance(p, DTensor) for group in groups for p in group["params"]):
-        options["fused"] = False  # which torch does not have for parameters that processes share
+    shared = any(isinstance(p, DTensor) for group in groups for p in group["params"])
+    if schedule.optimizer == "sgd" and (shared or schedule.unfreeze_at):
+        options["fused"] = False  # torch has it neither for shared parameters nor where only some have a momentum
     for group in groups:
         group.pop("of_head", None)
         group["lr"] = schedule.learning_rate * group["scale"]
