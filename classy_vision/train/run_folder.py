@@ -303,7 +303,8 @@ class RunFolder:
         Raises:
             ConfigError: one is missing or damaged.
         """
-        files = [self._shard(int(said["number"]), process) for process in range(len(said["digests"]))]
+        numbers = range(len(said["digests"]))
+        files = [self._shard(int(said["number"]), number) for number in numbers]
         for file, digest in zip(files, said["digests"]):
             if not file.is_file() or hash_file(file) != digest:
                 raise ConfigError(f"{str(file)!r} is damaged: it does not hold what was written")

@@ -112,11 +112,16 @@ def fit_optimizer(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> dic
 
 
 def _fit(value: Any, parameter: Tensor) -> Any:
-    if not isinstance(parameter, DTensor):
-        return value.read() if isinstance(value, SpreadTensor) else value
-    if isinstance(value, SpreadTensor) or (isinstance(value, Tensor) and value.shape == parameter.shape):
+    if not isinstance(value, SpreadTensor) and not (
+        isinstance(value, Tensor) and value.shape == parameter.shape
+    ):
+        return value
+    if isinstance(parameter, DTensor):
         return _take_rows(value, parameter)
-    return value
+    whole = value.read() if isinstance(value, SpreadTensor) else value
+    if whole.stride() == parameter.stride():
+        return whole
+    return torch.empty_like(parameter, dtype=whole.dtype).copy_(whole)  # fused kernels go by places in memory
 
 
 def _take_rows(value: Tensor | SpreadTensor, like: DTensor) -> DTensor:
