@@ -108,7 +108,7 @@ def restore_optimizer(
             {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
         ]
         optimizer = _make(groups, schedule)
-    kept = [
+    kept: list[dict[str, Any]] = [
         {key: group[key] for key in ("scale", "fused") if key in group} for group in optimizer.param_groups
     ]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -129,9 +129,10 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
     if schedule.optimizer == "muon":
         for group in groups:
             group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]
+    # torch has no fused SGD for parameters that processes share, nor where some begin to learn later.
     shared = any(isinstance(p, DTensor) for group in groups for p in group["params"])
     if schedule.optimizer == "sgd" and (shared or schedule.unfreeze_at):
-        options["fused"] = False  # torch has it neither for shared parameters nor where only some have a momentum
+        options["fused"] = False
     for group in groups:
         group.pop("of_head", None)
         group["lr"] = schedule.learning_rate * group["scale"]

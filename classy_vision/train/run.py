@@ -643,8 +643,8 @@ class Trainer:
     def _read_held_out(self, model: nn.Module) -> Iterator[Batch]:
         """Reads the batches of evaluation.
 
-        Processes that share ``model`` wait for each other in it, so that one that has no rows of a batch runs it
-        all the same, on a blank image.
+        Processes that share ``model`` wait for each other in it, so that one that has no rows of a batch runs
+        it all the same, on a blank image.
         """
         batches: Iterable[Batch] = self.val_batches
         if self.sharded:  # of the last batch, the last processes may have nothing

@@ -429,7 +429,9 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
     if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
-    return join_state(state, RunFolder(path.parent).open_shards(state["shards"])) if "shards" in state else state
+    if "shards" in state:
+        return join_state(state, RunFolder(path.parent).open_shards(state["shards"]))
+    return state
 
 
 def hash_state(state: Mapping[str, Any]) -> str:

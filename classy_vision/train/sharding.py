@@ -1,8 +1,9 @@
-"""FSDP2: processes share one copy of the parameters, of their gradients and of what the optimizer keeps of them.
+"""FSDP2: processes share one copy of the parameters, their gradients, and what the optimizer keeps of them.
 
 accelerate's configuration asks for it, as it does for a number of processes: neither changes what a run gives,
-so neither is part of a job, and a run can be resumed with others. The trunk of named blocks says what is gathered
-at a time: a block, or a head. torch's own ``fully_shard`` does it, because accelerate's preparation needs GPUs.
+so neither is part of a job, and a run can be resumed with others. The trunk of named blocks says what is
+gathered at a time: a block, or a head. torch's own ``fully_shard`` does it, because accelerate's preparation
+needs GPUs.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def check_sharding(schedule: ScheduleConfig) -> None:
 
 @contextmanager
 def hiding_fsdp() -> Iterator[None]:
-    """Lets accelerate join the processes as for DDP: it would wrap a model itself on GPUs, and on CPUs not at all."""
+    """Lets accelerate join the processes as for DDP; else it would prepare models itself on GPUs."""
     before = os.environ.pop(SWITCH, None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Processes that share parameters by FSDP2: the numbers of one process, and checkpoints for any number of them."""
+"""Processes that share parameters by FSDP2: the numbers of one process, and checkpoints for any number."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_shards_of_no_checkpoint_are_removed(tmp_path: Path) -> None:
         digest = folder.write_shard(number, 0, {"model/w": torch.full((2,), float(number))})
         model = {"w": {"in_shards": "model/w"}}
         folder.write_checkpoint({**state, "model": model, "shards": {"number": number, "digests": [digest]}})
-    assert sorted(path.name for path in tmp_path.glob("*shards*")) == ["checkpoint.shards-2", "checkpoint.shards-3"]
+    assert {path.name for path in tmp_path.glob("*shards*")} == {"checkpoint.shards-2", "checkpoint.shards-3"}
     assert folder.last_shards() == 3
     (tmp_path / "checkpoint.shards-3" / "0.safetensors").unlink()
     found, wrong = folder.read_checkpoint()
@@ -303,7 +303,7 @@ def test_a_failed_write_of_a_shard_leaves_the_checkpoint(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(ConfigError, match=r"cannot write '.*checkpoint\.shards-2/0\.safetensors': No space left on device"):
+    with pytest.raises(ConfigError, match=r"cannot write '.*checkpoint\.shards-2/0\.safetensors': No space"):
         folder.write_shard(2, 0, {"w": torch.ones(2)})
     assert hash_file(tmp_path / "checkpoint.shards-1" / "0.safetensors") == digest
 
