@@ -41,8 +41,9 @@ class Shards:
             if low < high:
                 found.append(rows[low:high])
             first += count
-        nothing = self._files[0].get_tensor(name)[:0]  # type: ignore[no-untyped-call]  # of safetensors
-        return torch.cat(found) if found else nothing
+        if not found:  # more processes than rows
+            found = [self._files[0].get_tensor(name)[:0]]  # type: ignore[no-untyped-call]  # as above
+        return torch.cat(found)
 
 
 @dataclass(frozen=True)
