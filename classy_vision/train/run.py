@@ -79,6 +79,7 @@ SHOWN = 24
 """Images or videos in predictions.png."""
 NOTHING = Batch(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0), [])
 """The batch of a process for which there are no rows."""
+SHARED = "the processes share parameters, gradients and what the optimizer keeps, by FSDP2"
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended."""
 
@@ -176,9 +177,7 @@ def _run(
     stopped = False
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
-        trainer.display.lines(filter(None, [describe_changes(job, model)]))
-        if trainer.sharded:
-            trainer.display.line("the processes share parameters, gradients and optimizer state, by FSDP2")
+        trainer.display.lines(filter(None, (describe_changes(job, model), SHARED if trainer.sharded else "")))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
                 trainer.stopped = find_stopped(job.settings.tasks, history, schedule)
@@ -200,9 +199,8 @@ def _run(
                 accelerator.log(history[-1], step=epoch + 1)
                 if is_over(schedule, history) or have_all_stopped(job.settings, history):
                     break
-        result = trainer.result if stopped else trainer.whole_result()
-        if accelerator.is_main_process and not stopped:
-            _finish(job, folder, result, history)
+        if not stopped:
+            _finish(trainer, folder, history)
             trainer.display.lines([*describe_best(schedule, history), f"the run is in {folder.path}"])
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held.
@@ -910,8 +908,11 @@ def _place(
     return average
 
 
-def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row]) -> None:
+def _finish(trainer: Trainer, folder: RunFolder, history: list[Row]) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    job, model = trainer.job, trainer.whole_result()
+    if not trainer.accelerator.is_main_process:
+        return
     best = find_best(job.settings.schedule, history)
     if job.settings.schedule.lora is not None:
         merge_adapters(model)
