@@ -9,6 +9,7 @@ needs GPUs.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -98,6 +99,8 @@ def shard_model(model: ClassyModel, device: torch.device) -> None:
         model: the same in all processes.
         device: of this process.
     """
+    # About heads whose outputs are views: nothing that reads them writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for part in (*model.blocks.values(), *find_heads(model).values(), model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
