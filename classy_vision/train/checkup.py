@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from classy_vision.config import ConfigError, first_line
 from classy_vision.cost import count
@@ -22,12 +23,12 @@ from classy_vision.models import ClassyModel
 from classy_vision.text import human, list_some, size
 from classy_vision.train.config import TrainConfig
 from classy_vision.train.display import describe_job, duration
-from classy_vision.train.feature_cache import wants_cache
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.model import build_initial
 from classy_vision.train.processes import explain_killed_workers, is_first, make_accelerator
 from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import NOWHERE, RunFolder
+from classy_vision.train.sharding import wants_sharding
 
 NAMED = 3
 """Files that a message names."""
@@ -92,14 +93,14 @@ def check(settings: TrainConfig, output: str | Path = "", force: bool = False) -
         f"losses of a batch: {losses}",
         f"memory: about {human(memory)}B per step"
         + ("" if free is None else f", and {human(free)}B are free on {accelerator.device}"),
-        _describe_time(job, model, timing.seconds),
+        _describe_time(job, trainer.cache is not None, timing.seconds),
     ]
     return Checkup(files, unreadable, memory, timing.losses, timing.seconds, tuple(lines))
 
 
-def _describe_time(job: Job, model: ClassyModel, seconds: float) -> str:
+def _describe_time(job: Job, keeps_features: bool, seconds: float) -> str:
     """Says how long training takes, of which an epoch from images takes ``seconds``."""
-    if wants_cache(job, model):
+    if keeps_features:
         return (
             f"time: about {duration(seconds)} for the first epoch; later ones read the features that it keeps"
         )
@@ -172,7 +173,9 @@ def _estimate_memory(job: Job, model: ClassyModel, accelerator: Accelerator) -> 
     exact = costs.memory(part, "float32", True, device.type)
     low = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[schedule.mixed_precision]
     passes = exact if low == "float32" else costs.memory(part, low, True, device.type)
-    needed, free = exact.weights + exact.gradients + passes.activations, find_free(device)
+    owners = accelerator.num_processes if wants_sharding() else 1
+    kept = (exact.weights + exact.gradients) // owners
+    needed, free = kept + passes.activations, find_free(device)
     if free is not None and needed > free:
         raise ConfigError(
             f"a step needs about {human(needed)}B of memory, and {human(max(free, 0))}B are free on {device}: "
@@ -184,7 +187,7 @@ def _estimate_memory(job: Job, model: ClassyModel, accelerator: Accelerator) -> 
 def _sizes(state: Any) -> Iterator[int]:
     """The bytes of all tensors in a state."""
     if isinstance(state, torch.Tensor):
-        yield state.nbytes
+        yield (state.to_local() if isinstance(state, DTensor) else state).nbytes
     elif isinstance(state, dict):
         for part in state.values():
             yield from _sizes(part)

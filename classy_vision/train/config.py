@@ -257,7 +257,7 @@ class ScheduleConfig(Config):
         mixed_precision: the type of the forward pass; weights stay float32.
         channels_last: images and weights are laid out with channels last, which most processors
             are quicker with; clips are not, nor, on a CPU, networks with strided 1x1 convolutions of
-            less than 8 channels.
+            less than 8 channels, nor weights that processes share by FSDP2.
         compile: run the model through ``torch.compile``; the first steps of a run take a minute or more.
         workers: processes per device that read files; by default one per processor, at most 4.
         seed: of weights, order and augmentation; ``data.split_seed`` is that of the split.

@@ -85,6 +85,8 @@ def analyse_heads(settings: TrainConfig, plot: Path | None = None) -> HeadGradie
         heads = list(trainer.job.tasks)
         if len(heads) < 2:
             raise ConfigError(f"gradients of several heads are compared, and there is one: {heads[0]!r}")
+        if trainer.sharded:
+            raise ConfigError("gradients of heads are compared on whole parameters: run it on one process")
         blocks = group_by_block(trainer.network)
         if not blocks:
             raise ConfigError("the whole trunk is frozen: there are no gradients to compare")

@@ -17,6 +17,7 @@ from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.run_files import RUN_CONFIG
 from classy_vision.train.adapters import add_adapters, keep_norms
 from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig
+from classy_vision.train.shards import read_whole
 from classy_vision.train.tasks import Task, name_outputs, standardize
 from classy_vision.weights.report import Report
 
@@ -86,7 +87,7 @@ def build_stopped(settings: TrainConfig, state: Mapping[str, Any]) -> ClassyMode
     model = build_model(settings.model)
     _adapt(model, settings)
     freeze(model, settings.schedule, len(state["history"]))
-    model.load_state_dict(state["model"])
+    model.load_state_dict(read_whole(state["model"]))
     return model
 
 

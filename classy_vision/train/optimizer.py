@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import ScheduleConfig
+from classy_vision.train.shards import fit_optimizer
 from classy_vision.weights.state import head_of
 
 
@@ -106,10 +108,13 @@ def restore_optimizer(
             {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
         ]
         optimizer = _make(groups, schedule)
-    scales = [group["scale"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, scale in zip(optimizer.param_groups, scales):
-        group["scale"] = scale  # which earlier versions did not write
+    kept: list[dict[str, Any]] = [
+        {key: group[key] for key in ("scale", "fused") if key in group} for group in optimizer.param_groups
+    ]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.load_state_dict(fit_optimizer(state, parameters))
+    for group, own in zip(optimizer.param_groups, kept):
+        group.update(own)  # earlier versions wrote no scale, and "fused" depends on how processes share
     return optimizer
 
 
@@ -124,6 +129,10 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
     if schedule.optimizer == "muon":
         for group in groups:
             group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]
+    # torch has no fused SGD for parameters that processes share, nor where some begin to learn later.
+    shared = any(isinstance(p, DTensor) for group in groups for p in group["params"])
+    if schedule.optimizer == "sgd" and (shared or schedule.unfreeze_at):
+        options["fused"] = False
     for group in groups:
         group.pop("of_head", None)
         group["lr"] = schedule.learning_rate * group["scale"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import RunFolder
+from classy_vision.train.sharding import check_sharding, hiding_fsdp, wants_sharding
 
 
 def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
@@ -31,13 +32,17 @@ def make_accelerator(job: Job, folder: RunFolder) -> Accelerator:
     schedule = job.settings.schedule
     changes = bool(schedule.unfreeze_at) or any(task.patience for task in job.settings.tasks.values())
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
-    accelerator = Accelerator(
-        mixed_precision=schedule.mixed_precision,
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=changes)],
-        log_with=job.settings.all_trackers or None,
-        project_dir=folder.path,
-    )
+    sharded = wants_sharding()
+    with hiding_fsdp():
+        accelerator = Accelerator(
+            mixed_precision=schedule.mixed_precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=changes)],
+            log_with=job.settings.all_trackers or None,
+            project_dir=folder.path,
+        )
+    if sharded and accelerator.num_processes > 1:
+        check_sharding(schedule)
     if schedule.batch_size % accelerator.num_processes:
         raise ConfigError(
             f"schedule.batch_size = {schedule.batch_size} is shared by {accelerator.num_processes} "

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import count, islice, pairwise
+from itertools import chain, count, islice, pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -66,6 +66,8 @@ from classy_vision.train.processes import (
     make_accelerator,
 )
 from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
+from classy_vision.train.sharding import gather_state, shard_model, wants_sharding, write_shards
+from classy_vision.train.shards import read_whole
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
 from classy_vision.train.trackers import start_trackers
@@ -75,6 +77,9 @@ REHEARSED = 4
 """Batches of each split that a dry run tries."""
 SHOWN = 24
 """Images or videos in predictions.png."""
+NOTHING = Batch(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0), [])
+"""The batch of a process for which there are no rows."""
+SHARED = "the processes share parameters, gradients and what the optimizer keeps, by FSDP2"
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended."""
 
@@ -172,7 +177,7 @@ def _run(
     stopped = False
     with closing(trainer), explain_killed_workers(job, folder):
         trainer.display.lines(describe_job(job, model, accelerator.device, accelerator.num_processes))
-        trainer.display.lines(filter(None, [describe_changes(job, model)]))
+        trainer.display.lines(filter(None, (describe_changes(job, model), SHARED if trainer.sharded else "")))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
                 trainer.stopped = find_stopped(job.settings.tasks, history, schedule)
@@ -183,10 +188,9 @@ def _run(
                 except StoppedError as error:
                     stopped, progress = True, error.progress
                 best = find_best(schedule, history)
-                if accelerator.is_main_process:
-                    if schedule.best and not stopped and best == len(history) - 1:
-                        folder.write_best(trainer.result_state())
-                    folder.write_checkpoint(trainer.state(history, progress))
+                if schedule.best and not stopped and best == len(history) - 1:
+                    trainer.save_best(folder)
+                trainer.save(folder, history, progress)
                 if stopped:
                     trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
                     break
@@ -195,8 +199,8 @@ def _run(
                 accelerator.log(history[-1], step=epoch + 1)
                 if is_over(schedule, history) or have_all_stopped(job.settings, history):
                     break
-        if accelerator.is_main_process and not stopped:
-            _finish(job, folder, trainer.result, history, accelerator.device)
+        if not stopped:
+            _finish(trainer, folder, history)
             trainer.display.lines([*describe_best(schedule, history), f"the run is in {folder.path}"])
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # DDP goes before its process group: the last one waits with the GIL held.
@@ -245,6 +249,7 @@ class Trainer:
         order: of the training batches.
         train_batches, val_batches: of this process.
         display: shows the progress.
+        sharded: whether the processes share one copy of the parameters.
         cache: of the features of a frozen trunk, as long as they are not read.
         features: what is read in place of images.
         bad: messages about unreadable files that were skipped.
@@ -263,6 +268,7 @@ class Trainer:
     train_batches: DataLoader[Sample]
     val_batches: DataLoader[Sample]
     display: Display
+    sharded: bool = False
     cache: FeatureCache | None = None
     features: StoredFeatures | None = None
     bad: set[str] = field(default_factory=set)
@@ -275,16 +281,13 @@ class Trainer:
     ) -> Trainer:
         """Puts the model on its device, and makes or restores the optimizer."""
         device, schedule = accelerator.device, job.settings.schedule
+        sharded = accelerator.num_processes > 1 and wants_sharding()
         if accelerator.num_processes > 1:
             sync_batch_norm(model, device)
-        model.to(device)
-        average = make_average(model, schedule)
+        average = _place(model, job, device, sharded, state)
         log_variances = make_log_variances(schedule, job.tasks, device)
-        speed_up(model, schedule)
         freeze(model, schedule, schedule.epochs - 1)  # the optimizer has all that will ever learn
         if state:
-            if average is not None:
-                average.load_state_dict(state["average"])
             if log_variances is not None:
                 log_variances.data.copy_(state["log_variances"])
             optimizer = restore_optimizer(model, schedule, state["optimizer"], log_variances)
@@ -292,9 +295,9 @@ class Trainer:
                 accelerator.scaler.load_state_dict(state["scaler"])
         else:
             optimizer = make_optimizer(model, schedule, log_variances)
-        cache = FeatureCache(job, accelerator, model) if wants_cache(job, model) else None
+        cache = FeatureCache(job, accelerator, model) if not sharded and wants_cache(job, model) else None
         prepared = (
-            accelerator.prepare_model(OnFeatures(model) if cache else model),
+            model if sharded else accelerator.prepare_model(OnFeatures(model) if cache else model),
             accelerator.prepare_optimizer(optimizer),
         )
         freeze(model, schedule, len(state["history"]) if state else 0)
@@ -312,6 +315,7 @@ class Trainer:
             train_batches,
             val_batches,
             Display(job.tasks, schedule.epochs, console, job.settings.data.unit),
+            sharded,
             cache,
         )
 
@@ -329,6 +333,22 @@ class Trainer:
             "data": self.job.fingerprint(),
             "progress": progress,
         }
+
+    def save(self, folder: RunFolder, history: list[Row], progress: dict[str, Any] | None) -> None:
+        """Writes a checkpoint: the first process does, or each its own part of what they share."""
+        main = self.accelerator.is_main_process
+        state = self.state(history, progress) if main or self.sharded else {}
+        if self.sharded:
+            state = write_shards(state, folder, self.accelerator)
+        if main:
+            folder.write_checkpoint(state)
+
+    def save_best(self, folder: RunFolder) -> None:
+        """Writes the weights of ``result``, as a model without adapters has them."""
+        result = self.whole_result()
+        if self.accelerator.is_main_process:
+            adapted = self.job.settings.schedule.lora is not None
+            folder.write_best(merged_state(result) if adapted else result.state_dict())
 
     def run_epoch(self, epoch: int, progress: Mapping[str, Any] | None = None) -> Row:
         """Trains and evaluates, and gives what was measured.
@@ -563,10 +583,12 @@ class Trainer:
         found: Any = self.average.module
         return cast(ClassyModel, found)
 
-    def result_state(self) -> dict[str, Tensor]:
-        """The weights of ``result``, as a model without adapters has them."""
-        adapted = self.job.settings.schedule.lora is not None
-        return merged_state(self.result) if adapted else self.result.state_dict()
+    def whole_result(self) -> ClassyModel:
+        """``result``; where processes share it, the first gets a copy of all of it on the CPU."""
+        if not self.sharded:
+            return self.result
+        whole = gather_state(self.result.state_dict(), self.accelerator.is_main_process)
+        return build_stopped(self.job.settings, {"model": whole, "history": []}) if whole else self.result
 
     def _average_epoch(self, epoch: int) -> bool:
         """Adds the weights at the end of an epoch to the average of ``schedule.swa``, and finds what its batch
@@ -606,11 +628,10 @@ class Trainer:
         metrics = {head: task.metrics() for head, task in self.job.tasks.items()}
         self._switch(training=False)
         meter, model = self._make_meter(), self._wrap(self.result).eval()
-        for batch in self.val_batches:
-            self._check_files(batch.errors)
+        for batch in self._read_held_out(model):
             if len(batch.rows):
                 meter.add(*self.losses(model, batch, metrics))
-            if self.is_stopping():
+            if self._sum(int(self.is_stopping())) if self.sharded else self.is_stopping():
                 break
         if self._sum(int(self.is_stopping())):
             return None
@@ -620,6 +641,22 @@ class Trainer:
                 found = metric.compute_all(name, lambda rows: gather_rows(self.accelerator, rows))
                 row |= {f"val/{head}/{what}": value for what, value in found.items()}
         return row
+
+    def _read_held_out(self, model: nn.Module) -> Iterator[Batch]:
+        """Reads the batches of evaluation.
+
+        Processes that share ``model`` wait for each other in it, so that one that has no rows of a batch runs
+        it all the same, on a blank image.
+        """
+        batches: Iterable[Batch] = self.val_batches
+        if self.sharded:  # of the last batch, the last processes may have nothing
+            batches = islice(chain(batches, repeat(NOTHING)), len(self.val_batches))
+        shape = self.job.settings.data.input_shape(self.job.channels, training=False)
+        for batch in batches:
+            self._check_files(batch.errors)
+            if self.sharded and not len(batch.rows):
+                run_views(model, torch.zeros(1, 1, *shape, device=self.accelerator.device), self.job.tasks)
+            yield batch
 
     def rehearse(self) -> Rehearsal:
         """Runs a few batches through steps of training and through evaluation, as the first epoch does.
@@ -642,8 +679,7 @@ class Trainer:
         self._switch(training=False)
         model, stopwatch = self.result.eval(), Stopwatch(len(self.val_batches))
         with torch.no_grad():
-            for batch in islice(self.val_batches, REHEARSED):
-                self._check_files(batch.errors)
+            for batch in islice(self._read_held_out(model), REHEARSED):
                 if len(batch.rows):
                     self.losses(model, batch, {head: task.metrics() for head, task in self.job.tasks.items()})
                 stopwatch.tick()
@@ -858,8 +894,29 @@ def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
     return StoppedError({"step": step, "seconds": time.monotonic() - started, **meter.gather()})
 
 
-def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
+def _place(
+    model: ClassyModel, job: Job, device: torch.device, sharded: bool, state: dict[str, Any] | None
+) -> AveragedModel | None:
+    """Puts a model on its device, or this process's part of it, and gives the average of its weights."""
+    schedule = job.settings.schedule
+    if not sharded:
+        model.to(device)
+    average = make_average(model, schedule)
+    if average is not None and state:
+        average.load_state_dict(read_whole(state["average"]))
+    if not sharded:
+        speed_up(model, schedule)
+        return average
+    for one in (model,) if average is None else (model, cast(ClassyModel, average.module)):
+        shard_model(one, device)
+    return average
+
+
+def _finish(trainer: Trainer, folder: RunFolder, history: list[Row]) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    job, model = trainer.job, trainer.whole_result()
+    if not trainer.accelerator.is_main_process:
+        return
     best = find_best(job.settings.schedule, history)
     if job.settings.schedule.lora is not None:
         merge_adapters(model)
@@ -870,6 +927,7 @@ def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row],
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)
     shown = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
+    device = next(model.parameters()).device
     folder.write(PREDICTIONS, draw_predictions(job, shown, _predict(job, model, shown, device)))
     folder.finish(model)
 

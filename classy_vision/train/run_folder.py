@@ -33,20 +33,22 @@ from classy_vision.run_files import (
     PREDICTIONS,
     PREVIOUS,
     RUN_CONFIG,
+    SHARDS,
     TABLE,
     TENSORBOARD,
     WEIGHTS,
 )
 from classy_vision.train.best import have_all_stopped, is_over
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
+from classy_vision.train.shards import Shards, hash_file, join_state
 from classy_vision.weights.files import read_tensors, replacing, write_tensors
 
 OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, BEST, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""
 PARTS = frozenset(("model", "optimizer", "scaler", "history", "data"))
 """Of a checkpoint. Newer ones have "progress" and "digest" as well, and some of ``SOMETIMES``."""
-SOMETIMES = frozenset(("average", "log_variances"))
-"""Those of ``schedule.ema``, and of ``schedule.loss_weighting``."""
+SOMETIMES = frozenset(("average", "log_variances", "shards"))
+"""Those of ``schedule.ema``, of ``schedule.loss_weighting``, and of processes that share parameters."""
 CHANGEABLE = ("schedule.epochs", "schedule.patience", "schedule.cache_features", "schedule.workers")
 """What may be changed when a run is resumed, beside ``tasks.<head>.patience``."""
 
@@ -156,7 +158,8 @@ class RunFolder:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        for folder in (self.path / TENSORBOARD, *self._shards().values()):
+            shutil.rmtree(folder, ignore_errors=True)
         self.sweep()
 
     def _foreign(self) -> ConfigError:
@@ -253,6 +256,59 @@ class RunFolder:
                 torch.save({**state, "digest": hash_state(state)}, file)
             if path.is_file():
                 os.replace(path, self.path / PREVIOUS)
+        self._sweep_shards()
+
+    def write_shard(self, number: int, process: int, rows: Mapping[str, Tensor]) -> str:
+        """Writes what a process has of the checkpoint that ``write_checkpoint`` makes valid afterwards.
+
+        Args:
+            number: of the checkpoint, which is above that of all others.
+            process: the place of its rows.
+            rows: of the tensors that processes share.
+
+        Returns:
+            The digest of the file.
+        """
+        path = self._shard(number, process)
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
+            write_tensors(path, rows, {"format": "pt"})
+            return hash_file(path)
+
+    def last_shards(self) -> int:
+        """The largest number of a checkpoint that has shards; 0 if there is none."""
+        return max(self._shards(), default=0)
+
+    def _shard(self, number: int, process: int) -> Path:
+        return self.path / f"{SHARDS}-{number}" / f"{process}.safetensors"
+
+    def _shards(self) -> dict[int, Path]:
+        """The folders of shards by number."""
+        found = {path.name.removeprefix(f"{SHARDS}-"): path for path in self.path.glob(f"{SHARDS}-*")}
+        return {int(number): path for number, path in found.items() if number.isdecimal()}
+
+    def _sweep_shards(self) -> None:
+        """Removes shards that belong to none of the checkpoints."""
+        shards = self._shards()
+        for name in (CHECKPOINT, PREVIOUS) if shards else ():
+            with suppress(ConfigError):  # it is missing or damaged
+                said = read_tensors(self.path / name).get("shards")
+                shards.pop(said["number"] if said else 0, None)
+        for folder in shards.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def open_shards(self, said: Mapping[str, Any]) -> Shards:
+        """Maps the shards of a checkpoint.
+
+        Raises:
+            ConfigError: one is missing or damaged.
+        """
+        numbers = range(len(said["digests"]))
+        files = [self._shard(int(said["number"]), number) for number in numbers]
+        for file, digest in zip(files, said["digests"]):
+            if not file.is_file() or hash_file(file) != digest:
+                raise ConfigError(f"{str(file)!r} is damaged: it does not hold what was written")
+        return Shards(files)
 
     def read_checkpoint(self) -> tuple[dict[str, Any] | None, str]:
         """The last checkpoint that is whole, and what is wrong with the last one otherwise.
@@ -313,6 +369,7 @@ class RunFolder:
         with writing(self.path / WEIGHTS):
             write_tensors(self.path / WEIGHTS, model.state_dict(), {"format": "pt"})
             (self.path / PREVIOUS).unlink(missing_ok=True)
+        self._sweep_shards()
 
 
 NOWHERE = RunFolder(Path(os.devnull))
@@ -372,6 +429,8 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(path)!r} is not a checkpoint of a run")
     if said != hash_state(state):
         raise ConfigError(f"{str(path)!r} is damaged: it does not hold what was written")
+    if "shards" in state:
+        return join_state(state, RunFolder(path.parent).open_shards(state["shards"]))
     return state
 
 

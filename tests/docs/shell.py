@@ -24,7 +24,7 @@ from tests.train.conftest import COLOURS
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-TORCHRUN = re.compile(r"^torchrun --nproc-per-node \d+ -m classy_vision\.cli")
+TORCHRUN = re.compile(r"^(\w+=\w+ )?(torchrun|accelerate launch) [-\w ]*?-m classy_vision\.cli")
 RAY = re.compile(r" --engine ray(?: --actors \d+)?")
 DONE = "is finished: all"
 """What resuming says of a run that was not interrupted."""

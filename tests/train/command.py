@@ -35,6 +35,8 @@ SMALL_CLIP_TRUNK = {
     "clip_crop_size": 32,
 }
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+FSDP = {"ACCELERATE_USE_FSDP": "true"}
+"""The environment in which processes share parameters."""
 
 
 def head(name: str, block: str = "trunk_output", **options: Any) -> dict[str, Any]:
@@ -74,12 +76,16 @@ def write(path: Path, config: Mapping[str, Any]) -> Path:
 
 
 def start(
-    *arguments: object, processes: int = 1, module: str = "classy_vision.cli", **options: Any
+    *arguments: object,
+    processes: int = 1,
+    module: str = "classy_vision.cli",
+    environment: Mapping[str, str] = {},
+    **options: Any,
 ) -> subprocess.Popen[str]:
-    launcher = TORCHRUN if processes == 2 else []
+    launcher = [*TORCHRUN[:-1], str(processes)] if processes > 1 else []
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", module, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

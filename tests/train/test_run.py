@@ -188,6 +188,12 @@ def test_blocks_learn_from_when_they_are_unfrozen(table: Path, tmp_path: Path) -
     assert changed("blocks.block2-0") == [True, True]
 
 
+def test_sgd_takes_blocks_that_begin_to_learn_later(table: Path, tmp_path: Path) -> None:
+    """torch's fused SGD fails where some parameters have a momentum and others do not."""
+    changes = {"freeze": {"until": "block1"}, "unfreeze_at": {"epoch": 2}, "optimizer": "sgd"}
+    assert train(settings(table, schedule=changes), tmp_path / "run")["epoch"] == 2
+
+
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(table: Path, tmp_path: Path) -> None:
     trunk = {"name": "vision_transformer", "image_size": 8, "patch_size": 4, "num_layers": 1, "num_heads": 2}
     trunk |= {"hidden_dim": 8, "mlp_dim": 8, "dropout_rate": 0.3}

@@ -1,0 +1,133 @@
+"""FSDP2: processes share one copy of the parameters, their gradients, and what the optimizer keeps of them.
+
+accelerate's configuration asks for it, as it does for a number of processes: neither changes what a run gives,
+so neither is part of a job, and a run can be resumed with others. The trunk of named blocks says what is
+gathered at a time: a block, or a head. torch's own ``fully_shard`` does it, because accelerate's preparation
+needs GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from classy_vision.config import ConfigError
+from classy_vision.models import ClassyModel
+from classy_vision.train.config import ScheduleConfig
+from classy_vision.train.model import find_heads
+from classy_vision.train.run_folder import RunFolder
+from classy_vision.train.shards import split_state
+
+SWITCH = "ACCELERATE_USE_FSDP"
+"""What accelerate launch sets for --use_fsdp, or its configuration's distributed_type: FSDP."""
+NEEDED: dict[str, tuple[str, ...]] = {
+    "FSDP_VERSION": ("2",),
+    "FSDP_RESHARD_AFTER_FORWARD": ("true", "full_shard"),
+    "FSDP_OFFLOAD_PARAMS": ("false",),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("false",),
+}
+"""The values of accelerate's options that can be met, the first of which is the default."""
+REFUSED: tuple[tuple[str, Any, str], ...] = (
+    ("compile", True, "set it to false"),
+    ("mixed_precision", "fp16", "use 'bf16'"),
+    ("optimizer", "lamb", "use 'adamw'"),
+    ("cache_features", True, "use 'auto', with which the frozen trunk runs in every epoch"),
+)
+"""Values of the schedule that do not go with it, and what does."""
+
+
+def wants_sharding() -> bool:
+    """Whether accelerate's configuration asks for FSDP2.
+
+    Raises:
+        ConfigError: it asks for another kind of FSDP.
+    """
+    if os.environ.get(SWITCH, "false").lower() not in ("true", "1"):
+        return False
+    for name, values in NEEDED.items():
+        given = os.environ.get(name, values[0])
+        if given.lower() not in values:
+            raise ConfigError(
+                f"accelerate's configuration sets {name.lower()} to {given!r}, and training in shards needs "
+                f"{values[0]!r}: accelerate launch --{name.lower()} {values[0]}, or {name}={values[0]}"
+            )
+    return True
+
+
+def check_sharding(schedule: ScheduleConfig) -> None:
+    """Raises where a schedule does not go with shared parameters.
+
+    Raises:
+        ConfigError: names both options.
+    """
+    for name, value, advice in REFUSED:
+        if getattr(schedule, name) == value:
+            raise ConfigError(
+                f"schedule.{name} = {value!r} does not work with FSDP2, which accelerate's configuration asks "
+                f"for ({SWITCH}): {advice}, or train without FSDP2"
+            )
+
+
+@contextmanager
+def hiding_fsdp() -> Iterator[None]:
+    """Lets accelerate join the processes as for DDP; else it would prepare models itself on GPUs."""
+    before = os.environ.pop(SWITCH, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[SWITCH] = before
+
+
+def shard_model(model: ClassyModel, device: torch.device) -> None:
+    """Leaves each process a part of every parameter, in place, and moves that to its device.
+
+    A whole block or head is there only while it runs.
+
+    Args:
+        model: the same in all processes.
+        device: of this process.
+    """
+    # About heads whose outputs are views: nothing that reads them writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for part in (*model.blocks.values(), *find_heads(model).values(), model):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def gather_state(state: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
+    """Collects a state dict from all processes.
+
+    Args:
+        state: of a sharded model.
+        first: whether this is the process that takes it.
+
+    Returns:
+        All of it on the CPU, and nothing in the other processes.
+    """
+    whole = {}
+    for key, value in state.items():
+        tensor = value.detach()
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if first:
+            whole[key] = tensor.cpu()
+    return whole
+
+
+def write_shards(state: Mapping[str, Any], folder: RunFolder, accelerator: Accelerator) -> dict[str, Any]:
+    """Writes the rows of each process beside the checkpoint, and gives what the checkpoint itself holds."""
+    plain, rows = split_state(state)
+    number = max(gather_object([folder.last_shards()])) + 1
+    digest = folder.write_shard(number, accelerator.process_index, rows)
+    return {**plain, "shards": {"number": number, "digests": gather_object([digest])}}
