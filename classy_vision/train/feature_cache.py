@@ -55,7 +55,7 @@ RECENT = 3600.0
 """Seconds for which features that were used are not removed."""
 VERSION = 1
 ABOUT, ERRORS, LABELS = "about.json", "errors", "labels/"
-UNSEEN = ("augment", "crop_area", "on_bad_image")
+UNSEEN = ("augment", "crop_area", "crops", "on_bad_image")
 """Keys of ``data`` that change no feature that is kept."""
 Place = tuple[str, str]
 """The id of a head and a step that it reads."""
@@ -100,6 +100,8 @@ def explain_changes(job: Job, model: ClassyModel) -> str:
         return "schedule does not freeze all blocks that heads read in every epoch"
     if data.clip:
         return "the clips of training are drawn at random (data.clip)"
+    if data.crops > 1:
+        return f"evaluation runs it on {data.crops} crops of each image (data.crops), of which one is kept"
     if augment.flip or augment.crop or augment.moves or augment.changes_colours or augment.erase:
         return "data.augment changes the images of training at random"
     return "schedule.mixup and schedule.cutmix mix the images of training" if schedule.mixes else ""
