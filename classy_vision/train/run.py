@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
-from classy_vision.run_files import CURVES, PREDICTIONS
-from classy_vision.train.adapters import merge_adapters, merged_state
+from classy_vision.run_files import ADAPTER, CURVES, PREDICTIONS
+from classy_vision.train.adapters import merge_adapters, merged_state, write_adapter, write_adapter_heads
 from classy_vision.train.averaging import collecting, find_norms, make_average
 from classy_vision.train.best import (
     describe_best,
@@ -185,7 +185,7 @@ def _run(
                 best = find_best(schedule, history)
                 if accelerator.is_main_process:
                     if schedule.best and not stopped and best == len(history) - 1:
-                        folder.write_best(trainer.result_state())
+                        _write_best(folder, trainer)
                     folder.write_checkpoint(trainer.state(history, progress))
                 if stopped:
                     trainer.display.line(f"stopped; resume with: classy train --resume {folder.path}")
@@ -854,14 +854,25 @@ def _stop(step: int, meter: LossMeter, started: float) -> StoppedError:
     return StoppedError({"step": step, "seconds": time.monotonic() - started, **meter.gather()})
 
 
+def _write_best(folder: RunFolder, trainer: Trainer) -> None:
+    folder.write_best(trainer.result_state())
+    if trainer.job.settings.schedule.lora is not None:
+        write_adapter(folder.path / ADAPTER, trainer.result)
+
+
 def _finish(job: Job, folder: RunFolder, model: ClassyModel, history: list[Row], device: torch.device) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
     best = find_best(job.settings.schedule, history)
-    if job.settings.schedule.lora is not None:
+    adapted = job.settings.schedule.lora is not None
+    if adapted and not job.settings.schedule.best:
+        write_adapter(folder.path / ADAPTER, model)
+    if adapted:
         merge_adapters(model)
     if job.settings.schedule.best:
         model.load_state_dict(folder.read_best())
     to_units(model, job.tasks)
+    if adapted:
+        write_adapter_heads(folder.path / ADAPTER, model)
     folder.write_history(history, best)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)

@@ -24,6 +24,7 @@ from classy_vision.config import ConfigError, OperationError, first_line, system
 from classy_vision.data.config import FolderConfig
 from classy_vision.data.sources import Records, read_listing, write_listing
 from classy_vision.run_files import (
+    ADAPTER,
     BEST,
     CHECKPOINT,
     CURVES,
@@ -156,7 +157,8 @@ class RunFolder:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        for folder in (ADAPTER, TENSORBOARD):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
         self.sweep()
 
     def _foreign(self) -> ConfigError:
@@ -235,7 +237,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Removes files that a killed process had not finished."""
-        for part in self.path.glob(".*.part"):
+        for part in (*self.path.glob(".*.part"), *self.path.glob(f"{ADAPTER}/.*.part")):
             part.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes) -> None:
