@@ -20,11 +20,9 @@ Numbers are percentages of the held-out images at the end, mean and standard dev
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import statistics
-import sys
+import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.recipes import choose, load, score, write_table
-from benchmarks.tables import header, row
+from benchmarks.recipes import Images, Train, compare, load
 from classy_vision.models import ClassyModel
 
 SIZE, BATCH, RATE, DECAY, WARMUP, AVERAGE, LAYERS = 16, 20, 1e-3, 0.05, 2, 0.98, 0.75
@@ -132,6 +129,7 @@ def train_timm(
 
     torch.manual_seed(seed)
     np.random.seed(seed)
+    random.seed(seed)  # as timm draws
     model = timm.models.VisionTransformer(**THEIRS, num_classes=10)
     state = {key: value for key, value in load_file(weights).items() if not key.startswith("head.")}
     state |= {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
@@ -170,43 +168,20 @@ def train_timm(
     return trained
 
 
-def measure(name: str, seeds: int, labels: int, epochs: int) -> dict[str, list[float]]:
-    """The accuracies of each arm, by seed; arms take turns."""
-    images, digits = read_images(name)
-    found: dict[str, list[float]] = {arm: [] for arm in ("scratch", *ARMS, "timm")}
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "pretrained.safetensors"
-        pretrain(OTHER[name], weights)
-        for i, image in enumerate(images):
-            image.save(Path(folder) / f"{i}.png")
-        for seed in range(seeds):
-            chosen = choose(digits, labels, seed)
-            table = write_table(Path(folder), digits, chosen)
-            trained: dict[str, nn.Module] = {"scratch": train_ours(table, None, seed, epochs, "plain")}
-            for arm in ARMS:
-                trained[arm] = train_ours(table, weights, seed, epochs, arm)
-            trained["timm"] = train_timm(images, digits, chosen, weights, seed, epochs)
-            for arm, model in trained.items():
-                found[arm].append(score(model, images, digits, chosen, SIZE))
-            print(name, seed, {arm: round(values[-1], 1) for arm, values in found.items()}, file=sys.stderr)
-    return found
+def prepare(name: str, folder: Path) -> tuple[Images, Train]:
+    data = Images(*read_images(name), SIZE)
+    weights = folder / "pretrained.safetensors"
+    pretrain(OTHER[name], weights)
 
+    def train(table: Path, chosen: list[int], seed: int, epochs: int) -> dict[str, nn.Module]:
+        return {
+            "scratch": train_ours(table, None, seed, epochs, "plain"),
+            **{arm: train_ours(table, weights, seed, epochs, arm) for arm in ARMS},
+            "timm": train_timm(data.images, data.digits, chosen, weights, seed, epochs),
+        }
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", default=list(OTHER), metavar="IMAGES")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--labels", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=60)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    lines = [header("", "scratch", *ARMS, "timm")]
-    for name in options.images:
-        found = measure(name, options.seeds, options.labels, options.epochs)
-        cells = [f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in found.values()]
-        lines.append(row([name, *cells]))
-    print("\n".join(lines))
+    return data, train
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__ or "", OTHER, 60, prepare)

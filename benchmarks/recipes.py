@@ -20,10 +20,13 @@ import argparse
 import contextlib
 import csv
 import io
+import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,25 @@ HEAD = {"name": "fully_connected", "unique_id": "digit", "fork_block": "trunk_ou
 BATCH, RATE, DECAY, WARMUP, AVERAGE = 20, 4e-3, 0.05, 2, 0.98
 WATCHED = 50
 """Of the held-out images, those that our command measures in each epoch; all are measured at the end."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images.
+
+    Attributes:
+        images, digits: by row.
+        size: at which they are seen.
+    """
+
+    images: list[Image.Image]
+    digits: np.ndarray
+    size: int
+
+
+Train = Callable[[Path, list[int], int, int], Mapping[str, nn.Module]]
+"""From a table, the labelled rows, a seed and the epochs to the trained models by arm."""
+Prepare = Callable[[str, Path], tuple[Images, Train]]
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +153,7 @@ def train_timm(
 
     torch.manual_seed(seed)
     np.random.seed(seed)
+    random.seed(seed)  # as timm draws
     model = build_model({**TRUNK, "heads": [HEAD]})
     change = create_transform(
         (3, size, size),
@@ -164,43 +187,64 @@ def train_timm(
     return trained
 
 
-def measure(name: str, seeds: int, labels: int, epochs: int) -> dict[str, list[float]]:
-    """The accuracies of each arm, by seed; arms take turns."""
+def prepare(name: str, folder: Path) -> tuple[Images, Train]:
     pixels, digits = load(name)
-    images, size = [Image.fromarray(image) for image in pixels], SIZES[name]
-    found: dict[str, list[float]] = {"plain": [], "recipe": [], "timm": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for i, image in enumerate(images):
-            image.save(Path(folder) / f"{i}.png")
-        for seed in range(seeds):
-            chosen = choose(digits, labels, seed)
-            table = write_table(Path(folder), digits, chosen)
-            trained = {
-                "plain": train_ours(table, size, seed, epochs, None),
-                "recipe": train_ours(table, size, seed, epochs, "few-labels"),
-                "timm": train_timm(images, digits, chosen, size, seed, epochs),
-            }
-            for arm, model in trained.items():
-                found[arm].append(score(model, images, digits, chosen, size))
-            print(name, seed, {arm: round(values[-1], 1) for arm, values in found.items()}, file=sys.stderr)
-    return found
+    data = Images([Image.fromarray(image) for image in pixels], digits, SIZES[name])
+
+    def train(table: Path, chosen: list[int], seed: int, epochs: int) -> dict[str, nn.Module]:
+        return {
+            "plain loop": train_ours(table, data.size, seed, epochs, None),
+            "recipe few-labels": train_ours(table, data.size, seed, epochs, "few-labels"),
+            "timm": train_timm(data.images, digits, chosen, data.size, seed, epochs),
+        }
+
+    return data, train
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", default=list(SIZES), metavar="IMAGES")
+# -- what the benchmarks of few labels share
+
+
+def compare(text: str, names: Collection[str], epochs: int, prepare: Prepare) -> None:
+    """Measures the arms on sets of images, as the command line says, and prints a table.
+
+    Args:
+        text: of the help.
+        names: of the sets.
+        epochs: unless the command line says otherwise.
+        prepare: gives a set of images and what trains the arms on it; it may write to a folder.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", default=list(names), metavar="IMAGES")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--labels", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=epochs)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [header("", "plain loop", "recipe few-labels", "timm")]
+    lines: list[str] = []
     for name in options.images:
-        found = measure(name, options.seeds, options.labels, options.epochs)
+        with tempfile.TemporaryDirectory() as folder:
+            data, train = prepare(name, Path(folder))
+            found = measure(name, data, train, Path(folder), options)
         cells = [f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in found.values()]
-        lines.append(row([name, *cells]))
+        lines += [*([] if lines else [header("", *found)]), row([name, *cells])]
     print("\n".join(lines))
 
 
+def measure(
+    name: str, data: Images, train: Train, folder: Path, options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """The accuracies of each arm, by seed; arms take turns."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for i, image in enumerate(data.images):
+        image.save(folder / f"{i}.png")
+    for seed in range(options.seeds):
+        chosen = choose(data.digits, options.labels, seed)
+        table = write_table(folder, data.digits, chosen)
+        for arm, model in train(table, chosen, seed, options.epochs).items():
+            found[arm].append(score(model, data.images, data.digits, chosen, data.size))
+        print(name, seed, {arm: round(values[-1], 1) for arm, values in found.items()}, file=sys.stderr)
+    return found
+
+
 if __name__ == "__main__":
-    main()
+    compare(__doc__ or "", SIZES, 100, prepare)

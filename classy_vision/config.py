@@ -123,6 +123,10 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _explain(error, cls, where, also) from None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The values by key, as peft asks the config of a model for them."""
+        return self.model_dump()
+
 
 def _plain(value: Any, where: str, *path: object) -> Any:
     if isinstance(value, Mapping):

@@ -5,6 +5,8 @@ from __future__ import annotations
 RUN_CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
+ADAPTER = "adapter"
+"""The folder of what ``schedule.lora`` has learned, as peft writes it."""
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 SHARDS = "checkpoint.shards"

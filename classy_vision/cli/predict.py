@@ -172,13 +172,13 @@ def _load(word: str, device: str | None, trust: bool) -> AnyPredictor:
 
 
 def _load_arrays(path: str) -> ArrayPredictor | None:
-    """Loads an ONNX or OpenVINO file of images; None for one of videos, which are read with torch."""
+    """Loads an ONNX or OpenVINO file of images; None for videos and several crops, which take torch."""
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import ArrayPredictor, input_of
 
     exported = load_exported(path)
     data = input_of(exported)
-    return None if data.clip else ArrayPredictor(exported, data)
+    return None if data.clip or data.views > 1 else ArrayPredictor(exported, data)
 
 
 def _find_network(weights: str, model: str) -> dict[str, Any]:

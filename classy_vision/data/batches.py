@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     Attributes:
         rows: (n,), of the records.
         places: (n,), among what this process was to read.
-        images: (n, v, c, h, w) or (n, v, c, t, h, w). There is one view in training and of images.
+        images: (n, v, c, h, w) or (n, v, c, t, h, w). There is one view in training.
         errors: a message per unreadable file.
         dense: the labels of pixels by head, (n, h, w).
     """

@@ -34,16 +34,12 @@ class ClipConfig(Config):
         stride: intervals from one frame to the next; "8x8" in papers is ``frames: 8, stride: 8``.
         fps: intervals per second; the average rate of each file where it is left out.
         clips: per video in evaluation, evenly from its start to its end; one is in the middle.
-        crops: of each clip in evaluation: 1 in the centre, or 3 along the longer side
-            (Feichtenhofer et al., "SlowFast Networks for Video Recognition", 2019, section 4).
-            What is said of a video is the average over clips and crops.
     """
 
     frames: PositiveInt
     stride: PositiveInt = 1
     fps: Annotated[float, Field(gt=0, le=MAX_RATE)] | None = None
     clips: PositiveInt = 1
-    crops: Literal[1, 3] = 1
 
 
 class AugmentConfig(Config):
@@ -112,6 +108,9 @@ class DataConfig(Config):
         eval_size: that side in evaluation, where it is another one.
         resize: shorter side before the centre crop; the side of the square where it is left out. A
             pair is the height and the width to which images are squeezed first.
+        crops: of each image or clip in evaluation: 1 in the centre, or 3 along the longer side
+            (Feichtenhofer et al., "SlowFast Networks for Video Recognition", 2019, section 4). What is
+            said of an image is the average over them, and of a video over clips and crops.
         interpolation: between pixels, "bilinear" or "bicubic".
         mean, std: per channel, of values from 0 to 1. Where they are left out, ImageNet's for images
             in colour, 0.45 and 0.225 for clips in colour, as most weights trained on Kinetics have
@@ -136,6 +135,7 @@ class DataConfig(Config):
     image_size: PositiveInt = 224
     eval_size: PositiveInt | None = None
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    crops: Literal[1, 3] = 1
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     eval_transform: Literal["exact", "torchvision"] = "exact"
     decode: Literal["reduced", "full"] | None = None
@@ -147,6 +147,19 @@ class DataConfig(Config):
     crop_area: tuple[PositiveFloat, PositiveFloat] = (0.35, 1.0)
     on_bad_image: Literal["error", "skip"] = "error"
     clip: ClipConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_crops_of_clip(cls, values: Any) -> Any:
+        """Reads ``clip.crops``, which configs of videos had before images had crops, as ``crops``."""
+        clip = values.get("clip") if isinstance(values, Mapping) else None
+        if not isinstance(clip, Mapping) or "crops" not in clip:
+            return values
+        crops, given = clip["crops"], values.get("crops", clip["crops"])
+        if crops != given:
+            raise ValueError(f"crops = {given!r} and clip.crops = {crops!r}: leave the second one out")
+        rest = {key: value for key, value in clip.items() if key != "crops"}
+        return {**values, "clip": rest, "crops": crops}
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -197,7 +210,7 @@ class DataConfig(Config):
     @property
     def views(self) -> int:
         """How many inputs of the model are made of a sample in evaluation."""
-        return self.clip.clips * self.clip.crops if self.clip else 1
+        return self.crops * (self.clip.clips if self.clip else 1)
 
     def side(self, training: bool) -> int:
         """Side of the square that the model sees, in pixels."""

@@ -193,7 +193,7 @@ class Preprocessing:
         Args:
             source: a file, or an image in memory.
             channels: of the model.
-            rng: draws the augmentation; None gives the centre crop.
+            rng: draws the augmentation; None gives the crops of evaluation.
 
         Raises:
             ImageError: the file cannot be read.
@@ -242,7 +242,7 @@ class Preprocessing:
         side = self.data.side(training=rng is not None)
         resample = RESAMPLING[self.data.interpolation]
         if rng is None:
-            places = (0.0, 0.5, 1.0) if self.data.clip and self.data.clip.crops == 3 else (0.5,)
+            places = (0.0, 0.5, 1.0) if self.data.crops == 3 else (0.5,)
             return [self._view(size, side, place, resample) for place in places]
         augment = self.data.augmentation
         if augment.crop:

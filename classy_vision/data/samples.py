@@ -83,7 +83,7 @@ def make_blank_views(data: DataConfig, channels: int, training: bool) -> Tensor:
 
 
 def read_stills(source: Path | Image.Image, data: DataConfig, channels: int) -> list[Image.Image]:
-    """What to show people of a file, cropped as in evaluation.
+    """What to show people of a file: the crop of evaluation, that in the centre where there are several.
 
     Of a video these are the first, the middle and the last frame of the clip in its middle.
 
@@ -92,7 +92,8 @@ def read_stills(source: Path | Image.Image, data: DataConfig, channels: int) -> 
     """
     see = Preprocessing(data)
     if data.clip is None:
-        return [_to_pil(view) for view in see.read(source, channels)]
+        views = see.read(source, channels)
+        return [_to_pil(views[len(views) // 2])]
     from classy_vision.data.videos import read_video
 
     def read(video: Video) -> list[Image.Image]:

@@ -138,6 +138,7 @@ def load_encoder(word: str | Path | ClassyModel, settings: Settings) -> Encoder:
         word = load_model(str(source.path or source.name), "classy embed")
     model = word.eval().requires_grad_(False)
     data, channels = find_data(model), model.input_shape[0]
+    _check_crops(data, settings)
     about = {
         "class": type(model).__name__,
         "config": _describe(model),
@@ -155,6 +156,15 @@ def load_encoder(word: str | Path | ClassyModel, settings: Settings) -> Encoder:
     shape = (choose_batch(settings, device), *data.input_shape(channels, training=False))
     fast = optimize(model, torch.randn(shape, device=device), engine=settings.engine)
     return Encoder(fast, data, channels, device, ids, {**about, "engine": fast.engine})
+
+
+def _check_crops(data: DataConfig, settings: Settings) -> None:
+    """Refuses to average features of places over crops, in which the places are others."""
+    if data.crops > 1 and (odd := next((p for p in settings.pooling if p not in POOLINGS), None)):
+        raise ConfigError(
+            f"pooling = {odd!r} keeps places, and the model sees {data.crops} crops of each {data.unit} "
+            f"(preprocessing.crops), over which features are averaged: pool by {', '.join(READINGS[:-2])}"
+        )
 
 
 def choose_batch(settings: Settings, device: torch.device) -> int:
@@ -208,6 +218,7 @@ def _describe_data(data: DataConfig) -> dict[str, Any]:
 
 def _load_exported(path: str, settings: Settings) -> Encoder:
     """Loads an exported file, which gives outputs of heads alone."""
+    from classy_vision.export.compare import Batched
     from classy_vision.export.exported_model import load_exported
     from classy_vision.predict.array_predictor import input_of
 
@@ -225,4 +236,4 @@ def _load_exported(path: str, settings: Settings) -> Encoder:
     about |= {"digest": sha256(Path(path).read_bytes()).hexdigest()}
     about["preprocessing"] = _describe_data(data)
     cpu, most = torch.device("cpu"), exported.metadata.max_batch
-    return Encoder(exported, data, len(data.mean or ()), cpu, ids, about, most)
+    return Encoder(Batched(exported), data, len(data.mean or ()), cpu, ids, about, most)

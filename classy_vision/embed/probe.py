@@ -91,6 +91,8 @@ def probe(
     network, folder = load_model(model, "classy probe"), Path(output).expanduser()
     _check_folder(folder)
     seen, device = find_data(network), find_device(how.device)
+    if seen.clip is None:
+        seen = seen.model_copy(update={"crops": 1})  # features of one crop are what a training keeps
     source = read_data(str(data), seen)
     records = load_records(source)
     classes = {name: _read_classes(records, name) for name in how.columns or _choose_columns(records)}

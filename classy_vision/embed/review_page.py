@@ -131,7 +131,8 @@ class _Writer:
         )
 
     def make_group(self, one: Group) -> str:
-        copies = f", {len(one.copies)} of them exact copies" if one.copies else ""
+        copies = f", {len(one.copies)} of them exact copies" if len(one.copies) > 1 else ""
+        copies = copies or ", one an exact copy" * len(one.copies)
         text = f"{len(one.rows)} {self.found.unit}s<small>{copies}, cosine {one.similarity:.6f} or more</small>"
         if len(one.labels) > 1:
             text += f"<em>, labels {escape(', '.join(one.labels[:5]))}{', …' * (len(one.labels) > 5)}</em>"

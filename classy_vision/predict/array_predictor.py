@@ -49,10 +49,19 @@ class ArrayPredictor:
     Attributes:
         exported: takes arrays.
         data: what it sees of an image.
+
+    Raises:
+        ConfigError: it sees several crops of an image, over which ``Predictor`` averages.
     """
 
     exported: ExportedModel
     data: DataConfig
+
+    def __post_init__(self) -> None:
+        if self.data.views > 1:
+            raise ConfigError(
+                f"preprocessing.crops = {self.data.crops}: Predictor.load averages over them, with torch"
+            )
 
     @property
     def unit(self) -> str:

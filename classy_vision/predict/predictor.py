@@ -284,8 +284,8 @@ class Predictor:
             source: what ``predict`` takes.
 
         Returns:
-            (n, c, h, w), or (n, c, t, h, w) of clips, float32, on the device of the model. A video
-            gives one per clip and crop.
+            (n, c, h, w), or (n, c, t, h, w) of clips, float32, on the device of the model. An image
+            gives one per crop, a video one per clip and crop.
 
         Raises:
             ConfigError: an input cannot be read.

@@ -176,6 +176,11 @@ class Tiler:
     batch_size: int = BATCH
 
     def __post_init__(self) -> None:
+        if self.data.crops > 1:
+            raise ConfigError(
+                f"preprocessing.crops = {self.data.crops} averages answers over parts of an image, and head "
+                f"{next(iter(self.dense))!r} has an answer for each pixel: windows cover the image instead"
+            )
         if self.window not in ("slide", "whole") or not 0 <= self.overlap < 1:
             raise ConfigError(
                 f"window = {self.window!r}, overlap = {self.overlap}: 'slide' or 'whole', and from 0 to below 1"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from classy_vision.lazy import lazy
 
 if TYPE_CHECKING:
+    from classy_vision.train.adapters import load_adapter
     from classy_vision.train.checkup import check
     from classy_vision.train.config import TrainConfig, load_settings
     from classy_vision.train.head_gradients import analyse_heads
@@ -17,6 +18,7 @@ __all__ = [
     "analyse_heads",
     "check",
     "find_rate",
+    "load_adapter",
     "load_settings",
     "resume",
     "train",
@@ -32,6 +34,7 @@ __getattr__ = lazy(
         "analyse_heads": "head_gradients",
         "check": "checkup",
         "find_rate": "rates",
+        "load_adapter": "adapters",
         "load_settings": "config",
         "resume": "run",
         "train": "run",

@@ -6,24 +6,32 @@ An adapter adds ``alpha / rank * B @ A`` to a weight that stays as it is; A and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from classy_vision.config import ConfigError, first_line
+from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import LoraConfig
+from classy_vision.train.run_folder import writing
 from classy_vision.trunk.twin import outline_of
+from classy_vision.weights.files import read_tensors, replacing, write_tensors
 from classy_vision.weights.state import head_of
 
 INSTALL = "pip install 'classy-vision-models[lora]'"
+TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The files of peft."""
+PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+"""How its keys begin, and how those of the two matrices end."""
 
 
 def add_adapters(model: ClassyModel, lora: LoraConfig, shape: Sequence[int]) -> None:
@@ -154,3 +162,72 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     copy = deepcopy(model)
     merge_adapters(copy)
     return copy.state_dict()
+
+
+# -- alone, as peft writes them
+
+
+def write_adapter(folder: Path, model: nn.Module) -> None:
+    """Writes what the adapters have learned, and the heads, as ``peft.PeftModel.from_pretrained`` reads it.
+
+    Args:
+        folder: of the files, in that of the run.
+        model: with its adapters.
+    """
+    import peft
+
+    config: Any = deepcopy(model.peft_config)["default"]  # type: ignore[index]  # which peft puts there
+    config.inference_mode = True
+    config.modules_to_save = sorted({name for key in model.state_dict() if (name := head_of(key))})
+    tensors = {PREFIX + name: x for name, x in peft.get_peft_model_state_dict(model).items()}
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        write_tensors(folder / TENSORS, {**tensors, **_name_heads(model)}, {"format": "pt"})
+        with replacing(folder / CONFIG) as beside:
+            beside.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n")
+
+
+def write_adapter_heads(folder: Path, model: nn.Module) -> None:
+    """Replaces the heads in the files of ``write_adapter``, which a run of an earlier version does not have."""
+    if (folder / TENSORS).is_file():
+        with writing(folder):
+            write_tensors(
+                folder / TENSORS, {**read_tensors(folder / TENSORS), **_name_heads(model)}, {"format": "pt"}
+            )
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Adds the adapters of a run to the weights of a model, and takes over the heads; peft is not needed.
+
+    Args:
+        model: with the heads of the run, and with the trunk's weights from before it.
+        folder: ``adapter`` in that of the run.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the model does not have such a layer or head.
+    """
+    state, (sums, heads) = model.state_dict(), _read_adapter(Path(folder))
+    attention = {layer: f"{layer}.in_proj_weight" for layer in sums}
+    keys = {layer: key if key in state else f"{layer}.weight" for layer, key in attention.items()}
+    for key, x in [*((keys[layer], x) for layer, x in sums.items()), *heads.items()]:
+        if key not in state or state[key].shape != x.shape:
+            raise ConfigError(f"{str(folder)!r} is of another model: it has {key!r}, {tuple(x.shape)}")
+    merged = {keys[layer]: state[keys[layer]] + x.to(state[keys[layer]]) for layer, x in sums.items()}
+    model.load_state_dict({**state, **merged, **heads})
+
+
+def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Reads what is added to the weights, by layer, and the weights of heads, by key."""
+    config, tensors = read_config(folder / CONFIG), read_tensors(folder / TENSORS)
+    named = {key.removeprefix(PREFIX).replace(".base_layer.", "."): x for key, x in tensors.items()}
+    try:
+        scale = config["lora_alpha"] / config["r"]
+        layers = [key.removesuffix(DOWN) for key in named if key.endswith(DOWN)]
+        sums = {layer: scale * named[layer + UP] @ named[layer + DOWN] for layer in layers}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{str(folder)!r} is not an adapter of a run: {first_line(error)}") from None
+    return sums, {key: x for key, x in named.items() if head_of(key)}
+
+
+def _name_heads(model: nn.Module) -> dict[str, Tensor]:
+    return {PREFIX + name: x for name, x in model.state_dict().items() if head_of(name)}

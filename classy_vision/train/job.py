@@ -213,6 +213,11 @@ def _open_dense(tasks: Mapping[str, Task], records: Records, data: DataConfig) -
         if isinstance(task, DenseTask):
             if data.clip:
                 raise ConfigError(f"tasks.{head}: {task.config.kind} is of images, and data.clip makes clips")
+            if data.crops > 1:
+                raise ConfigError(
+                    f"tasks.{head}: {task.config.kind} has an answer for each pixel, and data.crops = "
+                    f"{data.crops} averages answers over different parts of an image: leave data.crops out"
+                )
             assert task.config.target is not None
             found[head] = task.open(records.paths(task.config.target))
             splits = {"training": records.rows(False), "validation": records.rows(True)}

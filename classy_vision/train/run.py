@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 from classy_vision.config import ConfigError, OperationError
 from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
 from classy_vision.models import ClassyModel
-from classy_vision.run_files import CURVES, PREDICTIONS
-from classy_vision.train.adapters import merge_adapters, merged_state
+from classy_vision.run_files import ADAPTER, CURVES, PREDICTIONS
+from classy_vision.train.adapters import merge_adapters, merged_state, write_adapter, write_adapter_heads
 from classy_vision.train.averaging import collecting, find_norms, make_average
 from classy_vision.train.best import (
     describe_best,
@@ -349,6 +349,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             adapted = self.job.settings.schedule.lora is not None
             folder.write_best(merged_state(result) if adapted else result.state_dict())
+            if adapted:
+                write_adapter(folder.path / ADAPTER, result)
 
     def run_epoch(self, epoch: int, progress: Mapping[str, Any] | None = None) -> Row:
         """Trains and evaluates, and gives what was measured.
@@ -918,11 +920,16 @@ def _finish(trainer: Trainer, folder: RunFolder, history: list[Row]) -> None:
     if not trainer.accelerator.is_main_process:
         return
     best = find_best(job.settings.schedule, history)
-    if job.settings.schedule.lora is not None:
+    adapted = job.settings.schedule.lora is not None
+    if adapted and not job.settings.schedule.best:
+        write_adapter(folder.path / ADAPTER, model)
+    if adapted:
         merge_adapters(model)
     if job.settings.schedule.best:
         model.load_state_dict(folder.read_best())
     to_units(model, job.tasks)
+    if adapted:
+        write_adapter_heads(folder.path / ADAPTER, model)
     folder.write_history(history, best)
     folder.write(CURVES, draw_curves(history, job))
     rows = job.records.rows(held_out=True)

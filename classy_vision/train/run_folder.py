@@ -24,6 +24,7 @@ from classy_vision.config import ConfigError, OperationError, first_line, system
 from classy_vision.data.config import FolderConfig
 from classy_vision.data.sources import Records, read_listing, write_listing
 from classy_vision.run_files import (
+    ADAPTER,
     BEST,
     CHECKPOINT,
     CURVES,
@@ -158,7 +159,7 @@ class RunFolder:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.path / TENSORBOARD, *self._shards().values()):
+        for folder in (self.path / ADAPTER, self.path / TENSORBOARD, *self._shards().values()):
             shutil.rmtree(folder, ignore_errors=True)
         self.sweep()
 
@@ -238,7 +239,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Removes files that a killed process had not finished."""
-        for part in self.path.glob(".*.part"):
+        for part in (*self.path.glob(".*.part"), *self.path.glob(f"{ADAPTER}/.*.part")):
             part.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes) -> None:

@@ -15,7 +15,7 @@ from classy_vision.heads.classy_head import ClassyHead
 
 SEEN = (
     *("image_size", "resize", "interpolation", "eval_transform", "decode", "max_pixels", "value_range"),
-    *("mean", "std", "clip"),
+    *("mean", "std", "clip", "crops"),
 )
 """Keys of ``data`` that say what a model sees of a file in evaluation."""
 NUMBERS = ("regression", "dense_regression")
@@ -64,6 +64,11 @@ def use_of_run(settings: Mapping[str, Any]) -> Use:
 def preprocessing_of(data: Mapping[str, Any]) -> dict[str, Any]:
     """What ``data`` of a training config says of evaluation."""
     seen = {**data, "image_size": data.get("eval_size") or data.get("image_size")}
+    crops = seen.pop("crops", 1)
+    if clip := seen.get("clip"):  # which says it itself, as in all files that there are
+        seen["clip"] = {"crops": crops, **clip}
+    elif crops != 1:
+        seen["crops"] = crops
     return {key: seen[key] for key in SEEN if seen.get(key) is not None}
 
 

@@ -99,6 +99,31 @@ def test_a_pair_squeezes_the_image_first() -> None:
         preprocessing(image_size=12, resize=(20, 10))
 
 
+@pytest.mark.parametrize("transform", ["exact", "torchvision"])
+@pytest.mark.parametrize("tall", [False, True])
+def test_three_crops_lie_along_the_longer_side(transform: str, tall: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 12), dtype=np.uint8)
+    image = Image.fromarray(pixels if tall else pixels.T)
+    see = preprocessing(channels=1, resize=6, crops=3, eval_transform=transform)
+    found = see.read_views(image, 1)
+    assert found.shape == (3, 1, 4, 4)
+    halved = image.resize((6, 12) if tall else (12, 6), Image.Resampling.BILINEAR)
+    for view, start in zip(found, (0, 4, 8), strict=True):
+        box = (1, start, 5, start + 4) if tall else (start, 1, start + 4, 5)
+        assert np.abs(view - see.normalize(halved.crop(box))).max() <= 2 / 127
+    assert np.array_equal(
+        found[1], preprocessing(1, resize=6, eval_transform=transform).read_views(image, 1)[0]
+    )
+    assert see.read_views(image, 1, Random(0)).shape == (1, 1, 4, 4)
+
+
+def test_three_crops_of_a_square_are_the_same() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    first, *others = preprocessing(channels=1, crops=3).read_views(Image.fromarray(pixels), 1)
+    assert len(others) == 2
+    assert all(np.array_equal(first, other) for other in others)
+
+
 def test_interpolation() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from classy_vision.config import ConfigError
 from classy_vision.data.config import ClipConfig, DataConfig
 from classy_vision.data.preprocessing import with_statistics
 from classy_vision.data.samples import find_times, make_blank_views, read_stills, read_views, spread_clips
 from classy_vision.data.videos import VideoError
+from classy_vision.trunk.use import preprocessing_of
 from tests.data.videos import number, numbered, write_video
 
 FRAMES = 40
@@ -27,7 +30,7 @@ def video(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", numbered(FRAMES))
 
 
-def data(clip: dict[str, Any], **options: Any) -> DataConfig:
+def data(clip: dict[str, Any] | None, **options: Any) -> DataConfig:
     wanted = {"image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3, **options, "clip": clip}
     return with_statistics(DataConfig.parse(wanted), 3)
 
@@ -144,6 +147,23 @@ def test_three_crops_lie_along_the_longer_side(size: tuple[int, int], axis: int,
     (one,) = read_views(path, data({"frames": 2}, image_size=16, eval_size=24, resize=32), 3)
     torch.testing.assert_close(one, views[1], atol=0.02, rtol=0)
     assert read_views(path, wanted, 3, Random(0)).shape == (1, 3, 2, 16, 16)
+
+
+def test_crops_stood_in_the_clip_before() -> None:
+    before = DataConfig.parse({"clip": {"frames": 4, "clips": 2, "crops": 3}})
+    assert before == DataConfig.parse({"clip": {"frames": 4, "clips": 2}, "crops": 3})
+    assert before.views == 6
+    assert DataConfig.parse(preprocessing_of(before.model_dump(mode="json"))).views == 6
+    assert "crops" not in preprocessing_of(DataConfig().model_dump(mode="json"))  # as versions before wrote it
+    with pytest.raises(ConfigError, match=r"crops = 1 and clip.crops = 3: leave the second one out"):
+        DataConfig.parse({"clip": {"frames": 4, "crops": 3}, "crops": 1})
+
+
+def test_people_are_shown_one_crop_of_an_image() -> None:
+    image = Image.new("RGB", (30, 10))
+    image.paste("white", (10, 0, 20, 10))
+    (still,) = read_stills(image, data(None, image_size=10, crops=3), 3)
+    assert still.getextrema() == ((255, 255),) * 3
 
 
 def test_zeros_have_the_shape_of_views(video: Path) -> None:

@@ -124,6 +124,13 @@ def test_views_are_averaged() -> None:
     )
 
 
+def test_features_of_places_are_not_averaged_over_crops() -> None:
+    several = small_model(preprocessing={**PREPROCESSING, "crops": 3})
+    with pytest.raises(ConfigError, match=r"pooling = 'map' keeps places, and the model sees 3 crops"):
+        load_encoder(several, settings("block1", (), ["mean", "map"]))
+    assert load_encoder(several, settings("block1")).data.views == 3
+
+
 def test_the_digest_is_of_the_weights() -> None:
     first, same = (load_encoder(small_model(), settings("block1")).about for _ in range(2))
     model = small_model()

@@ -179,7 +179,7 @@ def test_a_group_of_duplicates(open_page: Open) -> None:
     page = open_page()
     group = page.locator("#duplicates article").first
     title = group.locator("h3").inner_text()
-    assert title.startswith("20 images, 1 of them exact copies, cosine 1.000000 or more, labels ")
+    assert title.startswith("20 images, one an exact copy, cosine 1.000000 or more, labels ")
     assert title.endswith(f"{LONG}, {SCRIPT}")
     assert group.locator("li:not(.more)").count() == 12
     assert group.locator(".more").inner_text() == "and 8 more"
@@ -221,6 +221,10 @@ def test_it_fits_any_width(open_page: Open) -> None:
     for width in (320, 601, 900, 1400):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        own, *near = [li.bounding_box() for li in page.locator("#queries article").first.locator("li").all()]
+        assert all(box["x"] > own["x"] + own["width"] for box in near)  # also in the rows after the first
+    page.evaluate("scrollTo(0, 500)")
+    assert page.locator("nav a").first.bounding_box()["y"] >= 0
 
 
 def test_print_is_on_white(open_page: Open) -> None:
@@ -249,7 +253,7 @@ def test_videos(open_page: Open, tmp_path: Path) -> None:
     folder = write_embeddings(tmp_path / "videos", features, paths=paths, preprocessing=seen)
     page = open_page(write_neighbours(neighbours(folder, device="cpu"), tmp_path / "out"))
     assert page.inner_text("header p").startswith("2 videos by x, 1 neighbour of each")
-    assert page.locator("#duplicates h3").inner_text().startswith("2 videos, 1 of them exact copies")
+    assert page.locator("#duplicates h3").inner_text().startswith("2 videos, one an exact copy")
     assert (
         page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
         == [32] * page.locator("img").count()

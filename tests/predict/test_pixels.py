@@ -291,6 +291,12 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_crops_are_refused(album: Path) -> None:
+    several = Predictor.of_model(model(preprocessing={**PREPROCESSING, "crops": 3}), device="cpu")
+    with pytest.raises(ConfigError, match=r"crops = 3 .* head 'mask' has an answer for each pixel"):
+        several(album)
+
+
 def test_exported_files_give_them_too(predictor: Predictor, album: Path, tmp_path: Path) -> None:
     """On the command line, and without torch's own arithmetic: the same numbers."""
     file = tmp_path / "model.onnx"

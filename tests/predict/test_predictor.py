@@ -14,9 +14,14 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
-from classy_vision.export import export
+from classy_vision.embed import Settings
+from classy_vision.embed.encoder import load_encoder
+from classy_vision.export import Head, export
+from classy_vision.export.exported_model import load_exported
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.predict import Predictor
+from classy_vision.predict.array_predictor import ArrayPredictor
+from classy_vision.predict.inputs import Input, read_input
 from classy_vision.trunk.use import SEEN
 from tests.train.command import SMALL_TRUNK, head
 
@@ -102,6 +107,34 @@ def test_answers(predictor: Predictor, photo: Path) -> None:
         found.answer  # noqa: B018
 
 
+def test_three_crops_are_averaged(tmp_path: Path) -> None:
+    """By a model, its exported file, and in embeddings: as those of three images that were cut by hand."""
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 24, 3), dtype=np.uint8))
+    wide.save(tmp_path / "wide.png")
+    parts = [wide.crop((left, 0, left + 8, 8)) for left in (0, 8, 16)]
+    seen = {**PREPROCESSING, "resize": None, "crops": 3}
+    one = Predictor.of_model(small_model(preprocessing={**seen, "crops": 1}), device="cpu")(parts)
+    likely = {
+        label: np.mean([dict(p["species"].scores)[label] for p in one]) for label in ("owl", "tit", "jay")
+    }
+    model = small_model(preprocessing=seen)
+    heads = {name: Head(kind=t["kind"], classes=tuple(t.get("classes", ()))) for name, t in TASKS.items()}
+    path = tmp_path / "model.safetensors"
+    options = {"heads": heads, "preprocessing": seen, "max_batch": 2}
+    export(model, path, format="safetensors", example=torch.empty(1, 3, 8, 8, device="meta"), **options)
+    for several in (Predictor.of_model(model, device="cpu"), Predictor.load(path)):
+        assert several.preprocess(wide).shape == (3, 3, 8, 8)
+        found = several(wide)
+        assert dict(found["species"].scores) == pytest.approx(likely, abs=1e-5)
+        assert found["weight"].value == pytest.approx(np.mean([p["weight"].value for p in one]), abs=1e-5)
+    for word in (str(path), model):  # the last one loses its heads
+        encoder = load_encoder(word, Settings(heads=("weight",), device="cpu"))
+        features = encoder(read_input(Input("wide", tmp_path / "wide.png"), encoder.data, 3)[None])
+        assert features["head/weight"].item() == pytest.approx(found["weight"].value, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"preprocessing.crops = 3: Predictor.load averages over them"):
+        ArrayPredictor(load_exported(path), several.data)
+
+
 def test_several(predictor: Predictor, photo: Path) -> None:
     many = list(forms(photo).values())
     found = predictor([*many, [photo]])
@@ -173,8 +206,6 @@ def test_one_predictor_for_every_source(photo: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     found = Predictor.load(tmp_path / "model", device="cpu")(photo)
     assert found.answers == wanted.answers
-    from classy_vision.export import Head
-
     heads = {name: Head(kind=t["kind"], classes=tuple(t.get("classes", ()))) for name, t in TASKS.items()}
     export(
         model,

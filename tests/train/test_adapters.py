@@ -24,13 +24,21 @@ from tests.train.stops import assert_same_runs, read_history, train_and_stop
 
 peft = pytest.importorskip("peft", reason="the extra 'lora' is not installed", exc_type=ImportError)
 
-from classy_vision.train.adapters import add_adapters, find_layers, merge_adapters, merged_state  # noqa: E402
+from classy_vision.train.adapters import (  # noqa: E402
+    add_adapters,
+    find_layers,
+    load_adapter,
+    merge_adapters,
+    merged_state,
+    write_adapter,
+)
 
 VIT = {
     **{"name": "vision_transformer", "image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2},
     **{"hidden_dim": 16, "mlp_dim": 32},
 }
 SHAPE = (3, 8, 8)
+X = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
 LORA = {"rank": 4, "alpha": 8}
 
 
@@ -100,6 +108,55 @@ def test_adapters_change_what_the_model_gives_and_merge_into_it(make: Any, block
     torch.testing.assert_close(model(x), moved)
     assert list(model.state_dict()) == keys
     torch.testing.assert_close(model.state_dict(), merged, rtol=0, atol=0)
+
+
+def write_moved_adapter(model: nn.Module, folder: Path) -> Tensor:
+    """Writes adapters and heads that give something; returns what the model gives for ``X``."""
+    add_adapters(model, LoraConfig.parse(LORA), SHAPE)
+    move_adapters(model)
+    write_adapter(folder, model)
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with torch.no_grad():
+        found: Tensor = model(X)
+    return found
+
+
+@pytest.mark.parametrize(("block", "options"), [("trunk_output", {}), ("layer_0", {"qkv_bias": "qv"})])
+def test_peft_reads_adapters_and_heads(block: str, options: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, base = (build(block, **options) for _ in range(2))
+    keys = list(base.state_dict())
+    base.load_state_dict({k: x for k, x in model.state_dict().items() if "heads" not in k}, strict=False)
+    wanted = write_moved_adapter(model, tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+    torch.testing.assert_close(loaded(X), wanted)
+    torch.testing.assert_close(loaded.merge_and_unload()(X), wanted)
+    assert list(base.state_dict()) == keys
+
+
+@pytest.mark.parametrize(
+    ("make", "block"),
+    [(build, "trunk_output"), (build_encoder, "fc"), (build_encoder, "encoder.layers.0")],
+)
+def test_adapters_are_loaded_without_peft(make: Any, block: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, base = make(block), make(block)
+    base.load_state_dict({k: x for k, x in model.state_dict().items() if "heads" not in k}, strict=False)
+    wanted = write_moved_adapter(model, tmp_path / "adapter")
+    load_adapter(base, tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(base(X), wanted)
+
+
+def test_adapters_of_another_model(tmp_path: Path) -> None:
+    write_moved_adapter(build(), tmp_path / "adapter")
+    with pytest.raises(ConfigError, match=r"of another model: it has 'blocks.layer_0.*weight', \(\d+, 16\)"):
+        load_adapter(build(hidden_dim=8), tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="cannot read the config .*adapter_config.json"):
+        load_adapter(build(), tmp_path)
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 4}')
+    with pytest.raises(ConfigError, match="adapter' is not an adapter of a run: .*lora_alpha"):
+        load_adapter(build(), tmp_path / "adapter")
 
 
 def test_layers_that_heads_depend_on_are_adapted() -> None:
@@ -175,6 +232,9 @@ def test_a_run_gives_a_plain_model_whose_trunk_differs_by_matrices_of_the_rank(
             assert values[3] > 1e-6 > values[4]
         else:
             torch.testing.assert_close(value, old[key], rtol=0, atol=0)
+    base = build_model(str(run), weights=str(before))
+    peft.PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
+    torch.testing.assert_close(base.state_dict(), new, rtol=0, atol=1e-6)
     report = json.loads((run / "metrics.json").read_text())["final"]
     assert (
         report["val/colour/loss"]
@@ -183,6 +243,20 @@ def test_a_run_gives_a_plain_model_whose_trunk_differs_by_matrices_of_the_rank(
     )
     assert Predictor.load(run)(str(table.parent / "0.png"))["colour"].label in ("red", "lime", "blue")
     assert ClassyModel.from_checkpoint(run).state_dict().keys() == new.keys()
+
+
+@pytest.mark.parametrize("best", [None, "val/light/mae"])
+def test_the_adapter_of_a_run_has_its_heads(best: str | None, table: Path) -> None:
+    """With numbers in the units of the table."""
+    data, schedule = {"source": "table", "file": str(table)}, {"lora": LORA, "best": best, "ema": 0.5}
+    config = job(data, head("light"), schedule=schedule, tasks={"light": {"kind": "regression"}})
+    config["model"] = {**VIT, "heads": config["model"]["heads"]}
+    train(TrainConfig.parse(config), table.parent / "run")
+    torch.manual_seed(0)  # as the run
+    base = build_model(str(table.parent / "run"))
+    load_adapter(base, table.parent / "run" / "adapter")
+    wanted = load_file(table.parent / "run" / "model.safetensors")
+    torch.testing.assert_close(base.state_dict(), wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

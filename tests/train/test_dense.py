@@ -356,6 +356,13 @@ def test_settings_that_do_not_fit(table: Path, sections: dict[str, Any], message
         prepare(settings(table, **sections))
 
 
+def test_answers_for_pixels_are_not_averaged_over_crops(table: Path) -> None:
+    config = settings(table)
+    crops = config.data.model_copy(update={"crops": 3})
+    with pytest.raises(ConfigError, match=r"tasks.mask: segmentation has an answer .* data.crops = 3 averages"):
+        prepare(config.model_copy(update={"data": crops}))
+
+
 def test_heads_that_do_not_fit(table: Path) -> None:
     config = dense_job(table)
     config["model"]["heads"][0] = head("mask")

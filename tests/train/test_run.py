@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from itertools import pairwise
@@ -9,12 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from classy_vision.config import ConfigError, OperationError
-from classy_vision.models import AnyNet
+from classy_vision.data.preprocessing import Preprocessing
+from classy_vision.evaluate import evaluate
+from classy_vision.models import AnyNet, ClassyModel
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, load_settings, resume, train
 from classy_vision.train import run as loop
@@ -33,6 +38,30 @@ TASKS = {"colour": {}, "tags": {"kind": "multilabel"}, "light": {"kind": "regres
 def settings(table: Path, **sections: Any) -> TrainConfig:
     data = {"source": "table", "file": str(table), **sections.pop("data", {})}
     return TrainConfig.parse(job(data, *HEADS, tasks=TASKS, **sections))
+
+
+def test_three_crops_are_averaged_in_evaluation(table: Path, tmp_path: Path) -> None:
+    """By the run itself, by ``classy evaluate``, and by hand."""
+    rng = np.random.default_rng(0)
+    for path in table.parent.glob("*.png"):
+        noise = Image.fromarray(rng.integers(0, 256, (8, 24, 3), dtype=np.uint8))
+        Image.blend(Image.open(path).resize((24, 8)), noise, 0.5).save(path)
+    config = settings(table, data={"crops": 3}, schedule={"epochs": 2, "batch_size": 6})
+    final = train(config, tmp_path / "run")
+    model, data = (
+        ClassyModel.from_checkpoint(tmp_path / "run").eval(),
+        RunFolder(tmp_path / "run").settings().data,
+    )
+    see = Preprocessing(data.model_copy(update={"crops": 1}))
+    losses = []
+    for path, _, colour, *_ in csv.reader(line for line in table.read_text().split() if ",val," in line):
+        image = Image.open(table.parent / path)
+        crops = [see.normalize(image.crop((left, 0, left + 8, 8))) for left in (0, 8, 16)]
+        likely = model(torch.tensor(np.stack(crops)))["colour"].softmax(1).mean(0)
+        losses += [-likely[("blue", "lime", "red").index(colour)].log().item()] if colour else []
+    assert final["val/colour/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    measured = evaluate(tmp_path / "run").as_dict()["heads"]["light"]["metrics"]
+    assert measured["mae"] == pytest.approx(final["val/light/mae"], rel=1e-4)
 
 
 def test_two_processes_share_missing_labels(table: Path, tmp_path: Path) -> None:
