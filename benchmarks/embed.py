@@ -63,7 +63,7 @@ MODELS: dict[str, tuple[Any, str]] = {
     "regnet_y_400mf": ({"name": "regnet_y_400mf", "heads": []}, "regnety_004"),
     "vit_s_16": ({**VIT_S, "heads": []}, "vit_small_patch16_224"),
 }
-BATCH, SIDE = 32, 224
+BATCH, SIDE = 8, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ENGINES = {"plain": None, "openvino": "openvino"}
 WORKERS = min(4, count_processors())
@@ -101,7 +101,7 @@ def _enlarge(layer: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray
 
 
 def ours(model: Path, images: Path, output: Path, engine: str | None, busy: list[float]) -> Contender:
-    settings = Settings(engine=engine, device="cpu")  # in batches of its own choice
+    settings = Settings(engine=engine, device="cpu", batch_size=BATCH)
     worker = Worker(Task(model, images, Folder(output), settings, force=True))
     signature = worker.signature
 
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="times Ray instead")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    print(about(torch.get_num_threads(), f"{options.images} JPEGs", f"{WORKERS} workers", "batches of 32"))
+    print(about(torch.get_num_threads(), f"{options.images} JPEGs", f"{WORKERS} workers", f"batches of {BATCH}"))
     folder = Path(tempfile.mkdtemp())
     try:
         make_images(folder / "images", options.images)

@@ -1,10 +1,10 @@
 """Four heads on one trunk beside each head alone, and beside segmentation_models' FPN decoder, on scenes.
 
-    python -m benchmarks.scenes [--seeds 5] [--epochs 12]
+    python -m benchmarks.scenes [--seeds 5] [--epochs 24]
 
 ``configs/scenes.yaml`` with a fourth stage, because the peer's decoder reads four levels. A seed is of weights,
-order and dropout; scenes and split are always the same. All arms have the config's optimizer, rates, batches,
-epochs and losses:
+order and dropout; scenes and split are always the same. All arms have the config's optimizer, rates, batches
+and losses, and the same number of epochs:
 
 - four heads, in one run of ``classy train``;
 - each head alone, in a run of its own;
@@ -52,7 +52,9 @@ def make_config(seed: int, epochs: int, heads: tuple[str, ...]) -> dict[str, Any
         if head["unique_id"] == "mask":
             head["fork_block"] = list(BLOCKS)
     model["heads"] = [head for head in model["heads"] if head["unique_id"] in heads]
-    config["tasks"] = {head: config["tasks"][head] for head in heads}
+    config["tasks"] = {head: {**config["tasks"][head]} for head in heads}
+    if len(heads) == 1:
+        config["tasks"][heads[0]].pop("weight", None)  # there is nothing to weigh it against
     config["schedule"] |= {"seed": seed, "epochs": epochs}
     return config
 
@@ -122,7 +124,7 @@ def train_fpn(seed: int, epochs: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=24)
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[float]]] = {head: {"four": [], "alone": [], "fpn": []} for head in SHOWN}
