@@ -18,8 +18,9 @@ def use_huge_pages() -> None:
     A step of training on a CPU gives gigabytes of activations back and takes them again. In pages of 4 KiB the
     kernel needs up to a third of the step for that. glibc reads its tunables only when a process starts.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if TUNABLE in tunables or sys.gettrace() or not _are_for_those_who_ask():
+    tunables, arguments = os.environ.get("GLIBC_TUNABLES", ""), sys.argv[1:]
+    is_own_process = sys.orig_argv[-len(arguments) :] == arguments  # not within that of somebody who calls us
+    if TUNABLE in tunables or not is_own_process or sys.gettrace() or not _are_for_those_who_ask():
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{TUNABLE}=1"]))
     sys.stdout.flush()

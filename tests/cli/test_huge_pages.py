@@ -23,12 +23,13 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     monkeypatch.setattr(sys, "gettrace", lambda: None)  # which coverage sets
     monkeypatch.setattr(huge_pages, "SETTING", tmp_path / "enabled")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setattr(sys, "argv", ["classy", "train", "job.yaml"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "classy_vision.cli", "train", "job.yaml"])
     huge_pages.SETTING.write_text("always [madvise] never\n")
     return calls
 
 
-def test_the_same_command_starts_again_once(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "classy_vision.cli", "train", "job.yaml"])
+def test_the_same_command_starts_again_once(started: Started) -> None:
     huge_pages.use_huge_pages()
     assert started == [(sys.executable, [sys.executable, "-m", "classy_vision.cli", "train", "job.yaml"])]
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
@@ -61,6 +62,14 @@ def test_another_c_library(started: Started, monkeypatch: pytest.MonkeyPatch) ->
     assert not started
 
 
+def test_a_process_that_calls_the_command_is_left_alone(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "notebook.py", "--port", "8888"])
+    huge_pages.use_huge_pages()
+    assert not started
+
+
 def test_a_debugger_keeps_its_process(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "gettrace", lambda: object())
     huge_pages.use_huge_pages()
@@ -78,6 +87,8 @@ def test_a_real_process(tmp_path: Path) -> None:
     if not (sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")):
         pytest.skip("glibc has tunables")
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "train"], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
         said, _ = process.communicate(timeout=60)
     assert said.split() == [str(process.pid), "glibc.malloc.hugetlb=1"]
