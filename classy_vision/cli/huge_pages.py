@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 TUNABLE = "glibc.malloc.hugetlb"
@@ -19,11 +20,19 @@ def use_huge_pages() -> None:
     kernel needs up to a third of the step for that. glibc reads its tunables only when a process starts.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if TUNABLE in tunables or sys.gettrace() or not _are_for_those_who_ask():
+    if TUNABLE in tunables or sys.gettrace() or not _can_start_again() or not _are_for_those_who_ask():
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{TUNABLE}=1"]))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with suppress(OSError):  # it trains as it is
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _can_start_again() -> bool:
+    """Whether the command is what the process was started with, and not a program on its standard input, which
+    has been read, nor what a program or a notebook made up, which would be started from its beginning."""
+    words = sys.argv[1:]
+    return sys.argv[0] != "-" and sys.orig_argv[len(sys.orig_argv) - len(words) :] == words
 
 
 def _are_for_those_who_ask() -> bool:
