@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from classy_vision.config import ConfigError
 from classy_vision.heads import FullyConnectedHead
-from classy_vision.models import ClassyModel, build_model
+from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.config import ScheduleConfig
 from classy_vision.train.run_folder import RunFolder, read_state
@@ -295,6 +295,23 @@ def test_shards_of_no_checkpoint_are_removed(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoint.shards-2")
     with pytest.raises(ConfigError, match="no other is whole"):
         folder.read_checkpoint()
+
+
+def test_a_checkpoint_in_parts_is_not_taken_for_weights(shards: Shards) -> None:
+    model = build_model({**VIT, "heads": [head("colour", num_classes=2)]})
+    state = {"model": {"w": {"in_shards": "model/w"}}, "optimizer": {}, "shards": {"number": 1}}
+    with pytest.raises(ConfigError, match=r"in parts.*model\.safetensors"):
+        load_weights(model, state)
+
+
+@pytest.mark.parametrize(
+    "said", [{"number": "../1", "digests": ["a"]}, {"number": 1, "digests": []}, {"number": 1}, [1]]
+)
+def test_a_checkpoint_that_does_not_name_its_shards(said: Any, tmp_path: Path) -> None:
+    parts = {"model": {}, "optimizer": {}, "scaler": None, "history": [], "data": "", "progress": None}
+    RunFolder(tmp_path).write_checkpoint({**parts, "shards": said})
+    with pytest.raises(ConfigError, match="does not say which shards belong to it"):
+        read_state(tmp_path / "checkpoint.pt")
 
 
 def test_a_failed_write_of_a_shard_leaves_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
