@@ -112,7 +112,7 @@ class Folder:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_lance(self) -> None:
-        """Removes the Lance dataset, if there is one: all of it at once, as a kill in between would leave a part."""
+        """Removes the Lance dataset, if there is one: all at once, so that a kill leaves no part of it."""
         place, aside = self.path / LANCE, self.path / f".{LANCE}.old.part"
         shutil.rmtree(aside, ignore_errors=True)
         if place.is_dir():

@@ -66,7 +66,13 @@ from classy_vision.train.processes import (
     make_accelerator,
 )
 from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
-from classy_vision.train.sharding import check_parameters, gather_state, shard_model, wants_sharding, write_shards
+from classy_vision.train.sharding import (
+    check_parameters,
+    gather_state,
+    shard_model,
+    wants_sharding,
+    write_shards,
+)
 from classy_vision.train.shards import read_whole
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units

@@ -105,7 +105,7 @@ def check_parameters(model: ClassyModel, processes: int) -> None:
     names, owners = [*_name_parts(model)], dict[int, str]()
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = next((part for part in names if name.startswith(f"{part}.")), "")
-        wrong = "" if parameter.dim() else "is a single number, as that of the pooling 'gem'"
+        wrong = "" if parameter.dim() else "is a single number, as in the pooling 'gem'"
         if owners.setdefault(id(parameter), owner) != owner:
             wrong = "belongs to several blocks or heads"
         if wrong:

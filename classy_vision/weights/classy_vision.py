@@ -54,8 +54,8 @@ def unpack(state: Mapping[str, Any]) -> State:
     """
     if isinstance(state, Mapping) and {"optimizer", "shards"} <= state.keys():
         raise ConfigError(
-            "this checkpoint is in parts, which only classy train --resume reads: take model.safetensors of the "
-            "run once it is finished, or best.safetensors"
+            "this checkpoint is in parts, which only classy train --resume reads: take model.safetensors of "
+            "the run once it is finished, or best.safetensors"
         )
     for key in _CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -189,7 +189,11 @@ def test_features_that_do_not_fit_are_refused(
     [
         (feature_store.LIMIT, "1e-5", "10.0KB in all. Fewer blocks take less$"),
         (feature_store.LIMIT, "much", "CLASSY_FEATURES_GB = 'much' is not a number of gigabytes, such as 50$"),
-        (feature_store.FOLDER, "/dev/null/features", "cannot keep features in '/dev/null/features': Not a dir.*y$"),
+        (
+            feature_store.FOLDER,
+            "/dev/null/features",
+            "cannot keep features in '/dev/null/features': Not a dir.*y$",
+        ),
     ],
 )
 def test_features_that_cannot_be_kept(

@@ -180,7 +180,10 @@ def test_tensors_that_do_not_fit_are_not_passed_over(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     name = next(name for name in tensors if name.endswith("lora_A.weight"))
     extra = name.replace("lora_A.weight", "lora_magnitude_vector")
-    for changed, message in (({name: tensors[name][:2].clone()}, "shapes"), ({extra: torch.ones(1)}, "magnitude")):
+    for changed, message in (
+        ({name: tensors[name][:2].clone()}, "shapes"),
+        ({extra: torch.ones(1)}, "magnitude"),
+    ):
         save_file({**tensors, **changed}, tmp_path / "adapter_model.safetensors")
         with pytest.raises(ConfigError, match=f"is not an adapter of a run: .*{message}"):
             load_adapter(build(), tmp_path)
