@@ -137,7 +137,7 @@ class StoredFeature:
         """Says why features of the same block and data that are there are not used; "" where there are none."""
         here = json.loads(self._text)
         for file in self.root.glob(f"*/{ABOUT}"):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):  # it is damaged
                 there = json.loads(file.read_text(encoding="utf-8"))
                 if all(there.get(key) == here.get(key) for key in SAME) and there != here:
                     return next((said for key in REASONS if (said := _explain(key, there, here))), "")

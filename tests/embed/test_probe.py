@@ -310,6 +310,15 @@ def test_a_folder_of_something_else_stays_as_it_is(model: Path, colours: Path, t
     assert not (tmp_path / "features").exists()
 
 
+def test_a_probe_that_was_killed_while_it_wrote_is_made_again(
+    model: Path, colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / ".probe.csv.123.part").touch()
+    run(model, colours, tmp_path / "out")
+    assert (tmp_path / "out" / "probe.json").is_file()
+
+
 def test_the_command(model: Path, colours: Path, tmp_path: Path) -> None:
     words = ["probe", str(model), str(colours), "-o", str(tmp_path / "out"), "--device", "cpu"]
     done = CliRunner().invoke(app, words)
