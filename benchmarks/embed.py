@@ -306,7 +306,9 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="times Ray instead")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    print(about(torch.get_num_threads(), f"{options.images} JPEGs", f"{WORKERS} workers", f"batches of {BATCH}"))
+    print(
+        about(torch.get_num_threads(), f"{options.images} JPEGs", f"{WORKERS} workers", f"batches of {BATCH}")
+    )
     folder = Path(tempfile.mkdtemp())
     try:
         make_images(folder / "images", options.images)

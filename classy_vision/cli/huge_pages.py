@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 TUNABLE = "glibc.malloc.hugetlb"
@@ -18,13 +19,20 @@ def use_huge_pages() -> None:
     A step of training on a CPU gives gigabytes of activations back and takes them again. In pages of 4 KiB the
     kernel needs up to a third of the step for that. glibc reads its tunables only when a process starts.
     """
-    tunables, arguments = os.environ.get("GLIBC_TUNABLES", ""), sys.argv[1:]
-    is_own_process = sys.orig_argv[-len(arguments) :] == arguments  # not within that of somebody who calls us
-    if TUNABLE in tunables or not is_own_process or sys.gettrace() or not _are_for_those_who_ask():
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if TUNABLE in tunables or sys.gettrace() or not _can_start_again() or not _are_for_those_who_ask():
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, f"{TUNABLE}=1"]))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with suppress(OSError):  # it trains as it is
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _can_start_again() -> bool:
+    """Whether the command is what the process was started with, and not a program on its standard input, which
+    has been read, nor what a program or a notebook made up, which would be started from its beginning."""
+    words = sys.argv[1:]
+    return sys.argv[0] != "-" and sys.orig_argv[len(sys.orig_argv) - len(words) :] == words
 
 
 def _are_for_those_who_ask() -> bool:

@@ -106,10 +106,18 @@ class Folder:
 
     def clear(self) -> None:
         """Removes embeddings: first what says that they are complete, and last of what they are."""
-        shutil.rmtree(self.path / LANCE, ignore_errors=True)
+        self.remove_lance()
         names = [MANIFEST, ERRORS, *filter(_is_data, sorted(os.listdir(self.path))), ABOUT]
         for name in names:
             (self.path / name).unlink(missing_ok=True)
+
+    def remove_lance(self) -> None:
+        """Removes the Lance dataset, if there is one: all at once, so that a kill leaves no part of it."""
+        place, aside = self.path / LANCE, self.path / f".{LANCE}.old.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        if place.is_dir():
+            os.replace(place, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def clean(self) -> None:
         """Removes what processes that were killed have left."""

@@ -49,7 +49,7 @@ def write_lance(folder: Folder) -> Path:
     rows = pyarrow.RecordBatchReader.from_batches(schema, _read(files, schema))
     try:
         lance.write_dataset(rows, beside, mode="create")
-        shutil.rmtree(place, ignore_errors=True)
+        folder.remove_lance()
         os.replace(beside, place)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise OperationError(f"cannot write the Lance dataset {str(place)!r}: {first_line(error)}") from None

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -53,6 +54,8 @@ ATTENTIVE_REACH = 0.1
 """How far Adam could move a weight over the training, in multiples of the weights that it begins with."""
 POOLED = ("mean", "max", "gem", *WITH_TOKEN)
 TABLE, RESULT, PICTURE, CONFIG, MODEL = "probe.csv", "probe.json", "probe.png", "train.yaml", "model"
+UNFINISHED = re.compile(r"\.(probe\.(csv|json|png)|train\.yaml)\.\d+\.part")
+"""What a probe leaves that was killed while it wrote."""
 
 
 Classifier = Mapping[str, Tensor]
@@ -118,7 +121,7 @@ def _check_folder(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     try:
-        names = {*os.listdir(folder)}
+        names = {name for name in os.listdir(folder) if not UNFINISHED.fullmatch(name)}
     except OSError as error:
         raise system_error(error, f"cannot write to {str(folder)!r}") from None
     if names - {TABLE, RESULT, PICTURE, CONFIG, MODEL} and RESULT not in names:

@@ -21,7 +21,7 @@ from classy_vision.models import ClassyModel
 from classy_vision.text import human
 from classy_vision.train import feature_cache
 from classy_vision.train.feature_cache import FeatureCache, OneProcess, StoredFeatures
-from classy_vision.train.feature_store import CacheError
+from classy_vision.train.feature_store import SpaceError, find_limit
 from classy_vision.train.job import Job
 from classy_vision.train.model import speed_up
 
@@ -106,8 +106,10 @@ def compute_features(
         tell: is called with the bytes and where they are written, before.
 
     Raises:
-        CacheError: there is not enough space for them.
+        ConfigError: the environment's limit of space is not a number.
+        CacheError: they cannot be kept; a SpaceError where there is not enough space.
     """
+    find_limit()  # before any work is done
     heads: dict[str | tuple[str, ...], list[ClassyHead]] = {}
     for number, (block, pooling) in enumerate(spots):
         head = build_head({**describe_head(pooling, f"feature {number}"), "num_classes": 1})
@@ -118,8 +120,9 @@ def compute_features(
     watch = _Watch(job, progress, tell)
     try:
         stored = FeatureCache(job, OneProcess(device), model).fill(watch.as_progress())
-    except CacheError as error:
-        raise CacheError(f"{error}. Fewer blocks take less, and without --attentive each does") from None
+    except SpaceError as error:
+        less = ", and without --attentive each does" if any(kind == ATTENTION for _, kind in spots) else ""
+        raise SpaceError(f"{error}. Fewer blocks take less{less}") from None
     assert stored is not None  # nobody asks this process to end
     found = {str(head.unique_id): head for attached in model.get_heads().values() for head in attached}
     named = {spot: found[f"feature {number}"] for number, spot in enumerate(spots)}

@@ -34,6 +34,10 @@ PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 """How its keys begin, and how those of the two matrices end."""
 
 
+OTHER_SUMS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+"""Options of peft, unset in a run, with which something else is added to the weights."""
+
+
 def add_adapters(model: ClassyModel, lora: LoraConfig, shape: Sequence[int]) -> None:
     """Puts an adapter on each linear and attention layer of the trunk that a head depends on.
 
@@ -204,7 +208,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         folder: ``adapter`` in that of the run.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the model does not have such a layer or head.
+        ConfigError: a file is missing or damaged, the model does not have such a layer or head, or an option
+            of peft was used that a run does not use.
     """
     state, (sums, heads) = model.state_dict(), _read_adapter(Path(folder))
     attention = {layer: f"{layer}.in_proj_weight" for layer in sums}
@@ -219,14 +224,22 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
 def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Reads what is added to the weights, by layer, and the weights of heads, by key."""
     config, tensors = read_config(folder / CONFIG), read_tensors(folder / TENSORS)
+    if given := [key for key in OTHER_SUMS if config.get(key)]:
+        raise ConfigError(
+            f"{str(folder)!r} is not an adapter of a run: {given[0]} = {config[given[0]]!r}; "
+            f"peft.PeftModel.from_pretrained reads it"
+        )
     named = {key.removeprefix(PREFIX).replace(".base_layer.", "."): x for key, x in tensors.items()}
+    heads = {key: x for key, x in named.items() if head_of(key)}
+    layers = [key.removesuffix(DOWN) for key in named if key.endswith(DOWN)]
+    if odd := named.keys() - heads.keys() - {layer + end for layer in layers for end in (DOWN, UP)}:
+        raise ConfigError(f"{str(folder)!r} is not an adapter of a run: it has {min(odd)!r}")
     try:
         scale = config["lora_alpha"] / config["r"]
-        layers = [key.removesuffix(DOWN) for key in named if key.endswith(DOWN)]
         sums = {layer: scale * named[layer + UP] @ named[layer + DOWN] for layer in layers}
-    except (KeyError, TypeError) as error:
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:
         raise ConfigError(f"{str(folder)!r} is not an adapter of a run: {first_line(error)}") from None
-    return sums, {key: x for key, x in named.items() if head_of(key)}
+    return sums, heads
 
 
 def _name_heads(model: nn.Module) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def explain_changes(job: Job, model: ClassyModel) -> str:
     if data.clip:
         return "the clips of training are drawn at random (data.clip)"
     if data.crops > 1:
-        return f"evaluation runs it on {data.crops} crops of each image (data.crops), of which one is kept"
+        return f"evaluation sees {data.crops} crops of each image (data.crops), and features of one are kept"
     if augment.flip or augment.crop or augment.moves or augment.changes_colours or augment.erase:
         return "data.augment changes the images of training at random"
     return "schedule.mixup and schedule.cutmix mix the images of training" if schedule.mixes else ""

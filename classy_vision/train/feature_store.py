@@ -59,6 +59,10 @@ class CacheError(OperationError):
     """Features cannot be kept on disk."""
 
 
+class SpaceError(CacheError):
+    """Features would take more space than there is."""
+
+
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
     """Turns what goes wrong on the disk into a CacheError."""
@@ -67,6 +71,8 @@ def explaining(path: Path) -> Iterator[None]:
     except OSError as error:
         told = system_error(error, f"cannot keep features in {str(path)!r}")
         raise CacheError(str(told)) from None
+    except CacheError:
+        raise
     except ConfigError as error:
         raise CacheError(str(error)) from None
 
@@ -131,7 +137,7 @@ class StoredFeature:
         """Says why features of the same block and data that are there are not used; "" where there are none."""
         here = json.loads(self._text)
         for file in self.root.glob(f"*/{ABOUT}"):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):  # it is damaged
                 there = json.loads(file.read_text(encoding="utf-8"))
                 if all(there.get(key) == here.get(key) for key in SAME) and there != here:
                     return next((said for key in REASONS if (said := _explain(key, there, here))), "")
@@ -291,7 +297,7 @@ def make_room(root: Path, needed: int, used: Collection[Path]) -> None:
         used: folders that are kept.
 
     Raises:
-        CacheError: there is not enough space.
+        SpaceError: there is not enough.
     """
     if not needed:
         return
@@ -303,13 +309,13 @@ def make_room(root: Path, needed: int, used: Collection[Path]) -> None:
             removed.append(path)
             total -= sizes[path]
     if total > limit:
-        raise CacheError(
+        raise SpaceError(
             f"the features of the frozen trunk take {human(needed)}B, and those of other runs "
             f"{human(total - needed)}B; {LIMIT} allows {human(limit)}B in all"
         )
     free = shutil.disk_usage(root).free + sum(map(sizes.__getitem__, removed))
     if needed + RESERVE > free:
-        raise CacheError(
+        raise SpaceError(
             f"the features of the frozen trunk take {human(needed)}B, and {human(free)}B are free at "
             f"{str(root)!r}; {FOLDER} names another folder"
         )

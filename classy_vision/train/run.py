@@ -66,7 +66,13 @@ from classy_vision.train.processes import (
     make_accelerator,
 )
 from classy_vision.train.run_folder import NOWHERE, Row, RunFolder, check_resumable
-from classy_vision.train.sharding import gather_state, shard_model, wants_sharding, write_shards
+from classy_vision.train.sharding import (
+    check_parameters,
+    gather_state,
+    shard_model,
+    wants_sharding,
+    write_shards,
+)
 from classy_vision.train.shards import read_whole
 from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
@@ -107,6 +113,7 @@ def train(settings: TrainConfig, output: str | Path, force: bool = False) -> Row
         job = prepare(settings)
         accelerator = make_accelerator(job, folder)
         model = build_initial(job.settings, job.tasks)  # Wrong weights are found before a run is replaced.
+        check_parameters(model, accelerator.num_processes)
         job = name_frozen(job, model)
         wants_cache(job, model)  # which raises where that cannot be
         if accelerator.is_main_process:
@@ -145,6 +152,7 @@ def resume(output: str | Path, overrides: Iterable[str] = ()) -> Row:
                 f"the {settings.data.unit}s or labels of {str(output)!r} have changed since it was stopped"
             )
         model = build_stopped(job.settings, state) if state else build_initial(job.settings, job.tasks)
+        check_parameters(model, accelerator.num_processes)
         wants_cache(job, model)
         notes = [describe_return(damage, state)] if damage and state else []
         if folder.finished or planned.schedule.epochs != settings.schedule.epochs:
@@ -220,6 +228,7 @@ def rehearsing(settings: TrainConfig) -> Iterator[Trainer]:
     job = prepare(settings.model_copy(update={"tensorboard": False, "trackers": ()}))
     accelerator = make_accelerator(job, NOWHERE)
     model = build_initial(job.settings, job.tasks)
+    check_parameters(model, accelerator.num_processes)
     trainer = Trainer.make(name_frozen(job, model), accelerator, model, None)
     with closing(trainer), explain_killed_workers(job, NOWHERE):
         yield trainer

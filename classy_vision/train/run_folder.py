@@ -302,11 +302,16 @@ class RunFolder:
         """Maps the shards of a checkpoint.
 
         Raises:
-            ConfigError: one is missing or damaged.
+            ConfigError: one is missing or damaged, or the checkpoint does not say which they are.
         """
-        numbers = range(len(said["digests"]))
-        files = [self._shard(int(said["number"]), number) for number in numbers]
-        for file, digest in zip(files, said["digests"]):
+        try:
+            number, digests = int(said["number"]), [*said["digests"]]
+        except (KeyError, TypeError, ValueError):
+            number, digests = 0, []
+        if not digests:
+            raise ConfigError(f"the checkpoint in {str(self.path)!r} does not say which shards belong to it")
+        files = [self._shard(number, process) for process in range(len(digests))]
+        for file, digest in zip(files, digests):
             if not file.is_file() or hash_file(file) != digest:
                 raise ConfigError(f"{str(file)!r} is damaged: it does not hold what was written")
         return Shards(files)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -90,6 +90,31 @@ def hiding_fsdp() -> Iterator[None]:
             os.environ[SWITCH] = before
 
 
+def check_parameters(model: ClassyModel, processes: int) -> None:
+    """Raises where processes are to share parameters that FSDP2 cannot divide among them.
+
+    Args:
+        model: with its heads.
+        processes: how many.
+
+    Raises:
+        ConfigError: a parameter is a single number, or belongs to several blocks or heads.
+    """
+    if processes == 1 or not wants_sharding():
+        return
+    names, owners = [*_name_parts(model)], dict[int, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = next((part for part in names if name.startswith(f"{part}.")), "")
+        wrong = "" if parameter.dim() else "is a single number, as in the pooling 'gem'"
+        if owners.setdefault(id(parameter), owner) != owner:
+            wrong = "belongs to several blocks or heads"
+        if wrong:
+            raise ConfigError(
+                f"the parameter {name!r} {wrong}, and FSDP2, which accelerate's configuration asks for "
+                f"({SWITCH}), cannot share it: change the model, or train without FSDP2"
+            )
+
+
 def shard_model(model: ClassyModel, device: torch.device) -> None:
     """Leaves each process a part of every parameter, in place, and moves that to its device.
 
@@ -102,8 +127,16 @@ def shard_model(model: ClassyModel, device: torch.device) -> None:
     # About heads whose outputs are views: nothing that reads them writes into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for part in (*model.blocks.values(), *find_heads(model).values(), model):
+    for part in (*_name_parts(model).values(), model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def _name_parts(model: ClassyModel) -> dict[str, nn.Module]:
+    """The blocks and heads by name; a trunk with a forward of its own has no blocks to gather by themselves."""
+    blocks = model._modules.get("blocks")
+    found = blocks.values() if isinstance(blocks, nn.ModuleDict) else ()
+    parts = {id(part) for part in (*found, *find_heads(model).values())}
+    return {name: part for name, part in model.named_modules() if id(part) in parts}
 
 
 def gather_state(state: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:

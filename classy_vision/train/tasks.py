@@ -158,7 +158,7 @@ class Task(ABC):
 
     def valid(self, targets: Tensor) -> Tensor:
         """Which targets are there: (n,) of bool."""
-        return ~targets.reshape(len(targets), -1)[:, 0].isnan()
+        return ~(targets.flatten(1)[:, 0] if targets.dim() > 1 else targets).isnan()
 
     def code(self, label: str) -> int:
         """The number of a class."""

@@ -52,6 +52,11 @@ def unpack(state: Mapping[str, Any]) -> State:
     Raises:
         ConfigError: this is not a state.
     """
+    if isinstance(state, Mapping) and {"optimizer", "shards"} <= state.keys():
+        raise ConfigError(
+            "this checkpoint is in parts, which only classy train --resume reads: take model.safetensors of "
+            "the run once it is finished, or best.safetensors"
+        )
     for key in _CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

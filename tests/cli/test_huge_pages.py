@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     monkeypatch.setattr(os, "execv", lambda path, argv: calls.append((path, argv)))
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.39")
     monkeypatch.setattr(sys, "gettrace", lambda: None)  # which coverage sets
+    monkeypatch.setattr(sys, "argv", ["classy", "train", "job.yaml"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "classy_vision.cli", "train", "job.yaml"])
     monkeypatch.setattr(huge_pages, "SETTING", tmp_path / "enabled")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     monkeypatch.setattr(sys, "argv", ["classy", "train", "job.yaml"])
@@ -74,6 +77,30 @@ def test_a_debugger_keeps_its_process(started: Started, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "gettrace", lambda: object())
     huge_pages.use_huge_pages()
     assert not started
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv"),
+    [
+        (["-", "train", "job.yaml"], ["python", "-", "train", "job.yaml"]),  # a program on standard input
+        (["classy", "train", "job.yaml"], ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"]),
+    ],
+)
+def test_what_cannot_start_again_goes_on(
+    argv: list[str], orig_argv: list[str], started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    huge_pages.use_huge_pages()
+    assert not started
+
+
+def test_a_failed_start_goes_on(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str, argv: list[str]) -> None:
+        raise OSError(errno.E2BIG, "Argument list too long")
+
+    monkeypatch.setattr(os, "execv", fail)
+    huge_pages.use_huge_pages()
 
 
 def test_a_real_process(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from classy_vision.cli import app
 from classy_vision.embed import embed, lance_copy, load
+from classy_vision.embed.folder import Folder
 
 needs_lance = pytest.mark.skipif(find_spec("lance") is None, reason="pylance is not installed")
 
@@ -70,6 +72,23 @@ def test_a_kill_while_it_is_written(options: dict[str, Any], tmp_path: Path) -> 
     assert found.new == 0
     check_same(found.folder)
     assert not [*(tmp_path / "out").glob(".*.part")]
+
+
+def test_a_kill_while_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there with all rows, or not at all."""
+    (tmp_path / "embeddings.lance" / "data").mkdir(parents=True)
+
+    def die(path: Path, **_: Any) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            Folder(tmp_path).clear()
+    assert not (tmp_path / "embeddings.lance").exists()
+    Folder(tmp_path).clean()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_without_lance_nothing_is_done(

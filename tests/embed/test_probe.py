@@ -184,6 +184,27 @@ def test_features_that_do_not_fit_are_refused(
     assert not [*root.rglob("*")]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (feature_store.LIMIT, "1e-5", "10.0KB in all. Fewer blocks take less$"),
+        (feature_store.LIMIT, "much", "CLASSY_FEATURES_GB = 'much' is not a number of gigabytes, such as 50$"),
+        (
+            feature_store.FOLDER,
+            "/dev/null/features",
+            "cannot keep features in '/dev/null/features': Not a dir.*y$",
+        ),
+    ],
+)
+def test_features_that_cannot_be_kept(
+    name: str, value: str, message: str, model: Path, colours: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Advice on space is given where space is what is missing, and on attention where that was asked for."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        run(model, colours, tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_a_training_of_attention_reaches_what_was_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -287,6 +308,15 @@ def test_a_folder_of_something_else_stays_as_it_is(model: Path, colours: Path, t
             run(model, colours, tmp_path / name)
     assert (tmp_path / "out" / "train.yaml").read_text() == (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "features").exists()
+
+
+def test_a_probe_that_was_killed_while_it_wrote_is_made_again(
+    model: Path, colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / ".probe.csv.123.part").touch()
+    run(model, colours, tmp_path / "out")
+    assert (tmp_path / "out" / "probe.json").is_file()
 
 
 def test_the_command(model: Path, colours: Path, tmp_path: Path) -> None:

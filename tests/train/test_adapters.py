@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
@@ -157,6 +157,36 @@ def test_adapters_of_another_model(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 4}')
     with pytest.raises(ConfigError, match="adapter' is not an adapter of a run: .*lora_alpha"):
         load_adapter(build(), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("r", 0, "division by zero"),
+        ("use_rslora", True, "use_rslora = True; peft.PeftModel.from_pretrained reads it"),
+        ("alpha_pattern", {"qkv": 64}, "alpha_pattern = .*64"),
+    ],
+)
+def test_options_that_a_run_does_not_use(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    write_moved_adapter(build(), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ConfigError, match=f"is not an adapter of a run: .*{message}"):
+        load_adapter(build(), tmp_path)
+
+
+def test_tensors_that_do_not_fit_are_not_passed_over(tmp_path: Path) -> None:
+    write_moved_adapter(build(), tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    extra = name.replace("lora_A.weight", "lora_magnitude_vector")
+    for changed, message in (
+        ({name: tensors[name][:2].clone()}, "shapes"),
+        ({extra: torch.ones(1)}, "magnitude"),
+    ):
+        save_file({**tensors, **changed}, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(ConfigError, match=f"is not an adapter of a run: .*{message}"):
+            load_adapter(build(), tmp_path)
 
 
 def test_layers_that_heads_depend_on_are_adapted() -> None:

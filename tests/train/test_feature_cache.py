@@ -219,7 +219,7 @@ def test_a_change_that_only_the_numbers_show(
 
 REFUSED = [
     ({"data": {"augment": "flip"}}, "data.augment changes the images"),
-    ({"data": {"crops": 3}}, "evaluation runs it on 3 crops of each image"),
+    ({"data": {"crops": 3}}, "evaluation sees 3 crops of each image"),
     ({"schedule": {"mixup": 0.2}}, "mix the images"),
     ({"schedule": {"freeze_trunk": False}}, "does not freeze all blocks"),
     ({"schedule": {"unfreeze_at": {"epoch": 2}}}, "does not freeze all blocks"),

@@ -41,6 +41,12 @@ def test_rows_are_read_back(root: Path) -> None:
     assert StoredFeature(root, {"of": "something else"}, 7, 3, 8).count_missing() == 7
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "7"])
+def test_a_damaged_description_is_passed_over(text: str, root: Path) -> None:
+    (write(root).folder / "about.json").write_text(text)
+    assert StoredFeature(root, {"of": "something else"}, 7, 3, 8).find_difference() == ""
+
+
 def test_what_is_read_for_long_counts_as_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(feature_store.LIMIT, "1e-6")
     stored = write(root)

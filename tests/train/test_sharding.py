@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from classy_vision.config import ConfigError
+from classy_vision.heads import FullyConnectedHead
+from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.config import ScheduleConfig
 from classy_vision.train.run_folder import RunFolder, read_state
-from classy_vision.train.sharding import REFUSED, check_sharding, wants_sharding
+from classy_vision.train.sharding import REFUSED, check_parameters, check_sharding, wants_sharding
 from classy_vision.train.shards import Shards, SpreadTensor, fit_optimizer, hash_file, join_state, read_whole
 from tests.train.command import FSDP, classy, digits_job, head, job, start, write
 from tests.train.double import in_float64
@@ -295,6 +297,23 @@ def test_shards_of_no_checkpoint_are_removed(tmp_path: Path) -> None:
         folder.read_checkpoint()
 
 
+def test_a_checkpoint_in_parts_is_not_taken_for_weights(shards: Shards) -> None:
+    model = build_model({**VIT, "heads": [head("colour", num_classes=2)]})
+    state = {"model": {"w": {"in_shards": "model/w"}}, "optimizer": {}, "shards": {"number": 1}}
+    with pytest.raises(ConfigError, match=r"in parts.*model\.safetensors"):
+        load_weights(model, state)
+
+
+@pytest.mark.parametrize(
+    "said", [{"number": "../1", "digests": ["a"]}, {"number": 1, "digests": []}, {"number": 1}, [1]]
+)
+def test_a_checkpoint_that_does_not_name_its_shards(said: Any, tmp_path: Path) -> None:
+    parts = {"model": {}, "optimizer": {}, "scaler": None, "history": [], "data": "", "progress": None}
+    RunFolder(tmp_path).write_checkpoint({**parts, "shards": said})
+    with pytest.raises(ConfigError, match="does not say which shards belong to it"):
+        read_state(tmp_path / "checkpoint.pt")
+
+
 def test_a_failed_write_of_a_shard_leaves_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
     folder = RunFolder(tmp_path)
     digest = folder.write_shard(1, 0, {"w": torch.ones(2)})
@@ -334,6 +353,23 @@ def test_other_kinds_of_fsdp_are_refused(name: str, value: str, monkeypatch: pyt
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match=f"sets {name.lower()} to '{value}'.*{name}="):
         wants_sharding()
+
+
+def test_parameters_that_cannot_be_divided_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    classes = {"num_classes": 2}
+    one_number = build_model({**VIT, "heads": [head("colour", pooling="gem", **classes)]})
+    with pytest.raises(ConfigError, match=r"'heads\..*power' is a single number.*ACCELERATE_USE_FSDP"):
+        check_parameters(one_number, 2)
+    check_parameters(one_number, 1)
+    tied = build_model({**VIT, "heads": [head("colour", **classes)]})
+    check_parameters(tied, 2)
+    tied.blocks.layer_1.mlp.fc1.weight = tied.blocks.layer_0.mlp.fc1.weight
+    with pytest.raises(ConfigError, match=r"'blocks\.layer_1\..*' belongs to several blocks or heads"):
+        check_parameters(tied, 2)
+    apart = ClassyModel.from_model(torch.nn.Linear(4, 4), input_shape=(4,))
+    apart.set_heads({"trunk_output": [FullyConnectedHead("colour", 2)]})
+    check_parameters(apart, 2)  # a trunk with a forward of its own has no blocks
 
 
 @pytest.mark.slow

@@ -48,6 +48,13 @@ def test_missing_labels_cost_nothing_and_are_not_measured(kind: str) -> None:
     assert of.say_target(truth[1]) == "-"
 
 
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_process_may_have_no_rows_of_a_batch(kind: str) -> None:
+    """As where none of its files can be read."""
+    of = task(kind)
+    assert of.valid(targets(of)[:0]).shape == (0,)
+
+
 def test_losses_are_the_usual_ones() -> None:
     outputs, labels = torch.randn(4, 3), torch.tensor([1, -100, 0, 2])
     smoothed = task("classification", label_smoothing=0.1)
