@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -89,10 +88,6 @@ def main() -> None:
     What goes wrong is one message, not a traceback. The exit code is 2 if the command was wrong,
     1 if it failed while it ran, and 130 after Ctrl-C.
     """
-    if sys.argv[1:2] == ["train"]:
-        from classy_vision.cli.huge_pages import use_huge_pages
-
-        use_huge_pages()
     from classy_vision.cli.failures import run
 
     run(app)

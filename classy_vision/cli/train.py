@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from classy_vision.cli.failures import INTERRUPTED
+from classy_vision.cli.memory import keep_memory
 from classy_vision.cli.options import ForceOption, option, training_packages
 from classy_vision.config import ConfigError
 
@@ -70,6 +71,7 @@ def train(
         from classy_vision.train.config import load_settings
 
         settings = load_settings(config, overrides or ())
+    keep_memory()
     with training_packages():
         from classy_vision.train import run
     try:

@@ -193,6 +193,18 @@ def make_loader(
     )
 
 
+def start_workers(order: EpochBatches, batches: DataLoader[Sample]) -> None:
+    """Starts the processes that read ``batches``, which come in ``order``, and gives them nothing to read yet.
+
+    They are copies of this process. One that starts after a step of training holds the memory of that step for
+    good, and this process copies each page of it that it writes to.
+    """
+    if batches.num_workers:
+        order.start = len(order)
+        iter(batches)
+        order.start = 0
+
+
 def _collate(samples: Sequence[Sample]) -> Batch:
     """Makes a batch of samples; unreadable ones are only named."""
     places = [i for i, sample in enumerate(samples) if not sample.error]

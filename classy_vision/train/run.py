@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from classy_vision.config import ConfigError, OperationError
-from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader
+from classy_vision.data.batches import Batch, EpochBatches, Sample, make_loader, start_workers
 from classy_vision.models import ClassyModel
 from classy_vision.run_files import ADAPTER, CURVES, PREDICTIONS
 from classy_vision.train.adapters import merge_adapters, merged_state, write_adapter, write_adapter_heads
@@ -311,7 +311,8 @@ class Trainer:
         )
         freeze(model, schedule, len(state["history"]) if state else 0)
         order, train_batches = make_batches(job, accelerator, held_out=False)
-        _, val_batches = make_batches(job, accelerator, held_out=True)
+        val_order, val_batches = make_batches(job, accelerator, held_out=True)
+        start_workers(val_order, val_batches)
         console = Console(quiet=accelerator.process_index > 0)
         return cls(
             job,

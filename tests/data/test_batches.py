@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from itertools import chain
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 
-from classy_vision.data.batches import EpochBatches, Samples, make_loader
+from classy_vision.data.batches import EpochBatches, Samples, make_loader, start_workers
 from classy_vision.data.config import ClipConfig, DataConfig
 from classy_vision.data.preprocessing import with_statistics
 from tests.data.videos import make_videos
@@ -67,6 +68,29 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         assert not torch.equal(*epochs)
         seen.append(torch.cat(epochs))
     assert torch.equal(*seen)
+
+
+@pytest.mark.filterwarnings(ONE_PROCESSOR)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_start_before_there_is_anything_to_read(workers: int, tmp_path: Path) -> None:
+    make_table(tmp_path)
+    images = [tmp_path / f"{n}.png" for n in range(24)]
+    order = EpochBatches(range(24), 4, None)
+    loader = make_loader(
+        Samples(images, with_statistics(DataConfig(image_size=8), 3), 3, None), order, workers=workers
+    )
+
+    def processes() -> set[int]:
+        return {child.pid for child in multiprocessing.active_children() if child.pid} - others
+
+    others: set[int] = set()
+    others = processes()
+    start_workers(order, loader)
+    started = processes()
+    assert len(started) == workers
+    for _ in range(2):
+        assert [row for batch in loader for row in batch.rows.tolist()] == list(range(24))
+    assert processes() == started
 
 
 @pytest.mark.filterwarnings(ONE_PROCESSOR)
