@@ -17,7 +17,7 @@ def keep_memory() -> bool:
 
     A step of training on a CPU frees gigabytes of activations and allocates them again. glibc gives large
     blocks back to the kernel at once, which must clear each of their pages when they are asked for again: that
-    takes a quarter to a half of a step. What the user has set in the environment stands.
+    takes a quarter to a half of a step. Settings in the environment are left as they are. Source: mallopt(3).
     """
     if sys.platform != "linux" or any(name in os.environ for name in _CHOICES):
         return False

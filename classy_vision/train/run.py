@@ -84,7 +84,7 @@ REHEARSED = 4
 SHOWN = 24
 """Images or videos in predictions.png."""
 NOTHING = Batch(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0), [])
-"""The batch of a process for which there are no rows."""
+"""The batch of a process that has no rows left."""
 SHARED = "the processes share parameters, gradients and what the optimizer keeps, by FSDP2"
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from classy_vision.cli.train import train
+from tests.train.command import digits_job, write
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="of glibc"
@@ -67,3 +71,15 @@ def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "confstr", lambda name: None)
     assert not keep_memory()
+
+
+def test_training_keeps_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReachedError(Exception):
+        pass
+
+    def reach() -> None:
+        raise ReachedError
+
+    monkeypatch.setattr("classy_vision.cli.train.keep_memory", reach)
+    with pytest.raises(ReachedError):
+        train(write(tmp_path / "digits.json", digits_job()), tmp_path / "run")
