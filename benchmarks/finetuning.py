@@ -12,6 +12,7 @@ images, batches and epochs, and AdamW:
 - probe: ``recipe: linear-probe`` without mirroring, with the epochs of the others.
 - layer decay: plain with ``layer_decay: 0.75``, drawing no augmentation either.
 - recipe: ``recipe: fine-tune-transformer`` without mirroring, at the rate of the others.
+- few labels: ``recipe: few-labels`` at the rate of the others.
 - timm: layer decay by ``create_optimizer_v2``, random crops and RandAugment by ``create_transform``, mixup and
   cutmix by ``Mixup``, ``ModelEmaV3`` and ``CosineLRScheduler``, with the numbers of the recipe.
 
@@ -65,6 +66,7 @@ ARMS: dict[str, tuple[str | None, dict[str, Any], dict[str, Any]]] = {
         {"learning_rate": RATE, "ema": AVERAGE},
         {"augment": {"crop": [0.7, 1.0], "policy": "randaugment", "operations": 1, "magnitude": 5}},
     ),
+    "few labels": ("few-labels", {"learning_rate": RATE}, {}),
 }
 """By name: the recipe, and what the schedule and the data say beside it."""
 

@@ -42,6 +42,16 @@ def families() -> dict[str, tuple[str, ...]]:
     return {family: tuple(presets) for family, presets in found.items()}
 
 
+def family_of(name: str) -> str:
+    """The family of a preset, or of the family that is called so.
+
+    Raises:
+        UnknownNameError: no model is called so.
+    """
+    check_model(name)
+    return next(family for family, presets in families().items() if name in (family, *presets))
+
+
 def is_model(name: str) -> bool:
     """Whether a family or a preset is called so."""
     known = families()
@@ -75,10 +85,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
         return
     if not isinstance(name, str) or "/" in name:
         return
-    check_model(name)
     known: dict[str, dict[str, list[str]]] = json.loads(KEYS.read_text(encoding="utf-8"))
-    family = next(family for family, presets in _families().items() if name in (family, *presets))
-    wrong = _list_unknown(config, known["models"][family], name)
+    wrong = _list_unknown(config, known["models"][family_of(name)], name)
     for head in heads:
         kind = head.get("name")
         if isinstance(kind, str) and kind not in known["heads"]:

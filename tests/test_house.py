@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "classy_vision"
 # Each may import what stands before it.
 LAYERS = [
     {"errors"},
+    {"atomic"},
     {"config", "registry", "presets", "text", "lazy", "removed", "run_files", "untrusted"},
     {"layers"},
     {"weights"},

@@ -126,22 +126,25 @@ def _begin(
     device: str,
 ) -> tuple[Comparison, list[Row]]:
     """Finds what is compared, and the rows of tables that were written before."""
+    from classy_vision.study import Recipe, find_candidates
+    from classy_vision.study.files import READABLE, read_table
+
+    tables = [word for word in models if Path(word).suffix in READABLE]
+    known = [row for word in tables for row in read_table(Path(word))]
+    words = [word for word in models if word not in tables]
+    candidates = find_candidates(words) if words else []
+    recipe = Recipe.read(train, overrides or ()) if train else None
+    # What follows imports torch, which takes seconds.
     from classy_vision.cost.inputs import parse_size
     from classy_vision.cost.measure import check_device
     from classy_vision.cost.memory import check_options
-    from classy_vision.study import Comparison, Recipe, find_candidates
-    from classy_vision.study.files import READABLE, read_table
+    from classy_vision.study import Comparison
 
     check_options(batch, dtype, device)
     check_device(device)
     if train:
         with training_packages():
             from classy_vision.train import run as run
-    recipe = Recipe.read(train, overrides or ()) if train else None
-    tables = [word for word in models if Path(word).suffix in READABLE]
-    known = [row for word in tables for row in read_table(Path(word))]
-    words = [word for word in models if word not in tables]
-    candidates = find_candidates(words) if words else []
     return Comparison(candidates, parse_size(image_size), recipe, batch, dtype), known
 
 
@@ -185,9 +188,9 @@ class Outputs:
         Raises:
             ConfigError: there is no such column, or a file cannot be written.
         """
+        from classy_vision.atomic import check_target
         from classy_vision.study.files import TABLES
         from classy_vision.study.row import check_column
-        from classy_vision.weights.files import check_target
 
         for where, name in (("--sort", self.sort), ("--x", self.x), ("--y", self.y)):
             if name:

@@ -112,7 +112,7 @@ def _print_errors(found: Evaluation) -> None:
     for name, error in list(found.errors.items())[:10]:
         typer.echo(f"cannot read {name}: {error}", err=True)
     if found.errors:
-        typer.echo(f"{len(found.errors)} could not be read, and are not in the metrics", err=True)
+        typer.echo(f"{found.unreadable} could not be read, and are not in the metrics", err=True)
         raise typer.Exit(1)
 
 

@@ -22,8 +22,8 @@ Pattern = Annotated[
 def list_models(pattern: Pattern = "*", format: FormatOption = Format.TABLE) -> None:
     """List the presets with their parameters, multiply-adds and activations.
 
-    The numbers are those of the trunk and its default head for 1000 classes, for one input of the given
-    size, as papers print them. To see one model block by block: classy show NAME
+    The numbers are those of the trunk and its default head for 1000 classes, for one input of the size in
+    the last column, as papers print them. To see one model block by block: classy show NAME
     """
     from rich.console import Console
 
@@ -104,4 +104,4 @@ def _write_caption() -> str:
     text = (
         f"Parameters, multiply-adds (MACs) and activations (acts) with the default head for {CLASSES} classes."
     )
-    return f"{text}\nFamilies that a config describes: {', '.join(rest)}." if rest else text
+    return f"{text}\nFamilies without presets, which a config describes: {', '.join(rest)}." if rest else text

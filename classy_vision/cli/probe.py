@@ -12,7 +12,6 @@ import typer
 from classy_vision.cli.failures import INTERRUPTED
 from classy_vision.cli.options import (
     RUNNING,
-    TRAINED,
     DeviceOption,
     ForceOption,
     Format,
@@ -25,7 +24,11 @@ from classy_vision.cli.progress import show_progress
 if TYPE_CHECKING:
     from classy_vision.embed.readings import Probe
 
-Word = Annotated[str, typer.Argument(metavar="MODEL", help=f"The model: {TRAINED}; not an exported file.")]
+_MODEL = (
+    "The model: a run folder, a folder of save_pretrained, published weights, a file of weights, or "
+    "hf-hub:OWNER/NAME."
+)
+Word = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 _DATA = "A folder with a folder per class, a CSV or Parquet table, or 'digits' or 'scenes'."
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_DATA)]
 _FOLDER = "probes/NAME of the model"

@@ -24,7 +24,7 @@ def schema(output: Output = None, force: ForceOption = False) -> None:
     if output is None:
         print(_write_text(), end="")
         return
-    from classy_vision.weights.files import check_target, replacing
+    from classy_vision.atomic import check_target, replacing
 
     check_target(output, force=force, option="--output")
     text = _write_text()

@@ -67,10 +67,13 @@ def train(
     if resume is not None and not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is not a run folder: there is no such folder")
     settings = None
-    if config is not None:  # checked before what takes seconds to import
+    if config is not None:  # checked step by step, as what checks the rest takes seconds to import
         from classy_vision.train.config import load_settings
 
         settings = load_settings(config, overrides or ())
+        with training_packages():
+            from classy_vision.train.job import check_network
+        check_network(settings)
     keep_memory()
     with training_packages():
         from classy_vision.train import run
@@ -82,7 +85,7 @@ def train(
         else:
             run.train(settings, folder, force)
     except KeyboardInterrupt:
-        _tell(["", f"stopped; {plan.describe_rest(folder)}"], err=True)
+        _tell(["", f"stopped; {plan.describe_rest(folder, force)}"], err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -119,7 +122,7 @@ class _Plan(NamedTuple):
             return
         if not self.find_rate and not self.analyse_heads:
             raise ConfigError("--plot draws what --find-rate or --analyse-heads finds: give one of them")
-        from classy_vision.weights.files import check_target
+        from classy_vision.atomic import check_target
 
         check_target(self.plot, (".png", ".svg"), force=force, option="--plot")
 
@@ -138,9 +141,9 @@ class _Plan(NamedTuple):
             return [str(rates.find_rate(settings, self.plot)), *drawn]
         return [*head_gradients.analyse_heads(settings, self.plot).lines(), *drawn]
 
-    def describe_rest(self, folder: Path) -> str:
+    def describe_rest(self, folder: Path, force: bool) -> str:
         """What is left of a command that was stopped."""
         if self.seeds or self.folds:
-            return "the same command resumes it"
+            return "the same command without --force resumes it" if force else "the same command resumes it"
         begun = Path(folder, "config.yaml").is_file() and not any(self)
         return f"resume with: classy train --resume {folder}" if begun else "nothing was written"

@@ -72,7 +72,8 @@ Data = Annotated[
     option("--trained-on", "TEXT", "List only those whose tag has this, such as in22k, laion2b or dinov3."),
 ]
 Sort = Annotated[
-    str | None, option("--sort", "COLUMN", "Order by this column; '-top1' puts the largest first.")
+    str | None,
+    option("--sort", "COLUMN", "Print the best first by this column; '-top1' prints the worst first."),
 ]
 
 
@@ -179,14 +180,14 @@ def _has_license(license: str | None, wanted: str) -> bool:
 
 
 def _sort(rows: list[dict[str, Any]], column: str | None) -> list[dict[str, Any]]:
-    """Orders rows; those without a value come last."""
+    """Orders rows, the best first; those without a value come last."""
     if column is None:
         return rows
     name = column.removeprefix("-")
     if name not in HEADINGS:
         raise unknown("column", name, HEADINGS, "--sort")
     there = [row for row in rows if row[name] is not None]
-    ordered = sorted(there, key=lambda row: row[name], reverse=column.startswith("-"))
+    ordered = sorted(there, key=lambda row: row[name], reverse=(name == "top1") != column.startswith("-"))
     return [*ordered, *(row for row in rows if row[name] is None)]
 
 
@@ -337,12 +338,13 @@ def convert(source: In, target: Out, to: To, model: Model = None, force: ForceOp
     """Write weights in the layout of another library, and check them by reading them back."""
     import torch
 
+    from classy_vision.atomic import check_target
     from classy_vision.identify.networks import find_network_of
     from classy_vision.models import build_model, load_weights
     from classy_vision.trunk.loading import find_source
     from classy_vision.trunk.saving import check_layout
     from classy_vision.weights.catalogue import is_published
-    from classy_vision.weights.files import check_target, read_tensors
+    from classy_vision.weights.files import read_tensors
 
     target = Path(os.path.expanduser(target))
     check_target(target, WRITTEN, force=force)

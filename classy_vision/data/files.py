@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from classy_vision.errors import ConfigError
@@ -36,7 +37,7 @@ def find_images(arguments: Iterable[str], unit: str = "image") -> list[str]:
 
 
 def walk(argument: str | Path, unit: str) -> Iterator[str]:
-    """A file as it is; the images or videos in a folder, in order.
+    """A file as it is; the images or videos in a folder, in order. Links to folders are followed.
 
     Raises:
         ConfigError: an empty name, or a folder in which there are none.
@@ -55,6 +56,15 @@ def walk(argument: str | Path, unit: str) -> Iterator[str]:
     yield from files
 
 
+def hash_file(path: Path) -> str:
+    """Hashes what is in a file, by SHA-256, in hexadecimal digits."""
+    sha = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
 def describe_file(path: bytes | str) -> str:
     """Describes a file so that a change of it is seen: its size and time."""
     try:
@@ -64,12 +74,19 @@ def describe_file(path: bytes | str) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def _files(folder: str, suffixes: Iterable[str]) -> Iterator[str]:
+def _files(folder: str, suffixes: Iterable[str], above: tuple[str, ...] = ()) -> Iterator[str]:
+    above = (*above, folder)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, suffixes)
+        if entry.is_dir():
+            if not (entry.is_symlink() and _leads_back(entry.path, above)):
+                yield from _files(entry.path, suffixes, above)
         elif os.path.splitext(entry.name)[1].lower() in suffixes:
             yield entry.path
+
+
+def _leads_back(link: str, above: Iterable[str]) -> bool:
+    """Whether a link is to a folder that it is in: following it would never end."""
+    return any(os.path.samefile(link, folder) for folder in above)
 
 
 def count_processors() -> int:

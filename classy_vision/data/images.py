@@ -44,7 +44,7 @@ DARK = 2**12
 
 ValueRange = Literal["auto"] | tuple[float, float] | None
 _OPENING = Lock()
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -54,6 +54,7 @@ _UNREADABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
+"""What reading a damaged image raises; a ``ConfigError``, which is a ValueError, is not about the file."""
 
 
 class ImageError(ConfigError):
@@ -266,7 +267,7 @@ def _reading(source: Path) -> Iterator[None]:
         raise ImageError(
             source, f"not an image, or not of a format that is read ({', '.join(FORMATS)})"
         ) from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ImageError(source, str(error) or type(error).__name__) from None
 
 

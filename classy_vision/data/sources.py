@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv as texts
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -246,7 +247,10 @@ def _load_folder(data: FolderConfig, strata: StrataOf | None, test: bool) -> _Fo
             splits += [split] * len(part)
     labels = [label for label, _ in found]
     splits = _set_aside(
-        splits, data, lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed)
+        splits,
+        data,
+        lambda rows, part: _hold_out([labels[row] for row in rows], part, data.split_seed),
+        [(label,) for label in labels],
     )
     images = [path for _, path in found]
     columns: dict[str, list[Any]] = {"label": labels} if any(labels) else {}
@@ -303,8 +307,20 @@ Draw = Callable[[Sequence[int], float], Sequence[bool]]
 """Which of some rows are held out, if a fraction of them is."""
 
 
-def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Draw) -> list[str]:
-    """Draws from the training split what the source leaves open: a fraction to test, one to validate."""
+def _set_aside(
+    splits: Sequence[str],
+    data: FolderConfig | TableConfig,
+    draw: Draw,
+    values: Sequence[Collection[Hashable]],
+) -> list[str]:
+    """Draws from the training split what the source leaves open: a fraction to test, one to validate.
+
+    Args:
+        splits: by row, as the source says them.
+        data: how much is drawn.
+        draw: some of the rows that it is given.
+        values: by row, what training has to see a row of; empty for nothing.
+    """
     splits = list(splits)
     wanted = [(TEST, data.test)] if isinstance(data.test, float) else []
     if data.folds and VALIDATION in splits:
@@ -318,6 +334,7 @@ def _set_aside(splits: Sequence[str], data: FolderConfig | TableConfig, draw: Dr
         drawn = _choose(rows, draw(rows, fraction))
         if split == VALIDATION and data.folds:
             drawn = _draw_fold(rows, draw, data.folds, data.fold)
+            drawn = _leave_one_of_each(rows, drawn, values) if values else drawn
         for row in drawn:
             splits[row] = split
     return splits
@@ -328,13 +345,26 @@ def _choose(rows: Sequence[int], wanted: Sequence[bool]) -> list[int]:
 
 
 def _draw_fold(rows: Sequence[int], draw: Draw, folds: int, fold: int) -> list[int]:
-    """The rows of a fold; each row is in one of them."""
+    """The rows of a fold; each of ``rows`` is in one of them."""
     taken: list[int] = []
     for k in range(fold + 1):
         before = set(taken)
         rows = [row for row in rows if row not in before]
         taken = _choose(rows, draw(rows, 1 / (folds - k))) if k < folds - 1 else list(rows)
     return taken
+
+
+def _leave_one_of_each(
+    rows: Sequence[int], drawn: Sequence[int], values: Sequence[Collection[Hashable]]
+) -> list[int]:
+    """Of the rows that are drawn those with which no value goes that the others of ``rows`` do not have."""
+    kept, left = list[int](), Counter(value for row in set(rows) - set(drawn) for value in values[row])
+    for row in drawn:
+        if all(left[value] for value in values[row]):
+            kept.append(row)
+        else:
+            left.update(values[row])
+    return kept
 
 
 def _find_channels(images: Sequence[str | Path], data: DataConfig) -> int:
@@ -474,7 +504,9 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
         raise ConfigError(f"data.test = {data.test!r}: {path} has no column 'split' with that value")
     splits = _read_splits(split(), data) if split else [TRAINING] * len(images)
     if split is None or data.test is not None or data.folds:
-        splits = _set_aside(splits, data, _draw(Columns(columns), data, strata))
+        balanced = strata(Columns(columns)) if data.stratify and strata else None
+        names = [{one for one in row if isinstance(one.value, str)} for row in balanced or ()]  # not numbers
+        splits = _set_aside(splits, data, _draw(data, balanced), names)
     rows = [row for row, name in enumerate(splits) if (name == TEST) == test]
     wanted = [images[row] for row in rows]
     _check_exist(wanted, path, data)
@@ -483,11 +515,10 @@ def _load_table(data: TableConfig, strata: StrataOf | None, test: bool) -> _Foun
     return replace(found, root=data.masks or data.images or os.path.dirname(data.file))
 
 
-def _draw(columns: Mapping[str, Sequence[Any]], data: TableConfig, strata: StrataOf | None) -> Draw:
+def _draw(data: TableConfig, balanced: Strata | None) -> Draw:
     """Rows by chance, or the same part of each stratum."""
-    if not data.stratify or strata is None:
+    if balanced is None:
         return lambda rows, fraction: _hold_out([0] * len(rows), fraction, data.split_seed)
-    balanced = strata(columns)
     return lambda rows, fraction: hold_out([balanced[row] for row in rows], fraction, data.split_seed)
 
 

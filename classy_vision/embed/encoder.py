@@ -1,8 +1,7 @@
 """What embeds: a model that gives features of any blocks and outputs of heads in one pass, on any engine.
 
 A feature is read by a head without weights, so that whatever runs a model with heads gives features as well:
-    one
-walk through the trunk, nothing after the deepest block that is read, and pooling on the engine.
+one walk through the trunk, nothing after the deepest block that is read, and pooling on the engine.
 
 Axes: n samples, v views, c channels, s tokens, h height, w width.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.config import DataConfig
+from classy_vision.data.files import hash_file
 from classy_vision.embed.settings import Settings
 from classy_vision.heads.classy_head import ClassyHead, Source, TokenLayout
 from classy_vision.heads.pooling import POOLINGS, Pool, as_tokens, check_pooling
@@ -233,7 +232,7 @@ def _load_exported(path: str, settings: Settings) -> Encoder:
         raise unknown("head", odd, exported.heads)
     ids = {f"{HEAD}/{name}": name for name in settings.heads or exported.heads}
     about: dict[str, Any] = {"class": "ExportedModel", "config": None}
-    about |= {"digest": sha256(Path(path).read_bytes()).hexdigest()}
+    about |= {"digest": hash_file(Path(path))}
     about["preprocessing"] = _describe_data(data)
     cpu, most = torch.device("cpu"), exported.metadata.max_batch
     return Encoder(Batched(exported), data, len(data.mean or ()), cpu, ids, about, most)

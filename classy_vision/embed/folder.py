@@ -33,14 +33,15 @@ LISTING, NEW_LISTING = ".source.parquet", ".source.part"
 LANCE = "embeddings.lance"
 """The Lance dataset, which is a folder."""
 VERSION = 1
-BUFFER = 2**26
-"""Bytes of features that are held before they are written."""
+BUFFER, ROWS = 2**26, 4096
+"""Bytes of features, and rows, that are held before they are written."""
 DTYPES = {"float16": pyarrow.float16(), "float32": pyarrow.float32()}
 FINGERPRINT = "source.fingerprint"
 COMPUTED = "computed"
 """How the rows were computed, in one way or in several: sizes of batches, threads and devices."""
 WRONG = b"errors"
 """The key of a shard's metadata that has its errors."""
+NO_ERRORS = b"[]"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,28 @@ class Folder:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
+    def forget_errors(self, shards: int) -> None:
+        """Removes those shards of complete embeddings that lack a sample: why it could not be read may be over.
+
+        Of embeddings that are not complete they stay, so that what is killed again and again gets on.
+
+        Args:
+            shards: how many there are.
+        """
+        if not (self.path / MANIFEST).is_file():
+            return
+        files = [self.find_shard(i) for i in range(shards) if self._read_errors(i) not in (None, NO_ERRORS)]
+        if files:
+            self._reopen()
+        for file in files:
+            file.unlink(missing_ok=True)
+
+    def _reopen(self) -> None:
+        """Removes what only complete embeddings have, first of all what says that they are."""
+        for name in (MANIFEST, ERRORS):
+            (self.path / name).unlink(missing_ok=True)
+        self.remove_lance()
+
     def remove_lance(self) -> None:
         """Removes the Lance dataset, if there is one: all at once, so that a kill leaves no part of it."""
         place, aside = self.path / LANCE, self.path / f".{LANCE}.old.part"
@@ -138,7 +161,8 @@ class Folder:
         return _read_json(self.path / ABOUT)
 
     def note(self, how: Mapping[str, Any]) -> None:
-        """Notes how shards are computed that are not there yet: the size of batches, threads and the device."""
+        """Notes that shards are going to be computed, and how: the size of batches, threads and the device."""
+        self._reopen()
         known = self.read_about()
         ways = known.get(COMPUTED, [])
         if how not in ways:
@@ -176,13 +200,15 @@ class Folder:
 
     def holds(self, index: int) -> bool:
         """Tells whether a shard is there; one that is damaged does not count."""
-        file = self.find_shard(index)
-        if not file.is_file():
-            return False
+        return self._read_errors(index) is not None
+
+    def _read_errors(self, index: int) -> bytes | None:
+        """Reads the errors of a shard as they are written; None where it is not there, or damaged."""
         try:
-            return WRONG in (parquet.read_metadata(file).metadata or {})
+            found: Mapping[bytes, bytes] = parquet.read_metadata(self.find_shard(index)).metadata or {}
         except (OSError, pyarrow.ArrowException):
-            return False
+            return None
+        return found.get(WRONG)
 
     def finish(self, columns: Mapping[str, Any], shards: int) -> None:
         """Writes the errors and, last, the manifest.
@@ -244,7 +270,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_text(file: Path, text: str) -> None:
-    from classy_vision.weights.files import replacing
+    from classy_vision.atomic import replacing
 
     with replacing(file) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -327,17 +353,17 @@ class ShardWriter:
             use_dictionary=layout.columns.names,
             write_statistics=layout.texts,
         )
-        self._size = max(1, BUFFER // max(1, layout.row_bytes))
-        self._samples: list[Sample] = []
+        self._size = max(1, min(ROWS, BUFFER // max(1, layout.row_bytes)))
+        self._rows: list[tuple[str, str, pyarrow.Table | None]] = []  # without what the samples are read from
         self._values: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in layout.shapes}
         self._errors: list[tuple[str, str, str]] = []
 
     def add(self, sample: Sample, outputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Adds a row."""
-        self._samples.append(sample)
+        self._rows.append((sample.name, sample.path, sample.cells))
         for name, values in self._values.items():
             values.append(outputs[name])
-        if len(self._samples) >= self._size:
+        if len(self._rows) >= self._size:
             self._flush()
 
     def add_error(self, sample: Sample, reason: str) -> None:
@@ -356,18 +382,16 @@ class ShardWriter:
             self._writer.close()
 
     def _flush(self) -> None:
-        if not self._samples:
+        if not self._rows:
             return
-        arrays = [
-            pyarrow.array([sample.name for sample in self._samples], pyarrow.string()),
-            pyarrow.array([sample.path for sample in self._samples], pyarrow.string()),
-        ]
+        ids, paths, rows = zip(*self._rows)
+        arrays = [pyarrow.array(ids, pyarrow.string()), pyarrow.array(paths, pyarrow.string())]
         if self._layout.columns.names:
-            cells = pyarrow.concat_tables([sample.cells for sample in self._samples]).cast(self._layout.columns)
+            cells = pyarrow.concat_tables(rows).cast(self._layout.columns)
             arrays += [column.combine_chunks() for column in cells.columns]
         arrays += [self._convert(name, values) for name, values in self._values.items()]
         self._writer.write_table(pyarrow.table(arrays, schema=self._layout.schema))
-        self._samples = []
+        self._rows = []
         self._values = {name: [] for name in self._values}
 
     def _convert(self, name: str, values: Sequence[np.ndarray[Any, Any]]) -> pyarrow.Array:
@@ -396,7 +420,7 @@ def open_shard(file: Path, layout: Layout) -> Iterator[ShardWriter]:
         OperationError: the disk is full, or fails.
         ConfigError: it cannot be written there.
     """
-    from classy_vision.weights.files import replacing
+    from classy_vision.atomic import replacing
 
     with replacing(file) as beside, open(beside, "wb") as target:
         writer = ShardWriter(target, layout)

@@ -30,7 +30,7 @@ class Summary:
         folder: with the shards.
         rows: in all shards.
         errors: samples that could not be read; ``errors.csv`` lists them.
-        new: rows that this call added.
+        new: rows that this call computed.
         seconds: it took.
         busy: the share of the time in which the model ran, from 0 to 1: where it is low, reading is slow.
         ways: the sizes of batches, threads and devices with which rows were computed. Where there are several,
@@ -60,22 +60,23 @@ def embed(
 
     A folder of Parquet files is written: ``id``, ``path``, the columns of the source, and a fixed-size list for
     each block and pooling ("block3/mean") and head ("head/species"). ``load`` reads it. What is stopped or
-    killed at any moment continues with ``resume``, and gives each row once, with the same values. In processes
-    of ``torchrun`` each takes its part of the shards, and with ``runner="ray"`` actors of Ray do.
+    killed at any moment continues with ``resume``, and gives each row once, with the same values. Where all is
+    done, ``resume`` tries samples again that could not be read. In processes of ``torchrun`` each takes its
+    part of the shards, and with ``runner="ray"`` actors of Ray do.
 
     Args:
         model: a run folder, published weights, an exported file or what else means a model with weights; or a
             model, whose heads are replaced.
         source: a folder, a CSV or Parquet table with a column "path", tar files of WebDataset, or "hf:DATASET".
         output: the folder to write.
-        resume: continue what is in the folder.
+        resume: continue what is in the folder, or try again what could not be read.
         force: replace what is in the folder.
         progress: is called while samples are embedded; on Ray, after each shard.
         settings: values of ``Settings``: ``blocks``, ``heads``, ``pooling``, ``dtype``, ….
 
     Raises:
         ConfigError: something is not there or does not fit, or the folder is of another model or source.
-        OperationError: the disk is full, or the source is not there any more.
+        OperationError: the disk is full, or the source is not there any more, or the system fails to read it.
     """
     begin, how = time.perf_counter(), Settings.parse(settings, "embed")
     task = Task(model, source, Folder(Path(os.path.expanduser(output))), how, resume, force)

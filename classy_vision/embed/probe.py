@@ -23,6 +23,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError, system_error, unknown
 from classy_vision.cost.count import count
 from classy_vision.data.config import DataConfig
@@ -46,7 +47,6 @@ from classy_vision.train.job import Job, prepare
 from classy_vision.train.run_folder import hash_state
 from classy_vision.trunk.names import END
 from classy_vision.trunk.use import preprocessing_of
-from classy_vision.weights.files import replacing
 
 EPOCHS, BATCH = 30, 64
 REACH = 1.0

@@ -244,7 +244,7 @@ def find_duplicates(
 ) -> tuple[Group, ...]:
     """Joins neighbours that are at least as similar as ``threshold`` to groups, the largest first."""
     count = len(joined.rows)
-    pairs = np.argwhere(joined.similarities >= threshold)
+    pairs = np.argwhere(joined.similarities >= min(threshold, 1 - EQUAL))
     ones, others = pairs[:, 0], joined.rows[pairs[:, 0], pairs[:, 1]]
     edges = coo_array((np.ones(len(ones), bool), (ones, others)), shape=(count, count))
     _, numbers = connected_components(edges, directed=False)

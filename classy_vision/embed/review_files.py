@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError, system_error
 from classy_vision.embed.findings import Neighbours
 from classy_vision.embed.review_page import list_shown, render_page
 from classy_vision.embed.thumbnails import Files, make_thumbnail, make_thumbnails
-from classy_vision.weights.files import replacing
 
 PAGE, TABLE, RESULT = "neighbours.html", "neighbours.parquet", "neighbours.json"
 SHOWN = 24

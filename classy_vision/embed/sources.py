@@ -7,6 +7,7 @@ needs torch, and no listing is held in memory.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -27,7 +28,7 @@ from classy_vision.data.config import TableConfig
 from classy_vision.data.files import SUFFIXES, TABLES, describe_file, walk
 from classy_vision.data.images import ImageError
 from classy_vision.data.sources import SPLITS
-from classy_vision.errors import OperationError
+from classy_vision.errors import FAILURES, OperationError
 from classy_vision.predict.inputs import Input
 
 HUGGING_FACE = "hf:"
@@ -38,6 +39,10 @@ TEXTS = {"cls": "label", "txt": "text", "json": "json"}
 """Members of a sample in a tar file that become columns, and what these are called."""
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 RESERVED = ("id", "path")
+FAILED = FAILURES | {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT}
+"""Errors of the system that are not about a file, which may be readable soon."""
+SLICE = 64
+"""Rows of a Hugging Face dataset that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,29 @@ def open_source(word: str, unit: str, listing: Path, shard_size: int, *, resume:
     """
     kind = find_kind(word)
     if kind == "hugging face":
-        return HuggingFace(word, shard_size)
+        return HuggingFace(word, shard_size, unit)
     if kind == "tar":
         return Tars(word, unit)
     if not (resume and listing.is_file()):
         path = os.path.expanduser(word)
         write_listing(list_folder(path, unit) if kind == "folder" else list_table(path), listing, shard_size)
     return Listing(listing, word, kind)
+
+
+def stop_at_failure(error: BaseException | None, name: str) -> None:
+    """Raises where the system has failed, and not a file: as an error of the sample it would stand for good.
+
+    Args:
+        error: with which reading has failed.
+        name: of what was read.
+
+    Raises:
+        OperationError: the system has failed.
+    """
+    if not isinstance(error, OSError) or type(error).__module__ != "builtins":
+        return  # libav says so of damaged videos, too
+    if error.errno in FAILED:
+        raise OperationError(f"cannot read {shown(name)}: {error.strerror}; --resume continues") from None
 
 
 # -- folders and tables
@@ -230,7 +251,7 @@ def list_table(file: str) -> Iterator[pyarrow.Table]:
     Relative paths start at the table's folder.
 
     Raises:
-        ConfigError: the table cannot be read, or has no paths.
+        ConfigError: the table cannot be read, or lacks a path or an id.
     """
     root, first = os.path.dirname(file), 1
     for table in _read_table(file):
@@ -241,7 +262,7 @@ def list_table(file: str) -> Iterator[pyarrow.Table]:
             raise ConfigError(f"{file}, row {first + empty}: there is no path")
         ids = [escape(cell) for cell in cells]
         if "id" in table.column_names:
-            ids = [str(cell) for cell in table.column("id").to_pylist()]
+            ids = _read_ids(table.column("id").to_pylist(), file, first)
         paths = [os.fsencode(os.path.join(root, cell)) for cell in cells]
         columns = {name: table.column(name) for name in table.column_names if name not in RESERVED}
         first += len(cells)
@@ -252,6 +273,17 @@ def list_table(file: str) -> Iterator[pyarrow.Table]:
                 **columns,
             }
         )
+
+
+def _read_ids(cells: list[Any], where: str, first: int) -> list[str]:
+    """Reads ids as texts; ``first`` is the number of their first row.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    if None in cells:
+        raise ConfigError(f"{where}, row {first + cells.index(None)}: there is no id")
+    return [str(cell) for cell in cells]
 
 
 def _read_table(file: str) -> Iterator[pyarrow.Table]:
@@ -275,7 +307,7 @@ def write_listing(tables: Iterable[pyarrow.Table], file: Path, shard_size: int) 
     Raises:
         ConfigError: there are no rows, or the file cannot be written.
     """
-    from classy_vision.weights.files import replacing
+    from classy_vision.atomic import replacing
 
     digest, parts = hashlib.sha256(), iter(tables)
     first = next(parts, None)
@@ -371,9 +403,9 @@ class Tars:
 
     @cached_property
     def columns(self) -> pyarrow.Schema:
-        """Those of the first sample; all are text."""
-        first: dict[str, Any] = next((parts for _, parts in _group(self._files[0])), {})
-        return pyarrow.schema([(name, pyarrow.string()) for end, name in TEXTS.items() if end in first])
+        """Those of the samples in the first tar file that has some; all are text."""
+        ends = next(filter(None, map(_list_ends, self._files)), set[str]())
+        return pyarrow.schema([(name, pyarrow.string()) for end, name in TEXTS.items() if end in ends])
 
     @property
     def shards(self) -> int:
@@ -389,7 +421,8 @@ class Tars:
             for key, parts in _group(file):
                 yield self._make(key, parts, shard)
         except (OSError, tarfile.TarError) as error:
-            reason = "it is cut short" if isinstance(error, tarfile.TarError) else error
+            stop_at_failure(error, file)
+            reason = "it is damaged or cut short" if isinstance(error, tarfile.TarError) else error
             name = os.path.basename(file)
             wrong = ImageError(Path(file), f"{reason}: the samples that it should have after this are missing")
             yield Sample(escape(name), wrong, escape(file), shard, self._find_cells({}))
@@ -408,13 +441,31 @@ class Tars:
             if name in cells and end in parts:
                 try:
                     cells[name] = [parts[end].read().decode("utf-8", "backslashreplace").strip()]
-                except OSError:  # the image, which comes with it, is missing as well
-                    continue
+                except OSError as error:  # the image, which comes with it, is missing as well
+                    stop_at_failure(error, parts[end].file)
         return pyarrow.table(cells, self.columns)
 
     def check(self) -> None:
         if not os.path.exists(os.path.dirname(self._files[0]) or "."):
             raise OperationError(f"{os.path.dirname(self._files[0])!r} is not there any more")
+
+
+def _list_ends(file: str) -> set[str]:
+    """Lists what follows the first dot in the names of members, as far as a tar file can be read.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    ends = set[str]()
+    try:
+        for _, parts in _group(file):
+            ends |= parts.keys()
+    except tarfile.TarError:  # whoever reads it says so
+        pass
+    except OSError as error:
+        stop_at_failure(error, file)
+        raise system_error(error, f"cannot read {shown(file)}") from None
+    return ends
 
 
 def _group(file: str) -> Iterator[tuple[str, dict[str, Part]]]:
@@ -446,15 +497,26 @@ def _group(file: str) -> Iterator[tuple[str, dict[str, Part]]]:
 
 
 def _walk_tar(file: str) -> Iterator[tarfile.TarInfo]:
+    """Yields the members that belong to samples.
+
+    Raises:
+        tarfile.TarError: the file is no tar file, or is cut short, after the members before that.
+    """
     with tarfile.open(file, "r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # it would grow with the file
-            if member.isfile():
+            if member.isfile() and _is_part(member.name):
                 yield member
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(512) != END_OF_TAR:
             raise tarfile.ReadError("unexpected end of data")
+
+
+def _is_part(name: str) -> bool:
+    """Tells whether a name has something before and after a first dot, unlike "README" and ".DS_Store"."""
+    stem, dot, _ = name.rpartition("/")[2].partition(".")
+    return bool(stem and dot)
 
 
 def _find_tars(word: str) -> list[str]:
@@ -492,13 +554,24 @@ def _holds_tars(folder: str) -> bool:
 class HuggingFace:
     """A dataset of the ``datasets`` library: a folder of ``save_to_disk``, or a name that it loads.
 
+    Args:
+        word: names it.
+        shard_size: the rows in a shard.
+        unit: "image"; videos are not read from such datasets.
+
     Raises:
-        ConfigError: the library is not installed, it has no such dataset, or that has no images.
+        ConfigError: the library is not installed, it has no such dataset, or that has no images or is empty.
     """
 
-    def __init__(self, word: str, shard_size: int) -> None:
+    def __init__(self, word: str, shard_size: int, unit: str = "image") -> None:
+        if unit != "image":
+            raise ConfigError(
+                f"{shown(word)}: {unit}s are read from folders and tables, not from Hugging Face datasets"
+            )
         self._word, self._size = word, shard_size
         self._data, self._image, self._labels = _load_dataset(word)
+        if not len(self._data):
+            raise ConfigError("the collection is empty: there is nothing to embed")
 
     @property
     def about(self) -> dict[str, Any]:
@@ -522,13 +595,25 @@ class HuggingFace:
 
     def read(self, shard: int) -> Iterator[Sample]:
         start = shard * self._size
-        images, cells = self._convert(self._data.with_format("arrow")[start : start + self._size])
-        for row, image in enumerate(images.to_pylist()):
+        end = min(start + self._size, len(self._data))
+        for first in range(start, end, SLICE):
+            yield from self._read_rows(first, min(first + SLICE, end), shard)
+
+    def _read_rows(self, first: int, end: int, shard: int) -> Iterator[Sample]:
+        table = self._data.with_format("arrow")[first:end]
+        images, cells = self._convert(table)
+        names = {*RESERVED} & {*table.column_names} - {self._image}
+        given = {name: table.column(name).to_pylist() for name in names}
+        ids = [str(row) for row in range(first, end)]
+        if "id" in given:
+            ids = _read_ids(given["id"], self._word, first + 1)
+        paths = given.get("path", [None] * len(ids))
+        for row, (name, image, said) in enumerate(zip(ids, images.to_pylist(), paths)):
             path = (image or {}).get("path") or ""
             source: Any = (image or {}).get("bytes") or (Path(path) if path else None)
             if source is None:
-                source = ImageError(Path(str(start + row)), "the row has no image")
-            yield Sample(str(start + row), source, escape(path), shard, cells.slice(row, 1))
+                source = ImageError(Path(name), "the row has no image")
+            yield Sample(name, source, escape(str(said or path)), shard, cells.slice(row, 1))
 
     def check(self) -> None:
         """Does nothing: the library holds its files open."""

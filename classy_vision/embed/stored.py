@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow
 from pyarrow import parquet
 
-from classy_vision.config import ConfigError, system_error, unknown
+from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.embed.folder import Folder
 
 if TYPE_CHECKING:
@@ -48,7 +50,10 @@ class Embeddings(Mapping[str, Array]):
     @property
     def columns(self) -> list[str]:
         """The columns that ``column`` reads: ids, paths, and those of the source."""
-        names = parquet.read_schema(self.folder / self.manifest["shards"][0]["file"]).names
+        if not self._files:
+            return ["id", "path"]
+        with self._open(self._files[0]) as file:
+            names: list[str] = file.schema_arrow.names
         return [name for name in names if name not in self.manifest["columns"]]
 
     def __iter__(self) -> Iterator[str]:
@@ -60,7 +65,10 @@ class Embeddings(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         """Reads features or outputs: an array (n, …) in the dtype in which they were written."""
         found = np.empty(self.shape(name), self._find(name)["dtype"])
-        self._fill(name, found)
+        start = 0
+        for rows in self._read_rows(name):
+            found[start : start + len(rows)] = rows
+            start += len(rows)
         return found
 
     def tensor(self, name: str) -> Tensor:
@@ -73,6 +81,7 @@ class Embeddings(Mapping[str, Array]):
         """Maps features or outputs into memory, from a ``.npy`` file that the first call writes.
 
         Raises:
+            OperationError: the disk is full, or fails.
             ConfigError: the file cannot be written.
         """
         file = self.folder / f".{name.replace('/', '.')}.npy"
@@ -80,18 +89,7 @@ class Embeddings(Mapping[str, Array]):
             not file.is_file() or file.stat().st_mtime_ns < (self.folder / "manifest.json").stat().st_mtime_ns
         )
         if stale:
-            beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-            try:
-                target = np.lib.format.open_memmap(
-                    beside, "w+", np.dtype(self._find(name)["dtype"]), self.shape(name)
-                )
-                self._fill(name, target)
-                target.flush()
-                os.replace(beside, file)
-            except OSError as error:
-                raise system_error(error, f"cannot write {str(file)!r}") from None
-            finally:
-                beside.unlink(missing_ok=True)
+            self._write_array(name, file)
         found: np.memmap[Any, Any] = np.load(file, mmap_mode="r")
         return found
 
@@ -100,13 +98,15 @@ class Embeddings(Mapping[str, Array]):
 
         Raises:
             UnknownNameError: there is no such column.
+            ConfigError: a file of rows cannot be read.
         """
         if name not in self.columns:
             raise unknown("column", name, self.columns, str(self.folder))
-        files = [self.folder / part["file"] for part in self.manifest["shards"]]
-        return [
-            cell for file in files for cell in parquet.read_table(file, columns=[name]).column(name).to_pylist()
-        ]
+        cells: list[Any] = []
+        for part in self._files:
+            with self._open(part) as file:
+                cells += file.read([name]).column(name).to_pylist()
+        return cells
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of features or outputs, (n, …)."""
@@ -117,19 +117,57 @@ class Embeddings(Mapping[str, Array]):
             raise unknown("column", name, self.manifest["columns"], str(self.folder))
         return dict(self.manifest["columns"][name])
 
-    def _fill(self, name: str, target: Array) -> None:
-        """Reads a column into an array, a row group at a time."""
-        start, flat = 0, target.reshape(len(target), -1)
-        for part in self.manifest["shards"]:
-            try:
-                file = parquet.ParquetFile(self.folder / part["file"], memory_map=True)
+    @property
+    def _files(self) -> list[str]:
+        return [part["file"] for part in self.manifest["shards"]]
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[parquet.ParquetFile]:
+        """Opens a file of rows.
+
+        Raises:
+            ConfigError: it is not there, or is damaged.
+        """
+        try:
+            with parquet.ParquetFile(self.folder / name, memory_map=True) as file:
+                yield file
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ConfigError(
+                f"cannot read {name!r} in {str(self.folder)!r}, which classy embed --resume makes again: "
+                f"{first_line(error)}"
+            ) from None
+
+    def _read_rows(self, name: str) -> Iterator[Array]:
+        """Yields a column as arrays (n, …), one for each row group.
+
+        Raises:
+            ConfigError: a file cannot be read, or there are more or fewer rows than the manifest says.
+        """
+        (wanted, *shape), count = self.shape(name), 0
+        for part in self._files:
+            with self._open(part) as file:
                 for group in range(file.num_row_groups):
                     values = file.read_row_group(group, [name]).column(name).combine_chunks()
-                    rows = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
-                    flat[start : start + len(rows)] = rows
-                    start += len(rows)
-            except OSError as error:
-                raise ConfigError(f"cannot read {part['file']!r} in {str(self.folder)!r}: {error}") from None
+                    rows = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+                    count += len(rows)
+                    if count <= wanted:
+                        yield rows
+        if count != wanted:
+            raise ConfigError(f"{str(self.folder)!r} has {count:,} rows, and its manifest says {wanted:,}")
+
+    def _write_array(self, name: str, file: Path) -> None:
+        """Writes a column to a ``.npy`` file from its beginning to its end.
+
+        On a full disk that is an error; a mapping that finds no place ends the process.
+        """
+        from classy_vision.atomic import replacing
+
+        kind = np.dtype(self._find(name)["dtype"])
+        header = {"descr": kind.str, "fortran_order": False, "shape": self.shape(name)}
+        with replacing(file) as beside, open(beside, "wb") as target:
+            np.lib.format.write_array_header_1_0(target, header)
+            for rows in self._read_rows(name):
+                target.write(np.ascontiguousarray(rows, kind).data)
 
 
 def load(folder: str | Path) -> Embeddings:

@@ -16,9 +16,16 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from classy_vision.config import ConfigError
+from classy_vision.config import ConfigError, shown
 from classy_vision.data.files import VIDEOS, count_workers
-from classy_vision.data.images import MAX_PIXELS, ImageError, count_channels, open_header, open_image
+from classy_vision.data.images import (
+    MAX_PIXELS,
+    UNREADABLE,
+    ImageError,
+    count_channels,
+    open_header,
+    open_image,
+)
 from classy_vision.embed.folder import LISTING
 from classy_vision.embed.sources import Part, Sample, open_source
 from classy_vision.embed.stored import Embeddings
@@ -31,6 +38,8 @@ PARTS = ("tar", "hugging face")
 
 Place = Path | Part | bytes
 """Where the bytes of an image are."""
+Mark = Path | Part | tuple[int, bytes]
+"""What tells whether bytes are the same: where they are, or how many there are and their digest."""
 
 
 class Files:
@@ -67,22 +76,25 @@ class Files:
         roots = (self._root, *self._root.parents) if self._root.is_absolute() else ()
         return next((file for root in roots if (file := root / path).is_file()), path)
 
-    def open(self, rows: Iterable[int]) -> dict[int, Place]:
+    def walk(self, rows: Iterable[int]) -> Iterator[tuple[int, Place]]:
         """Finds where the bytes of images are, as far as they are there.
 
         Raises:
-            ConfigError: none of them is: the source is not there any more, or cannot be read.
+            ConfigError: none of them is: the source is not there any more, has changed, or cannot be read.
         """
         if self._source.get("kind") in PARTS:
-            return dict(self._open_parts(set(rows)))
-        return {row: self.locate(row) for row in rows if self.paths[row]}
+            yield from self._walk_parts(set(rows))
+        else:
+            yield from ((row, self.locate(row)) for row in rows if self.paths[row])
 
-    def _open_parts(self, rows: set[int]) -> Iterator[tuple[int, Place]]:
+    def _walk_parts(self, rows: set[int]) -> Iterator[tuple[int, Place]]:
         """Goes through the shards of a source that is not one file for each image."""
         parts = self.stored.manifest["shards"]
         ends = [*accumulate(part["rows"] for part in parts)]
         size, ids = self.stored.manifest["shard_size"], self.stored.ids
         source = open_source(self._source["name"], "image", Path(LISTING), size)
+        if source.fingerprint != self._source.get("fingerprint"):
+            raise ConfigError(f"{shown(self._source['name'])} has changed since it was embedded")
         for shard, (part, end) in enumerate(zip(parts, ends)):
             wanted = {ids[row]: row for row in range(end - part["rows"], end) if row in rows}
             if not wanted:
@@ -105,38 +117,45 @@ def find_copies(files: Files, groups: Sequence[Sequence[int]]) -> dict[int, int]
     Where the files are not there any more, none is found.
     """
     try:
-        places = files.open(row for group in groups for row in group)
+        marks = {row: _mark(place) for row, place in files.walk(row for group in groups for row in group)}
     except ConfigError:
         return {}
     found: dict[int, int] = {}
     for group in groups:
-        for rows in _sort_by(_measure, [(row, places[row]) for row in group if row in places]):
+        for rows in _sort_by(_measure, [(row, marks[row]) for row in group if row in marks]):
             for same in _sort_by(_digest, rows) if len(rows) > 1 else ():
                 found |= {row: same[0][0] for row, _ in same[1:]}
     return found
 
 
-def _sort_by(key: Any, rows: Sequence[tuple[int, Place]]) -> list[list[tuple[int, Place]]]:
+def _mark(place: Place) -> Mark:
+    """Keeps no bytes: those of all groups would not fit into memory."""
+    return (len(place), sha256(place).digest()) if isinstance(place, bytes) else place
+
+
+def _sort_by(key: Any, rows: Sequence[tuple[int, Mark]]) -> list[list[tuple[int, Mark]]]:
     """Puts rows with the same key together; those without one are left out."""
-    found = defaultdict[Any, list[tuple[int, Place]]](list)
-    for row, place in rows:
-        if (value := key(place)) is not None:
-            found[value].append((row, place))
+    found = defaultdict[Any, list[tuple[int, Mark]]](list)
+    for row, mark in rows:
+        if (value := key(mark)) is not None:
+            found[value].append((row, mark))
     return [*found.values()]
 
 
-def _measure(place: Place) -> int | None:
-    if isinstance(place, Part):
-        return place.size
+def _measure(mark: Mark) -> int | None:
+    if isinstance(mark, tuple):
+        return mark[0]
     try:
-        return place.stat().st_size if isinstance(place, Path) else len(place)
+        return mark.size if isinstance(mark, Part) else mark.stat().st_size
     except OSError:
         return None
 
 
-def _digest(place: Place) -> bytes | None:
+def _digest(mark: Mark) -> bytes | None:
+    if isinstance(mark, tuple):
+        return mark[1]
     try:
-        return sha256(_read(place)).digest()
+        return sha256(_read(mark)).digest()
     except OSError:
         return None
 
@@ -157,7 +176,7 @@ def make_thumbnails(files: Files, rows: Iterable[int]) -> dict[int, bytes | str]
     """
     rows = [*dict.fromkeys(rows)]
     try:
-        places = files.open(rows)
+        places = dict(files.walk(rows))
     except ConfigError as error:
         return dict.fromkeys(rows, str(error))
     with ThreadPoolExecutor(count_workers()) as pool:
@@ -177,7 +196,7 @@ def make_thumbnail(place: Place | None) -> bytes | str:
         return file.getvalue()
     except ImageError as error:
         return error.reason
-    except (ConfigError, OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         return str(error) or type(error).__name__
 
 

@@ -33,7 +33,7 @@ from classy_vision.embed.folder import (
 )
 from classy_vision.embed.lance_copy import write_lance
 from classy_vision.embed.settings import Settings
-from classy_vision.embed.sources import Listing, Part, Sample, Source, open_source
+from classy_vision.embed.sources import Listing, Part, Sample, Source, open_source, stop_at_failure
 from classy_vision.errors import OperationError
 from classy_vision.models import ClassyModel
 from classy_vision.predict.inputs import Input, read_input
@@ -151,6 +151,7 @@ class Task:
         if not (self.folder.path / ABOUT).is_file():
             self.folder.write_about(about)
         opened = self.open(model.unit) if isinstance(source, Listing) else source
+        self.folder.forget_errors(opened.shards)
         if self.list_missing(opened):
             self.folder.note(model.how)
         return opened
@@ -239,8 +240,8 @@ class Worker:
             tell: is called after each sample.
 
         Raises:
-            OperationError: the disk is full, the source is not there any more, or a sample cannot be read and
-                ``on_error`` is "stop".
+            OperationError: the disk is full, the source is not there any more, the system fails to read it, or
+                a sample cannot be read and ``on_error`` is "stop".
             ConfigError: the folder is not there, or is of something else meanwhile.
         """
         begin, self._busy, counts = time.perf_counter(), 0.0, Counts()
@@ -298,12 +299,20 @@ class Worker:
         source = sample.source
         if isinstance(source, ImageError):
             raise source
-        if isinstance(source, Part):
-            try:
-                sample = Input(sample.name, source.read())
-            except OSError as error:
-                raise ImageError(Path(source.file), error) from None
-        return read_input(sample, self.encoder.data, self.encoder.channels)
+        try:
+            if isinstance(source, Part):
+                sample = Input(sample.name, _read_part(source))
+            return read_input(sample, self.encoder.data, self.encoder.channels)
+        except ImageError as error:
+            stop_at_failure(error.__context__, sample.name)
+            raise
+
+
+def _read_part(part: Part) -> bytes:
+    try:
+        return part.read()
+    except OSError as error:
+        raise ImageError(Path(part.file), error) from None
 
 
 Read = tuple[Input, "Array | ImageError"]

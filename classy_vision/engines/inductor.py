@@ -45,7 +45,8 @@ class Inductor(Plain):
         """
         import torch._inductor  # the underscore notwithstanding, this is where torch's documentation has it
 
-        return Plain(torch._inductor.aoti_load_package(str(path.with_suffix(".pt2"))))
+        compiled = torch._inductor.aoti_load_package(str(path.with_suffix(".pt2")))
+        return Plain(compiled, device=torch.device(compiled.get_metadata().get("AOTI_DEVICE_KEY", "cpu")))
 
     def run(self, images: Tensor) -> list[Tensor]:
         outputs = super().run(images)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from classy_vision.config import ConfigError
 from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.openvino_package import find_core, load_openvino
@@ -129,7 +131,7 @@ def reshape(model: Any, shape: Sequence[int | None]) -> None:
 
 
 def read(path: Path) -> Any:
-    """Reads an ``openvino.Model`` from a file of IR and the file of weights beside it.
+    """Reads an ``openvino.Model`` from a file of IR, and maps the file of weights beside it into memory.
 
     OpenVINO is given what is in the two files, so that no path in them is followed, and has no operators but
     its own.
@@ -141,7 +143,11 @@ def read(path: Path) -> Any:
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
+    mapped = np.memmap(weights, np.uint8, "c")  # OpenVINO takes none that cannot be written to
     try:
-        return find_core().read_model(path.read_bytes(), weights.read_bytes())
+        tensor = load_openvino().Tensor(mapped, shared_memory=True)
+        model = find_core().read_model(path.read_text("utf-8"), tensor)
     except Exception as error:  # of many kinds, which only the library's binary names
         raise ValueError(str(error).strip().splitlines()[-1]) from None  # where it was thrown comes first
+    model.mapped = mapped  # as long as the model is there; it does not hold its weights itself
+    return model

@@ -121,6 +121,12 @@ def _convert_chunk(node: Any, x: Any, chunks: int, dim: int) -> tuple[Any, ...]:
     return _aten.split.Tensor, x, -(-x.meta["val"].shape[dim] // chunks), dim
 
 
+def _convert_pad(node: Any, x: Any, pads: Any, mode: str, value: float | None) -> tuple[Any, ...]:
+    if mode != "constant":
+        raise NotImplementedError(f"{node} pads with {mode}")
+    return _aten.constant_pad_nd.default, x, pads, value or 0.0
+
+
 def _convert_type(node: Any, x: Any, dtype: Any, *settings: Any) -> tuple[Any, ...]:
     if x.meta["val"].dtype != dtype:
         raise NotImplementedError(f"{node} changes the type of {x}")
@@ -139,12 +145,7 @@ RULES: Mapping[Any, Callable[..., tuple[Any, ...]]] = {
     _aten.max_pool2d.default: lambda node, *args: (_aten.max_pool2d_with_indices.default, *args),
     _aten.max_pool3d.default: lambda node, *args: (_aten.max_pool3d_with_indices.default, *args),
     _aten.mT.default: lambda node, x: (_aten.transpose.int, x, -2, -1),
-    _aten.pad.default: lambda _, x, pads, mode, value: (
-        _aten.constant_pad_nd.default,
-        x,
-        pads,
-        value or 0.0,
-    ),
+    _aten.pad.default: _convert_pad,
     _aten.reshape.default: _convert_reshape,
     _aten.softmax.int: lambda node, x, dim, dtype: (_aten._softmax.default, x, dim, False),
     _aten.to.dtype: _convert_type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ABOUT = "classy_vision.json"
 """The part of an archive that says what is in it."""
-MAX_ABOUT = 1 << 20
+MAX_ABOUT = CHUNK = 1 << 20
 ENDINGS = ("xml", "bin", "onnx", "pt2")
 
 
@@ -152,7 +153,7 @@ class Optimized:
         Raises:
             ConfigError: the file cannot be written, or the model was read from a file.
         """
-        from classy_vision.weights.files import check_target, replacing
+        from classy_vision.atomic import check_target, replacing
 
         if self._build is None:
             raise ConfigError("the model was read from a file: copy that file")
@@ -229,7 +230,8 @@ def load_optimized(
             held, compiled = set(archive.namelist()), {}
             for i, part in enumerate(about.parts):
                 for name in held & {f"program{i}.{ending}" for ending in ENDINGS}:  # no others
-                    Path(folder, name).write_bytes(archive.read(name))
+                    with archive.open(name) as source, Path(folder, name).open("wb") as target:
+                        shutil.copyfileobj(source, target, CHUNK)
                 one = compiled[part.blocks, part.input_shape] = engine.load(
                     Path(folder, f"program{i}"), **options
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from classy_vision.engines.compiled import Compiled
-from classy_vision.engines.program import Cast, Program, flatten, trace
+from classy_vision.engines.program import Cast, Program, clock, flatten, trace
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 ROUNDS = 3
@@ -26,6 +25,7 @@ class Plain(Compiled):
         function: from a batch in float32 to a tensor, or several in a sequence or by name.
         layout: the memory format of its input.
         export: gives it as a program that can be saved; None where it was read from a file.
+        device: that it runs on; by default the one of its parameters, or the CPU.
     """
 
     name = "plain"
@@ -38,12 +38,13 @@ class Plain(Compiled):
         function: Callable[[Tensor], Any],
         layout: torch.memory_format = torch.contiguous_format,
         export: Callable[[], ExportedProgram] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._function = function
         self._layout = layout
         self._export = export
         parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
-        self._device = torch.device("cpu") if parameter is None else parameter.device
+        self._device = device or (torch.device("cpu") if parameter is None else parameter.device)
 
     @classmethod
     def compile(cls, program: Program) -> Plain:
@@ -81,9 +82,4 @@ class Plain(Compiled):
 
     def _measure(self, example: Tensor) -> float:
         """Returns the seconds of a call, the fewest of several."""
-        times = []
-        for _ in range(ROUNDS + 1):
-            start = time.perf_counter()
-            self.run(example)
-            times.append(time.perf_counter() - start)
-        return min(times)
+        return min(clock(lambda: self.run(example), example.device) for _ in range(ROUNDS + 1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +140,15 @@ def trace(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own parts
         return torch.export.export(module, (example,), dynamic_shapes=(sizes,))
+
+
+def clock(call: Callable[[], object], device: torch.device) -> float:
+    """Returns the seconds of a call, with what it started on ``device``."""
+    start = time.perf_counter()
+    call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - start
 
 
 def flatten(outputs: Any) -> list[Tensor]:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -19,7 +20,14 @@ from classy_vision.config import ConfigError, first_line, unknown
 from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.engine import NAMES, check_installed, find_engine, find_missing
 from classy_vision.engines.optimized import About, Key, Optimized
-from classy_vision.engines.program import TOLERANCES, Program, Reading, check_tolerance, measure_difference
+from classy_vision.engines.program import (
+    TOLERANCES,
+    Program,
+    Reading,
+    check_tolerance,
+    clock,
+    measure_difference,
+)
 from classy_vision.engines.report import Attempt, EngineReport
 from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
@@ -174,10 +182,8 @@ def _prepare(
     except Exception as error:  # of whatever a module holds, such as locks
         raise ConfigError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     example = _check_example(model, example)
-    start = time.perf_counter()
     program = Program(Reading(model), example[:1], name, threads or torch.get_num_threads(), cache_dir)
-    _ = program.reference
-    count = int(SAMPLE_SECONDS / (time.perf_counter() - start))
+    count = int(SAMPLE_SECONDS / clock(lambda: program.reference, example.device))
     if len(example) > 1 < count:
         program = replace(program, example=example[:count].contiguous())
     return program, tolerance or TOLERANCES[name]
@@ -269,9 +275,8 @@ def _time(built: Mapping[str, Compiled], example: Tensor) -> dict[str, float]:
     rest = list(built)
     for turn in range(ROUNDS[1] + 1):
         for name in rest:
-            begin = time.perf_counter()
-            built[name].run(images[built[name].takes])
-            times[name] = [*times[name][turn == 1 :], time.perf_counter() - begin]  # the first call warms up
+            seconds = clock(partial(built[name].run, images[built[name].takes]), example.device)
+            times[name] = [*times[name][turn == 1 :], seconds]  # the first call warms up
         if turn == 2:
             limit = HOPELESS * min(min(times[name]) for name in rest)
             rest = [name for name in rest if min(times[name]) <= limit]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classy_vision.atomic import replacing_folder
 from classy_vision.config import ConfigError, unknown
 from classy_vision.evaluate.labelled import Labelled, find_labelled
 from classy_vision.evaluate.scores import HeadScores, PixelScores, is_right, score
@@ -24,7 +25,6 @@ from classy_vision.predict.predictor import Predictor
 from classy_vision.predict.streaming import Output
 from classy_vision.predict.windows import PixelOutput
 from classy_vision.train.tasks import Task
-from classy_vision.weights.files import replacing_folder
 
 METRICS = "metrics.json"
 CLASSES = "metrics.csv"
@@ -44,6 +44,7 @@ class Evaluation:
         heads: what was measured, by head.
         count: images or videos that were read.
         errors: the others, by name, and why.
+        unreadable: how many the others are; those of the same name count each time.
         folder: where everything is written, if it was.
     """
 
@@ -53,6 +54,7 @@ class Evaluation:
     heads: Mapping[str, HeadScores]
     count: int
     errors: Mapping[str, str]
+    unreadable: int
     folder: Path | None = None
 
     @property
@@ -67,7 +69,7 @@ class Evaluation:
             for head, s in self.heads.items()
         }
         about = {"model": self.model, "data": self.data, "split": self.split}
-        return {**about, "read": self.count, "unreadable": len(self.errors), "heads": heads}
+        return {**about, "read": self.count, "unreadable": self.unreadable, "heads": heads}
 
 
 def evaluate(
@@ -162,10 +164,11 @@ def _run(
             tell(row + 1)
     if not rows:
         first = ": ".join(next(iter(errors.items())))
-        raise ConfigError(f"none of {len(errors)} {predictor.unit}s could be read; {first}")
+        raise ConfigError(f"none of {len(labelled.inputs)} {predictor.unit}s could be read; {first}")
     stacked = {head: torch.stack(one) for head, one in kept.items()}
     heads = {head: _score(head, predictor, labelled, rows, stacked, dense) for head in predictor.tasks}
-    done = Evaluation(name, labelled.name, labelled.split, heads, len(rows), errors)
+    unreadable = len(labelled.inputs) - len(rows)
+    done = Evaluation(name, labelled.name, labelled.split, heads, len(rows), errors, unreadable)
     return done, rows, stacked
 
 

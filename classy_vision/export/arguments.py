@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classy_vision.atomic import check_target
 from classy_vision.config import ConfigError, unknown
 from classy_vision.engines.optimized import Optimized
 from classy_vision.engines.program import check_tolerance
@@ -17,7 +18,6 @@ from classy_vision.export.formats import FORMATS, Int8
 from classy_vision.export.metadata import Head, Metadata
 from classy_vision.models.classy_model import ClassyModel
 from classy_vision.trunk.trunk import END
-from classy_vision.weights.files import check_target
 
 
 def check_arguments(

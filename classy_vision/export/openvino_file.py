@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from pathlib import Path
 
 from classy_vision.config import ConfigError
-from classy_vision.data.files import count_processors
+from classy_vision.data.files import count_processors, hash_file
 from classy_vision.engines import openvino
 from classy_vision.engines.openvino_package import load_openvino
 from classy_vision.export.formats import Loaded, Request, check_packages
@@ -42,7 +41,7 @@ def save(request: Request, path: Path) -> None:
     model.set_rt_info(request.metadata.dump(), [KEY])
     model.set_rt_info(UNKNOWN, [WEIGHTS])
     ov.save_model(model, path, compress_to_fp16=request.metadata.precision == "float16")
-    digest = sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+    digest = hash_file(path.with_suffix(".bin"))
     path.write_text(path.read_text().replace(UNKNOWN, digest, 1))
 
 
@@ -78,5 +77,5 @@ def _check_weights(path: Path) -> None:
         raise ConfigError(f"{str(path)!r} has no metadata of classy export: another tool wrote it")
     if not weights.is_file():
         raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
-    if sha256(weights.read_bytes()).hexdigest() != found.group(1).decode():
+    if hash_file(weights) != found.group(1).decode():
         raise ConfigError(f"{str(path)!r} is damaged: the weights beside it are not its own")

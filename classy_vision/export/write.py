@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from classy_vision.atomic import system_cause
 from classy_vision.config import ConfigError, system_error
 from classy_vision.cost.memory import in_mode
 from classy_vision.engines.program import Cast
@@ -31,7 +32,6 @@ from classy_vision.export.exported_model import ExportedModel, find_code, load_e
 from classy_vision.export.formats import FORMATS, Int8, Request, Scores
 from classy_vision.export.metadata import Head, Metadata
 from classy_vision.models.classy_model import ClassyModel
-from classy_vision.weights.files import system_cause
 
 MAX_BATCH = 64
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}

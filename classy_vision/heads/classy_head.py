@@ -30,11 +30,13 @@ class TokenLayout(NamedTuple):
         prefix: how many come before the patches: class token, distillation token, registers.
         has_class_token: whether the first of them is a class token.
         of_clip: whether the patches are of several frames, so that they are not a map (c, h, w).
+        patch: height and width of a patch in pixels, where they are known.
     """
 
     prefix: int = 0
     has_class_token: bool = False
     of_clip: bool = False
+    patch: int | None = None
 
 
 class Source(NamedTuple):

@@ -9,10 +9,9 @@ from typing import Any
 
 from classy_vision.config import ConfigError
 from classy_vision.hub.folder import CONFIG
-from classy_vision.run_files import RUN_CONFIG
+from classy_vision.run_files import RUN_CONFIG, WEIGHTS
 from classy_vision.weights.catalogue import HUB
 from classy_vision.weights.download import download_file
-from classy_vision.weights.files import WEIGHTS
 
 
 def find_folder(name: str | Path, options: Mapping[str, Any]) -> Path:

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from classy_vision.atomic import replacing
 from classy_vision.config import system_error
 from classy_vision.hub.card import LIBRARY
-from classy_vision.weights.files import WEIGHTS, replacing, write_tensors
+from classy_vision.run_files import WEIGHTS
+from classy_vision.weights.files import write_tensors
 
 CONFIG, CARD = "config.json", "README.md"
 

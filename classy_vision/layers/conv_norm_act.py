@@ -67,6 +67,8 @@ class ConvFactory:
         norm: bool = True,
         act: bool = True,
     ) -> ConvNormAct:
+        if any(channels % max(1, groups) for channels in (channels_in, channels_out)):
+            raise ValueError(f"{groups} groups do not divide {channels_in} and {channels_out} channels")
         conv = SameConv2d if self.same_padding else nn.Conv2d
         return ConvNormAct(
             conv(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -83,6 +85,10 @@ class ConvFactory:
 
     def norm(self, channels: int) -> nn.Module:
         if self.groups_in_norms is not None:
+            if channels % self.groups_in_norms:
+                raise ValueError(
+                    f"a group norm of {self.groups_in_norms} groups cannot take {channels} channels"
+                )
             return nn.GroupNorm(self.groups_in_norms, channels, self.bn_epsilon)
         return nn.BatchNorm2d(channels, self.bn_epsilon, self.bn_momentum)
 

@@ -94,7 +94,7 @@ class ClassyModel(Trunk):
         config lists heads.
 
         Raises:
-            ConfigError: a key or value that the family does not take.
+            ConfigError: a key or value that the family does not take, or values that do not go together.
         """
         given = {key: value for key, value in config.items() if key not in MODEL_KEYS}
         options = cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
@@ -103,7 +103,12 @@ class ClassyModel(Trunk):
         if classes is not None and config.get("heads") is None:
             head = {"unique_id": "default_head", "num_classes": classes}
             heads = _build_heads([{"fork_block": END, **cls.default_head(options), **head}])
-        model = cls(options)
+        try:
+            model = cls(options)
+        except ConfigError:
+            raise
+        except ValueError as error:  # values that are fine one by one, such as groups that do not divide
+            raise ConfigError(f"{config.get('name', cls.__name__)}: {error}") from error
         _attach(model, heads)
         return model
 
@@ -148,6 +153,7 @@ class ClassyModel(Trunk):
         model_depth: int | None = None,
         layout: MapLayout | Mapping[str, MapLayout] | None = None,
         prefix_tokens: int | None = None,
+        class_token: bool | None = None,
     ) -> ClassyModel:
         """Any module as a trunk: its submodules named in ``blocks`` are the blocks.
 
@@ -165,11 +171,14 @@ class ClassyModel(Trunk):
             prefix_tokens: how many tokens stand before the patches, the class token first: pooling and
                 heads that read maps leave them out. By default the module's own ``num_prefix_tokens``, as
                 timm's have it, or none.
+            class_token: whether the first of them is a class token, and not a register. By default what
+                the module says, as timm's do: its ``has_class_token``, or a ``cls_token`` of None; else yes.
 
         Raises:
-            ConfigError: a path that the module does not have, or no such layout.
+            ConfigError: a path that the module does not have, no such layout, or a class token where no
+                token stands before the patches.
         """
-        return ModelAdapter(model, blocks, input_shape, layout, prefix_tokens)
+        return ModelAdapter(model, blocks, input_shape, layout, prefix_tokens, class_token)
 
     @staticmethod
     def from_checkpoint(checkpoint: Mapping[str, Any] | str | Path) -> ClassyModel:
@@ -431,6 +440,7 @@ class ModelAdapter(ClassyModel):
         input_shape: Sequence[int] | None = None,
         layout: MapLayout | Mapping[str, MapLayout] | None = None,
         prefix_tokens: int | None = None,
+        class_token: bool | None = None,
     ) -> None:
         shape = tuple(input_shape or (3, 224, 224))
         super().__init__(in_channels=shape[0])
@@ -439,8 +449,7 @@ class ModelAdapter(ClassyModel):
         paths = check_paths(model, blocks)
         self._input_shape = shape
         self.model = model
-        known = getattr(model, "num_prefix_tokens", 0) if prefix_tokens is None else prefix_tokens
-        self._tokens = TokenLayout(known, bool(known))
+        self._tokens = _find_tokens(model, prefix_tokens, class_token)
         steps = [*paths, END]
         names = {**{step: step for step in steps}, **{path: name for name, path in paths.items()}}
         self._own_route = ByHooks("model", paths, MapLayouts(layout, names, shape))
@@ -468,6 +477,19 @@ class ModelAdapter(ClassyModel):
             if callable(named):
                 found |= {f"{path}.{name}" if path else name for name in named()}
         return {f"model.{name}" for name in found}
+
+
+def _find_tokens(model: nn.Module, prefix: int | None, class_token: bool | None) -> TokenLayout:
+    """How the tokens of a module stand: as a caller says, or else the module."""
+    number: int = getattr(model, "num_prefix_tokens", 0) if prefix is None else prefix
+    if class_token and not number:
+        raise ConfigError(
+            "class_token = True, but prefix_tokens = 0: it counts among them, so 1 or more is needed"
+        )
+    if class_token is None:
+        said = getattr(model, "has_class_token", None)
+        class_token = said if isinstance(said, bool) else getattr(model, "cls_token", model) is not None
+    return TokenLayout(number, class_token and number > 0)
 
 
 if not TYPE_CHECKING:

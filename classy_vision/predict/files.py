@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from PIL import Image
 
+from classy_vision.atomic import replacing
 from classy_vision.config import system_error
 from classy_vision.data.files import walk
 from classy_vision.data.masks import make_palette
@@ -140,7 +140,7 @@ class _Folder:
         if not file.is_file():
             if any(self.path.iterdir()):
                 raise ConfigError(f"{str(self.path)!r} holds something else: choose another --output")
-            with _replacing(file) as beside:
+            with replacing(file) as beside:
                 beside.write_text(said, encoding="utf-8")
         elif file.read_text(encoding="utf-8") != said:
             raise ConfigError(
@@ -162,7 +162,7 @@ class _Folder:
         os.truncate(log, end)
 
     def find_new(self, sources: Iterable[str | Path], unit: str) -> Iterator[Input]:
-        """The images that are not done, lazily.
+        """The images that are not done, lazily; one that is named twice comes once.
 
         Raises:
             ConfigError: two images would have the same file.
@@ -171,7 +171,9 @@ class _Folder:
             root = os.path.expanduser(source)
             within = root if os.path.isdir(root) else os.path.dirname(root)
             for path in walk(source, unit):
-                name = os.path.splitext(os.path.relpath(path, within or "."))[0]
+                if path in self._names:
+                    continue
+                self._names[path] = name = os.path.splitext(os.path.relpath(path, within or "."))[0]
                 other = self._images.setdefault(name, path)
                 if other != path:
                     raise ConfigError(
@@ -179,12 +181,11 @@ class _Folder:
                         f"one, or predict them into two folders"
                     )
                 if path not in self._done:
-                    self._names[path] = name
                     yield Input(path, Path(path))
 
     def write(self, prediction: Prediction, log: TextIO) -> Prediction:
         """Writes the files of an image, and then its line; gives the prediction without the pixels."""
-        name = self._names.pop(prediction.image)
+        name = self._names[prediction.image]
         if prediction.error:
             return prediction
         answers, files = {}, {}
@@ -203,21 +204,10 @@ class _Folder:
     def _write_file(self, path: Path, answer: Answer) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as beside:
+            with replacing(path) as beside:
                 _WRITERS[answer.kind](answer, beside)
         except OSError as error:
             raise system_error(error, f"cannot write {str(path)!r}") from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when all is well. That of ``weights`` needs torch."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write_mask(answer: Answer, path: Path) -> None:

@@ -23,7 +23,7 @@ from typing_extensions import TypeIs
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
 from classy_vision.data.files import walk
-from classy_vision.data.images import FORMATS, ImageError, Picture, Readable, open_image
+from classy_vision.data.images import FORMATS, UNREADABLE, ImageError, Picture, Readable, open_image
 from classy_vision.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -162,14 +162,14 @@ def _reading(one: Input) -> Iterator[None]:
     """Turns what goes wrong inside into one message about ``one``."""
     try:
         yield
-    except ImageError:
+    except ConfigError:  # of the input, or of what is needed to read any such input
         raise
     except UnidentifiedImageError:
         raise ImageError(
             Path(one.name), f"not an image, or not of a format that is read ({', '.join(FORMATS)})"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(Path(one.name), error) from None
+    except UNREADABLE as error:
+        raise ImageError(Path(one.name), str(error) or type(error).__name__) from None
 
 
 def _read_views(source: Readable, data: DataConfig, channels: int) -> Pixels:

@@ -123,19 +123,23 @@ def answer_batches(
     waiting: deque[_Batch] = deque()
 
     def arrays() -> Iterator[Array]:
+        """Ends after a batch of errors alone, so that these come out before more is read."""
         for entries in batches:
             waiting.append(batch := _Batch(entries))
-            for alike in list(batch.shapes.values()):
+            shapes = list(batch.shapes.values())
+            if not shapes:
+                return
+            for alike in shapes:
                 yield np.stack([views for _, views in alike])
 
-    for outputs in run_all(arrays()):
-        while not waiting[0].shapes:  # all of its files are unreadable
-            yield from waiting.popleft().outputs()
-        waiting[0].take(outputs)
-        if not waiting[0].shapes:
-            yield from waiting.popleft().outputs()
-    for batch in waiting:
-        yield from batch.outputs()
+    while True:
+        for outputs in run_all(arrays()):
+            waiting[0].take(outputs)
+            if not waiting[0].shapes:
+                yield from waiting.popleft().outputs()
+        if not waiting:
+            return
+        yield from waiting.popleft().outputs()
 
 
 class _Batch:

@@ -199,7 +199,7 @@ class Tiler:
         for one, found in read:
             batch.append((one, found))
             waiting += 0 if isinstance(found, ImageError) else len(found.views)
-            if waiting >= self.batch_size:
+            if not waiting or max(waiting, len(batch)) >= self.batch_size:  # errors do not wait for images
                 yield from self._answer(batch)
                 batch, waiting = [], 0
         yield from self._answer(batch)

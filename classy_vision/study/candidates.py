@@ -14,15 +14,16 @@ from typing import Any
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.identify.networks import MODELS_ONLY, find_network
-from classy_vision.models import MODELS
+from classy_vision.presets import families, family_of, is_model
 from classy_vision.resolve import CONFIGS, Kind, ModelSource, find_folder_kind, resolve
 from classy_vision.run_files import METRICS
-from classy_vision.study.sample_folder import INDEX
 from classy_vision.weights.catalogue import is_published, published
 from classy_vision.weights.catalogue import names as published_names
 
 WILD = frozenset("*?[")
 IMAGENET = "imagenet_1k"
+INDEX = "index.json"
+"""The file in a folder of samples that is not a model."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def _find(word: str) -> Iterator[Candidate]:
     if set(word) & WILD and not os.path.exists(os.path.expanduser(word)):
         return _match(word)
     folder = Path(os.path.expanduser(word))
-    if folder.is_dir() and word not in MODELS and find_folder_kind(folder) is None:
+    if folder.is_dir() and not is_model(word) and find_folder_kind(folder) is None:
         return _read_folder(folder)
-    if folder.suffix in CONFIGS and word not in MODELS:
+    if folder.suffix in CONFIGS and not is_model(word):
         return iter([_read_file(folder)])
     return iter([_make(resolve(word, MODELS_ONLY, "classy compare"))])
 
@@ -86,11 +87,13 @@ def _match(pattern: str) -> Iterator[Candidate]:
         if not (found := [name for name in published_names() if fnmatchcase(name, pattern)]):
             raise unknown("published weights", pattern, published_names())
         return map(_make_published, found)
-    if presets := [e.name for e in MODELS if e.is_preset and fnmatchcase(e.name, pattern.lower())]:
-        return map(_make_preset, presets)
+    known = families()
+    presets = [name for names in known.values() for name in names]
+    if found := [name for name in presets if fnmatchcase(name, pattern.lower())]:
+        return map(_make_preset, found)
     paths = sorted(glob.glob(os.path.expanduser(pattern)))
     if not paths:
-        raise unknown("model", pattern, [entry.name for entry in MODELS])
+        raise unknown("model", pattern, [*known, *presets])
     return (one for path in paths for one in _find(path))
 
 
@@ -108,7 +111,7 @@ def _make(source: ModelSource) -> Candidate:
 
 
 def _make_preset(name: str) -> Candidate:
-    return Candidate(name, MODELS[name].family, {"name": name})
+    return Candidate(name, family_of(name), {"name": name})
 
 
 def _make_published(name: str) -> Candidate:
@@ -117,7 +120,7 @@ def _make_published(name: str) -> Candidate:
     size = entry.preprocessing.image_size
     return Candidate(
         name,
-        MODELS[entry.config["name"]].family,
+        family_of(entry.config["name"]),
         {"name": name},
         (size, size),
         {IMAGENET: entry.top1 / 100} if known and entry.top1 is not None else {},

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from classy_vision.atomic import replacing
 from classy_vision.config import MAX_SHOWN, ConfigError, first_line, system_error
 from classy_vision.study.row import Row, list_values
 from classy_vision.text import dump
-from classy_vision.weights.files import replacing
 
 TABLES = (".csv", ".parquet", ".json")
 READABLE = (".csv", ".parquet")

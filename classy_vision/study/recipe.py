@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from classy_vision.config import ConfigError
-from classy_vision.cost import Costs
-from classy_vision.cost.free_memory import check_fits
 from classy_vision.run_files import METRICS
 from classy_vision.study.candidates import read_accuracies
 from classy_vision.trunk.names import END
 
 if TYPE_CHECKING:
+    from classy_vision.cost import Costs
     from classy_vision.train import TrainConfig
 
 OF_THE_RECIPE = ("heads", "num_classes", "in_channels", "input_planes")
@@ -125,6 +122,10 @@ class Recipe:
             )
 
     def _check_memory(self, costs: Costs) -> None:
+        import torch
+
+        from classy_vision.cost.free_memory import check_fits
+
         device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), self.settings.schedule
         training = schedule.frozen_until(schedule.epochs - 1) != END
         check_fits(costs, schedule.batch_size, "float32", device, training)

@@ -10,12 +10,11 @@ from typing import Any
 
 import yaml
 
+from classy_vision.atomic import replacing_folder
 from classy_vision.config import ConfigError
+from classy_vision.study.candidates import INDEX
 from classy_vision.study.draw import Sample, describe
 from classy_vision.study.region import Region
-from classy_vision.weights.files import replacing_folder
-
-INDEX = "index.json"
 
 
 def write_samples(

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError, first_line, read_config
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import LoraConfig
 from classy_vision.train.run_folder import writing
 from classy_vision.trunk.twin import outline_of
-from classy_vision.weights.files import read_tensors, replacing, write_tensors
+from classy_vision.weights.files import read_tensors, write_tensors
 from classy_vision.weights.state import head_of
 
 INSTALL = "pip install 'classy-vision-models[lora]'"

@@ -3,7 +3,7 @@ or that of the ends of its last epochs (Izmailov et al., 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ def make_average(model: nn.Module, schedule: ScheduleConfig) -> AveragedModel | 
     """Makes the average of ``schedule.ema`` or ``schedule.swa``, which starts as ``model`` is; None where none
     is kept."""
     if schedule.ema is not None:
-        average = AveragedModel(model, multi_avg_fn=_fade(schedule.ema), use_buffers=True)
+        average = AveragedModel(model, use_buffers=True)
+        average.multi_avg_fn = _fade(schedule.ema, average)
     elif schedule.swa is not None:
         average = AveragedModel(model)
     else:
@@ -27,16 +28,16 @@ def make_average(model: nn.Module, schedule: ScheduleConfig) -> AveragedModel | 
     return average.eval().requires_grad_(False)
 
 
-def _fade(decay: float) -> Callable[[Iterable[Any], Iterable[Any], Any], None]:
+def _fade(decay: float, model: AveragedModel) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
-    def update(averages: Iterable[Tensor], values: Iterable[Tensor], steps: Tensor | int) -> None:
+    def update(averages: list[Tensor], values: list[Tensor], steps: Any) -> None:
         """Moves averages towards values; at the start by more, so that the first weights are soon forgotten."""
-        weight = max(1 - decay, 9 / (10 + int(steps)))
-        for average, value in zip(averages, values):
-            if average.is_floating_point():
-                average.lerp_(value.to(average), weight)
-            else:
-                average.copy_(value)
+        # ``steps`` is on the device of the averages, and reading it would wait for that.
+        weight = max(1 - decay, 9 / (10 + int(model.n_averaged)))
+        if averages[0].is_floating_point():  # those of a call have one type
+            torch._foreach_lerp_(averages, [value.to(averages[0]) for value in values], weight)
+        else:
+            torch._foreach_copy_(averages, values)
 
     return update
 

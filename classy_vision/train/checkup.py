@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.tensor import DTensor
 
 from classy_vision.config import ConfigError, first_line
 from classy_vision.cost import count
@@ -29,6 +28,7 @@ from classy_vision.train.processes import explain_killed_workers, is_first, make
 from classy_vision.train.run import Trainer
 from classy_vision.train.run_folder import NOWHERE, RunFolder
 from classy_vision.train.sharding import wants_sharding
+from classy_vision.train.shards import is_shared
 
 NAMED = 3
 """Files that a message names."""
@@ -187,7 +187,7 @@ def _estimate_memory(job: Job, model: ClassyModel, accelerator: Accelerator) -> 
 def _sizes(state: Any) -> Iterator[int]:
     """The bytes of all tensors in a state."""
     if isinstance(state, torch.Tensor):
-        yield (state.to_local() if isinstance(state, DTensor) else state).nbytes
+        yield (state.to_local() if is_shared(state) else state).nbytes
     elif isinstance(state, dict):
         for part in state.values():
             yield from _sizes(part)

@@ -32,7 +32,8 @@ from classy_vision.data.config import (
     TableConfig,
 )
 from classy_vision.presets import check_keys
-from classy_vision.train.recipes import apply_recipe, choose_recipe
+from classy_vision.train.recipes import DENSE as DENSE
+from classy_vision.train.recipes import apply_recipe, take_recipe
 from classy_vision.trunk.names import END
 from classy_vision.weights.methods import Channels, ClassToken, Patches
 
@@ -51,8 +52,6 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "dense_regression": ("l1", "huber", "scale_invariant"),
 }
 """By kind of task; the first is that of tasks that do not say one."""
-DENSE = ("segmentation", "dense_regression")
-"""The kinds with a label for each pixel."""
 NUMBERS = ("regression", "dense_regression")
 """The kinds without classes."""
 Optimizer = Literal["sgd", "adamw", "lamb", "muon", "schedule_free_sgd", "schedule_free_adamw"]
@@ -457,7 +456,7 @@ class TrainConfig(Config):
         tasks: by head id; classification of the head's column where none are given.
         schedule: how the model is trained.
         recipe: the name of a recipe, which fills in what ``data``, ``tasks`` and ``schedule`` do not say. A
-            config file without a schedule takes the one for the family of its trunk.
+            config file without a schedule takes the one for its tasks and the family of its trunk.
         weights: what the model starts from: a file, checkpoint or run folder, published weights
             ("timm/resnet50.a1_in1k"), "hf-hub:owner/repository", or a mapping with such a
             ``source``. Heads that it has by the same id and shape continue from there, the others
@@ -545,8 +544,8 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfi
     """
     data = read_config(path)
     _start_paths_at(data, Path(path).parent)
-    if "schedule" not in data and "recipe" not in data and (chosen := choose_recipe(data)):
-        data["recipe"] = chosen
+    if "schedule" not in data and "recipe" not in data:
+        data = take_recipe(data)
     for override in overrides:
         _override(data, override)
     return TrainConfig.parse(apply_recipe(data), str(path))

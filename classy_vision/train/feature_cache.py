@@ -380,8 +380,12 @@ class FeatureCache:
                 progress.say(f"features of the same block are there, but cannot be used: {why}")
                 break
         progress.start(missing, needed, root)
-        if not all(split.fill(progress) for split in splits):
-            return None
+        for split in splits:
+            if not split.fill(progress):
+                return None
+            while split.is_missing_some():  # another run that starts removes shards with errors
+                if not split.fill(progress):
+                    return None
         training, held_out = (split.open() for split in splits)
         return StoredFeatures((training, held_out), torch.tensor(self.job.records.held_out))
 
@@ -508,6 +512,10 @@ class _Split:
             self.rows[place]: text for feature in features.values() for place, text in feature.errors.items()
         }
         return StoredSplit(features, where, self.layouts, self.reader.names, errors)
+
+    def is_missing_some(self) -> bool:
+        """Whether features are not there by now."""
+        return any(feature.count_missing() for feature in self.stored.values())
 
     def list_missing(self) -> Iterator[Chunk]:
         """Lists the chunks of which features are not there by now.

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError
 from classy_vision.errors import OperationError, system_error
 from classy_vision.text import human
-from classy_vision.weights.files import read_tensors, replacing, write_tensors
+from classy_vision.weights.files import read_tensors, write_tensors
 
 FOLDER, LIMIT = "CLASSY_FEATURES", "CLASSY_FEATURES_GB"
 """The environment variables that say where features are, and how many gigabytes of them there may be."""

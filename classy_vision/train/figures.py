@@ -17,13 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from classy_vision.atomic import replacing
 from classy_vision.data.images import ImageError
 from classy_vision.data.masks import Array, ClassMasks, PixelLabels, make_palette
 from classy_vision.data.samples import read_stills
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
 from classy_vision.train.tasks import DASH, resize_to
-from classy_vision.weights.files import replacing
 
 OPACITY = 0.6
 """Of what is laid over an image."""

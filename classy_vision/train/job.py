@@ -26,13 +26,12 @@ from classy_vision.data.masks import PixelLabels, check_labels
 from classy_vision.data.preprocessing import from_published, with_statistics
 from classy_vision.data.sources import Records, load_records, load_test_records
 from classy_vision.data.split import Strata, Stratum
-from classy_vision.heads import ClassyHead
-from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D
+from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_model
 from classy_vision.models.published import with_published
 from classy_vision.text import list_some
 from classy_vision.train.best import check_best
 from classy_vision.train.config import NUMBERS, TaskConfig, TrainConfig, WeightsConfig
-from classy_vision.train.model import check_model, name_frozen_heads
+from classy_vision.train.model import check_freezing, check_model, name_frozen_heads
 from classy_vision.train.tasks import (
     KINDS,
     Classification,
@@ -40,9 +39,11 @@ from classy_vision.train.tasks import (
     Regression,
     Segmentation,
     Task,
+    can_convert,
     find_classes,
 )
 from classy_vision.train.weighting import check_weighting
+from classy_vision.trunk.meta import OnMeta
 from classy_vision.weights.catalogue import Preprocessing, is_published, published
 from classy_vision.weights.sources import find_file
 
@@ -156,9 +157,22 @@ def prepare(settings: TrainConfig, records: Records | None = None) -> Job:
             if name in dense
             else partial(targets[name].__getitem__, rows)
         )
-        tasks[name] = tasks[name].with_statistics(known, _can_convert(head))
+        tasks[name] = tasks[name].with_statistics(known, can_convert(head))
     settings = settings.model_copy(update={"tasks": {head: task.config for head, task in tasks.items()}})
     return Job(settings, records, tasks, targets, dense)
+
+
+def check_network(settings: TrainConfig) -> None:
+    """Builds the network without memory: what can be told before the data are read.
+
+    Raises:
+        ConfigError: it cannot be built, or the schedule names a block or a head that it does not have.
+    """
+    settings = take_published(settings)
+    heads = [{"num_classes": 2, **head} for head in _name_heads(settings.model).values()]
+    with OnMeta(), torch.no_grad():
+        network = build_model({**settings.model, "heads": heads})
+        check_freezing(network, settings.schedule)
 
 
 def name_frozen(job: Job, model: ClassyModel) -> Job:
@@ -194,12 +208,6 @@ def _check_augmentation(settings: TrainConfig, tasks: Mapping[str, Task]) -> Non
         )
     if augment.hue and channels == 1:
         raise ConfigError("data.augment.hue changes nothing in grey images: leave it out")
-
-
-def _can_convert(head: ClassyHead) -> bool:
-    """Whether its last layers can turn standardised numbers into the units of the table."""
-    layers = head.output_layers()
-    return bool(layers) and all(layer.bias is not None for layer in layers)
 
 
 def _open_dense(tasks: Mapping[str, Task], records: Records, data: DataConfig) -> dict[str, PixelLabels]:

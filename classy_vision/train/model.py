@@ -14,11 +14,12 @@ from torch import nn
 
 from classy_vision.config import ConfigError, first_line, read_config, unknown
 from classy_vision.models import ClassyModel, build_model, load_weights
-from classy_vision.run_files import RUN_CONFIG
+from classy_vision.run_files import BEST, CHECKPOINT, PREVIOUS, RUN_CONFIG
 from classy_vision.train.adapters import add_adapters, keep_norms
-from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig
+from classy_vision.train.config import ScheduleConfig, TrainConfig, WeightsConfig, load_run_settings
 from classy_vision.train.shards import read_whole
-from classy_vision.train.tasks import Task, name_outputs, standardize
+from classy_vision.train.tasks import KINDS, Task, name_outputs, standardize, to_units
+from classy_vision.trunk.meta import OnMeta
 from classy_vision.weights.report import Report
 
 
@@ -28,12 +29,11 @@ def check_model(settings: TrainConfig, tasks: Mapping[str, Task]) -> ClassyModel
     Raises:
         ConfigError: it cannot be built, does not take such images or clips, or does not give logits.
     """
-    with torch.device("meta"), torch.no_grad():
+    with OnMeta(), torch.no_grad():
         model = build_model(settings.model)
         _check_outputs(model.eval(), settings, tasks, training=False)
         _adapt(model, settings)
-        for epoch in reversed(settings.schedule.changes):
-            freeze(model, settings.schedule, epoch)
+        check_freezing(model, settings.schedule)
         model.train()
         _check_outputs(model, settings, tasks, training=True)
     return model.eval()
@@ -43,7 +43,7 @@ def _check_outputs(
     model: ClassyModel, settings: TrainConfig, tasks: Mapping[str, Task], training: bool
 ) -> None:
     shape = settings.data.input_shape(settings.model["in_channels"], training)
-    count = settings.schedule.batch_size if training else 2
+    count = settings.schedule.batch_size // settings.schedule.accumulate if training else 2
     try:
         outputs = name_outputs(model(torch.empty(count, *shape)), tasks)
     except (RuntimeError, ValueError) as error:
@@ -120,6 +120,25 @@ def freeze(model: ClassyModel, schedule: ScheduleConfig, epoch: int) -> None:
         heads[name].train(model.training and name not in frozen)
 
 
+def check_freezing(model: ClassyModel, schedule: ScheduleConfig) -> None:
+    """Freezes what stays as it is at first, and raises where the schedule does not go with the model.
+
+    Raises:
+        ConfigError: there is no such block or head, or what learns at first is frozen later: the optimizer has
+            what learns at last.
+    """
+    later: set[str] | None = None
+    for epoch in reversed(schedule.changes):
+        freeze(model, schedule, epoch)
+        now = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if later is not None and (lost := sorted(now - later)):
+            raise ConfigError(
+                f"schedule.unfreeze_at: {lost[0]!r} learns in epoch {epoch + 1} and is frozen again later; "
+                f"each entry has to leave less frozen than the one before it"
+            )
+        later = now
+
+
 def name_frozen_heads(schedule: ScheduleConfig, model: ClassyModel) -> ScheduleConfig:
     """The schedule with the ids of the heads that "loaded" stands for.
 
@@ -179,17 +198,36 @@ def load_initial(model: ClassyModel, weights: str | WeightsConfig, tasks: Mappin
     """
     options = {"source": weights} if isinstance(weights, str) else dict(weights)
     heads = {head.unique_id: head for entries in model.get_heads().values() for head in entries}
-    others = _find_other_tasks(str(options["source"]), tasks)
+    file = Path(os.path.expanduser(str(options["source"])))
+    others = _find_other_tasks(file, tasks)
+    standardized = _find_standardized(file)
     before = {name: deepcopy(heads[name].state_dict()) for name in others}
     report = load_weights(model, **{"skip_heads": "unfit", **options})
+    to_units(model, {name: task for name, task in standardized.items() if name not in report.kept})
     for name, state in before.items():
         heads[name].load_state_dict(state)
     return replace(report, kept=tuple(sorted({*report.kept, *before})))
 
 
-def _find_other_tasks(source: str, tasks: Mapping[str, Task]) -> list[str]:
+def _find_standardized(file: Path) -> dict[str, Task]:
+    """The tasks of the heads that give standardised numbers in a file, which those of a run's best epoch do.
+
+    Raises:
+        ConfigError: it is a checkpoint of a run.
+    """
+    config = file.parent / RUN_CONFIG
+    if file.name not in (BEST, CHECKPOINT, PREVIOUS) or not config.is_file():
+        return {}
+    if file.name != BEST:
+        raise ConfigError(
+            f"weights = {str(file)!r} is what a run is resumed from: take its folder {str(file.parent)!r} once "
+            f"it is finished, or {BEST} in it"
+        )
+    return {name: KINDS[task.kind](name, task) for name, task in load_run_settings(config).tasks.items()}
+
+
+def _find_other_tasks(path: Path, tasks: Mapping[str, Task]) -> list[str]:
     """The heads that have the id of one of a run, but another kind or other classes."""
-    path = Path(os.path.expanduser(source))
     config = (path if path.is_dir() else path.parent) / RUN_CONFIG
     theirs: Any = read_config(config).get("tasks") if config.is_file() else None
     if not isinstance(theirs, Mapping):

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import ScheduleConfig
-from classy_vision.train.shards import fit_optimizer
+from classy_vision.train.shards import fit_optimizer, is_shared
 from classy_vision.weights.state import head_of
 
 
@@ -128,13 +127,14 @@ def _make(groups: list[dict[str, Any]], schedule: ScheduleConfig) -> torch.optim
             options["nesterov"] = False  # which torch refuses without a momentum
     if schedule.optimizer == "muon":
         for group in groups:
-            group["use_muon"] = group["weight_decay"] > 0 and not group["of_head"]
+            group["use_muon"] = group["decays"] and not group["of_head"]
     # torch has no fused SGD for parameters that processes share, nor where some begin to learn later.
-    shared = any(isinstance(p, DTensor) for group in groups for p in group["params"])
+    shared = any(is_shared(p) for group in groups for p in group["params"])
     if schedule.optimizer == "sgd" and (shared or schedule.unfreeze_at):
         options["fused"] = False
     for group in groups:
-        group.pop("of_head", None)
+        for name in ("of_head", "decays"):
+            group.pop(name, None)
         group["lr"] = schedule.learning_rate * group["scale"]
     return rule.load()(groups, lr=schedule.learning_rate, **options)
 
@@ -145,8 +145,9 @@ def group_parameters(model: ClassyModel, schedule: ScheduleConfig) -> list[dict[
     Norms, biases, other vectors and what ``model.no_weight_decay`` names do not decay.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and ``scale``, the part of the learning rate that is theirs:
-        those of the first layers first, and of each layer those that decay first.
+        Groups with ``params``, ``weight_decay``, and ``scale``, the part of the learning rate that is theirs:
+        those of the first layers first, and of each layer those that decay first. ``decays`` and ``of_head``
+        say what is in a group.
     """
     spared = {f"{path}.{name}" for path, part in model.named_modules() for name in _spared_by(part)}
     spared |= model.no_weight_decay()
@@ -165,6 +166,7 @@ def group_parameters(model: ClassyModel, schedule: ScheduleConfig) -> list[dict[
             "weight_decay": 0.0 if key[2] else schedule.weight_decay,
             "scale": key[0],
             "of_head": key[1],
+            "decays": not key[2],
         }
         for key in sorted(groups)
     ]

@@ -188,6 +188,8 @@ def _run(
         trainer.display.lines(filter(None, (describe_changes(job, model), SHARED if trainer.sharded else "")))
         with catch_sigterm() as trainer.is_stopping, trainer.display.running():
             for epoch in range(len(history), schedule.epochs):
+                if is_over(schedule, history) or have_all_stopped(job.settings, history):
+                    break
                 trainer.stopped = find_stopped(job.settings.tasks, history, schedule)
                 try:
                     history.append(trainer.run_epoch(epoch, progress))
@@ -205,8 +207,6 @@ def _run(
                 if accelerator.is_main_process:
                     folder.write_history(history, best)
                 accelerator.log(history[-1], step=epoch + 1)
-                if is_over(schedule, history) or have_all_stopped(job.settings, history):
-                    break
         if not stopped:
             _finish(trainer, folder, history)
             trainer.display.lines([*describe_best(schedule, history), f"the run is in {folder.path}"])
@@ -512,7 +512,7 @@ class Trainer:
     def _backward(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Adds up the gradients of a batch, which goes through the model in ``schedule.accumulate`` parts."""
         schedule = self.job.settings.schedule
-        parts = batch.split(schedule.accumulate)
+        parts = batch.split(self._count_parts(batch))
         mixtures = [self._draw_mixture(part, epoch, step) for part in parts]
         wanted = torch.stack([self._count_labels(*of) for of in zip(parts, mixtures)]).sum(0)
         # The mean is over the labels of all processes, and DDP averages gradients over processes.
@@ -524,18 +524,19 @@ class Trainer:
             last = i == len(parts) - 1
             with self._draw_globally(part), nullcontext() if last else self.accelerator.no_sync(self.model):
                 sums, counts = self.losses(self.model, part, mixture=mixture)
-                self._backward_losses(sums * weights, everywhere > LEAST)
+                self._backward_losses(sums * weights, everywhere > LEAST, len(parts))
             total.add(sums, counts)
         if self.log_variances is not None:  # which DDP does not know
             self.log_variances.grad = self.accelerator.reduce(self.log_variances.grad, "mean")
         return total.sums, total.counts, self._collect_flags(total.sums)
 
-    def _backward_losses(self, losses: Tensor, labelled: Tensor) -> None:
+    def _backward_losses(self, losses: Tensor, labelled: Tensor, parts: int) -> None:
         """Adds the gradients of a part of a batch to those of the parameters.
 
         Args:
             losses: (heads,), as much of each as falls to this part and this process.
             labelled: which heads have labels in the whole batch, (heads,).
+            parts: of the batch.
         """
         schedule, learning = self.job.settings.schedule, self._find_learning()
         if schedule.loss_weighting == "upgrad":
@@ -543,7 +544,7 @@ class Trainer:
             return
         if self.log_variances is not None:
             variances = self.log_variances
-            penalty = penalise(variances[learning], labelled[learning]) / schedule.accumulate
+            penalty = penalise(variances[learning], labelled[learning]) / parts
             losses = torch.cat([(losses * weigh(variances, self.job.tasks))[learning], penalty[None]])
         else:
             losses = losses[learning]
@@ -604,12 +605,15 @@ class Trainer:
 
     def _average_epoch(self, epoch: int) -> bool:
         """Adds the weights at the end of an epoch to the average of ``schedule.swa``, and finds what its batch
-        norms see; False where some process was asked to end meanwhile."""
+        norms see, or those of the average that a schedule-free optimizer keeps; False where some process was
+        asked to end meanwhile."""
         schedule, average = self.job.settings.schedule, self.average
-        if schedule.swa is None or average is None or epoch + 1 < schedule.swa.epoch:
+        if schedule.swa is not None and average is not None and epoch + 1 >= schedule.swa.epoch:
+            if int(average.n_averaged) == epoch + 1 - schedule.swa.epoch:  # not where evaluation was stopped
+                average.update_parameters(self.network)
+        elif schedule.optimizer not in WITHOUT_RATES:
             return True
-        if int(average.n_averaged) == epoch + 1 - schedule.swa.epoch:  # not where the evaluation was stopped
-            average.update_parameters(self.network)
+        self._switch(training=False)
         model = self.result.train()
         freeze(model, schedule, epoch)
         stop_heads(model, self.stopped)
@@ -626,7 +630,7 @@ class Trainer:
         for step, batch in enumerate(self.train_batches, 1):
             self._check_files(batch.errors)
             seed_step(schedule.seed, epoch, step)
-            for part in batch.split(schedule.accumulate) if self._has_rows(batch) else ():
+            for part in batch.split(self._count_parts(batch)) if self._has_rows(batch) else ():
                 with self._draw_globally(part), self.accelerator.autocast():
                     views = part.images.to(self.accelerator.device, non_blocking=True)
                     run_views(reading, views, self.job.tasks)
@@ -803,6 +807,14 @@ class Trainer:
             return True
         return self._sum(len(batch.rows)) >= min(2, self._batch_size)
 
+    def _count_parts(self, batch: Batch) -> int:
+        """In how many parts a batch goes through the model: ``schedule.accumulate``, or fewer where rows are
+        missing, so that batch norms do not see a single one."""
+        parts = self.job.settings.schedule.accumulate
+        if self.accelerator.num_processes > 1 or len(batch.rows) == self._batch_size:
+            return parts  # as many in all processes, which wait for each other in norms
+        return min(parts, max(1, len(batch.rows) // 2))
+
     def _draw_globally(self, batch: Batch) -> AbstractContextManager[Any]:
         """Makes random numbers those of the rows of the global batch; the compiler draws its own."""
         if self.job.settings.schedule.compile or len(batch.rows) == self._batch_size:
@@ -913,11 +925,11 @@ def _place(
     schedule = job.settings.schedule
     if not sharded:
         model.to(device)
+        speed_up(model, schedule)  # before the copy, which has the same layout
     average = make_average(model, schedule)
     if average is not None and state:
         average.load_state_dict(read_whole(state["average"]))
     if not sharded:
-        speed_up(model, schedule)
         return average
     for one in (model,) if average is None else (model, cast(ClassyModel, average.module)):
         shard_model(one, device)

@@ -20,8 +20,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError, OperationError, first_line, system_error
 from classy_vision.data.config import FolderConfig
+from classy_vision.data.files import hash_file
 from classy_vision.data.sources import Records, read_listing, write_listing
 from classy_vision.run_files import (
     ADAPTER,
@@ -41,8 +43,8 @@ from classy_vision.run_files import (
 )
 from classy_vision.train.best import have_all_stopped, is_over
 from classy_vision.train.config import TrainConfig, dump_settings, load_run_settings
-from classy_vision.train.shards import Shards, hash_file, join_state
-from classy_vision.weights.files import read_tensors, replacing, write_tensors
+from classy_vision.train.shards import Shards, join_state
+from classy_vision.weights.files import read_tensors, write_tensors
 
 OWN = (CHECKPOINT, PREVIOUS, WEIGHTS, BEST, METRICS, TABLE, CURVES, PREDICTIONS, LISTING)
 """Files of a run beside its config."""

@@ -18,16 +18,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import ScheduleConfig
 from classy_vision.train.model import find_heads
 from classy_vision.train.run_folder import RunFolder
-from classy_vision.train.shards import split_state
+from classy_vision.train.shards import is_shared, split_state
 
 SWITCH = "ACCELERATE_USE_FSDP"
 """What accelerate launch sets for --use_fsdp, or its configuration's distributed_type: FSDP."""
@@ -124,6 +121,9 @@ def shard_model(model: ClassyModel, device: torch.device) -> None:
         model: the same in all processes.
         device: of this process.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # here, as importing them takes a second
+    from torch.distributed.fsdp import fully_shard
+
     # About heads whose outputs are views: nothing that reads them writes into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
@@ -152,7 +152,7 @@ def gather_state(state: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
     whole = {}
     for key, value in state.items():
         tensor = value.detach()
-        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        tensor = tensor.full_tensor() if is_shared(tensor) else tensor
         if first:
             whole[key] = tensor.cpu()
     return whole

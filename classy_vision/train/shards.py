@@ -6,16 +6,18 @@ the rows that it needs. ``torch.distributed.checkpoint`` pickles its index.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 IN_SHARDS = "in_shards"
 """The only key of what stands in the place of such a tensor."""
@@ -63,6 +65,15 @@ class SpreadTensor:
         return self.shards.read(self.name, start, stop)
 
 
+def is_shared(value: object) -> TypeGuard[DTensor]:
+    """Whether this is a tensor of which each process has some rows.
+
+    One that is has imported its class; else nobody waits for that, which takes longer than reading a model.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
 def split_state(state: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Takes the tensors that processes share out of a checkpoint.
 
@@ -73,7 +84,7 @@ def split_state(state: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any
     rows: dict[str, Tensor] = {}
     for key, value in state.items():
         name = f"{path}{key}"
-        if isinstance(value, DTensor):
+        if is_shared(value):
             plain[key], rows[name] = {IN_SHARDS: name}, value.to_local()
         elif isinstance(value, Mapping):
             plain[key], more = split_state(value, f"{name}/")
@@ -118,7 +129,7 @@ def _fit(value: Any, parameter: Tensor) -> Any:
         isinstance(value, Tensor) and value.shape == parameter.shape
     ):
         return value
-    if isinstance(parameter, DTensor):
+    if is_shared(parameter):
         return _take_rows(value, parameter)
     whole = value.read() if isinstance(value, SpreadTensor) else value
     if whole.stride() == parameter.stride():
@@ -134,15 +145,6 @@ def _take_rows(value: Tensor | SpreadTensor, like: DTensor) -> DTensor:
     stop = min(count, start + each)
     rows = value.read(start, stop) if isinstance(value, SpreadTensor) else value[start:stop]
     rows = rows.contiguous().to(like.device)
-    return DTensor.from_local(
+    return type(like).from_local(
         rows, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
-
-
-def hash_file(path: Path) -> str:
-    """Hashes what is in a file."""
-    sha = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            sha.update(chunk)
-    return sha.hexdigest()

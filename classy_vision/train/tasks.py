@@ -30,6 +30,7 @@ from torch.nn.functional import (
 
 from classy_vision.config import ConfigError, unknown
 from classy_vision.data.masks import Cell, ClassMasks, NumberMaps, PixelLabels
+from classy_vision.heads import ClassyHead
 from classy_vision.models import ClassyModel
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.metrics import (
@@ -288,6 +289,11 @@ class _Numbers(Task):
         return self.config.std or 1.0
 
     def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
+        if not convertible and (self.mean, self.std) != (0.0, 1.0):
+            raise ConfigError(
+                f"tasks.{self.name}: mean = {self.mean:g} and std = {self.std:g}, but the last layers of this "
+                f"head cannot turn standardised numbers into the units of the table: leave mean and std out"
+            )
         if not convertible or None not in (self.config.mean, self.config.std):
             return self
         numbers = targets()
@@ -567,7 +573,7 @@ def name_outputs(outputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
 def to_units(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
     """Makes heads that give standardised numbers give them in the units of the table."""
     for layer, task in _regression_layers(model, tasks):
-        assert layer.bias is not None  # without one numbers are learned as they are
+        assert layer.bias is not None  # as ``can_convert`` found
         layer.weight.mul_(task.std)
         layer.bias.mul_(task.std).add_(task.mean)
 
@@ -581,11 +587,17 @@ def standardize(model: ClassyModel, tasks: Mapping[str, Task]) -> None:
         layer.bias.sub_(task.mean).div_(task.std)
 
 
+def can_convert(head: ClassyHead) -> bool:
+    """Whether the last layers of a head can turn standardised numbers into the units of the table."""
+    layers = head.output_layers()
+    return bool(layers) and all(layer.bias is not None for layer in layers)
+
+
 def _regression_layers(
     model: ClassyModel, tasks: Mapping[str, Task]
 ) -> Iterator[tuple[nn.Linear | nn.Conv2d, _Numbers]]:
     for entries in model.get_heads().values():
         for head in entries:
             task = tasks.get(str(head.unique_id))
-            if isinstance(task, _Numbers):
+            if isinstance(task, _Numbers) and can_convert(head):
                 yield from ((layer, task) for layer in head.output_layers())

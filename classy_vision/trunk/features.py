@@ -42,7 +42,14 @@ class OverwrittenError(ConfigError):
     """A block changes its input in place, so that a head cannot read it."""
 
 
-def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int], with_token: bool = False) -> Tensor:
+def find_patch(number: int, image: Sequence[int]) -> int:
+    """Height and width in pixels of square patches, so many of which make a whole image."""
+    return max(1, round((image[0] * image[1] / max(1, number)) ** 0.5))
+
+
+def tokens_to_map(
+    x: Tensor, prefix: int, image: Sequence[int], with_token: bool = False, patch: int | None = None
+) -> Tensor:
     """Tokens of square patches as a map, without those before the patches; other features as they are.
 
     Shape: (n, prefix + h * w, c) to (n, c, h, w), or (n, 2 c, h, w) with the class token.
@@ -52,6 +59,7 @@ def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int], with_token: bool
         prefix: how many stand before the patches.
         image: height and width of the image.
         with_token: put the first token after the channels of every patch.
+        patch: height and width of a patch in pixels; by default what fits the number of tokens.
 
     Raises:
         ValueError: the tokens are not a grid of such patches, as after some were dropped.
@@ -59,8 +67,8 @@ def tokens_to_map(x: Tensor, prefix: int, image: Sequence[int], with_token: bool
     if x.dim() != 3:
         return x
     number = x.shape[1] - prefix
-    patch = round((image[0] * image[1] / max(1, number)) ** 0.5)
-    height, width = image[0] // max(1, patch), image[1] // max(1, patch)
+    patch = patch or find_patch(number, image)
+    height, width = image[0] // patch, image[1] // patch
     if height * width != number:
         raise ValueError(
             f"{number} tokens are no grid of patches of an image of {image[0]}x{image[1]}: a head that reads "

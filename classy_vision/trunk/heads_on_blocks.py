@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
 from classy_vision.heads.classy_head import ClassyHead, Source, TokenLayout, check_heads, needs_in_plane
-from classy_vision.trunk.features import OverwrittenError, Trace
+from classy_vision.trunk.features import FeatureInfo, OverwrittenError, Trace, find_patch
 from classy_vision.trunk.names import END, join_blocks, split_place
 from classy_vision.trunk.sequence import told_channels
 from classy_vision.trunk.training import decide, look, trunk_parameters
@@ -180,12 +180,20 @@ def _describe(
         if traced:
             tokens = (tokens or TokenLayout()) if traced.features[step].dim() == 3 else None
         info = infos.get(step)
-        return Source(block, known.get(step), info and info.stride, tokens, info and info.shape)
+        stride = info and _find_stride(info, tokens, trunk.input_shape)
+        return Source(block, known.get(step), stride, tokens, info and info.shape)
 
     return {
         place: tuple(describe(block, step) for block, step in zip(split_place(place), read, strict=True))
         for place, read in places.items()
     }
+
+
+def _find_stride(info: FeatureInfo, tokens: TokenLayout | None, input_shape: tuple[int, ...]) -> int | None:
+    """Input pixels per position of a map, that of the patches where there are tokens."""
+    if tokens is None or len(info.shape) != 2 or len(input_shape) < 3:
+        return info.stride
+    return tokens.patch or find_patch(info.shape[0] - tokens.prefix, input_shape[-2:])
 
 
 def _look(trunk: Any, heads: Mapping[str, list[ClassyHead]], steps: Iterable[str]) -> Trace | None:

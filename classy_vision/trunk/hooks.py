@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
@@ -14,6 +15,8 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.heads.classy_head import check_name
 from classy_vision.trunk.map_layout import channels_first
 from classy_vision.trunk.names import END
+
+torch.fx.wrap("channels_first")
 
 
 class Owner:
@@ -91,8 +94,10 @@ def check_paths(model: nn.Module, blocks: Sequence[str] | Mapping[str, str]) -> 
 
 
 def add_hook(owner: Owner, module: nn.Module, name: str) -> None:
-    """Makes ``module`` readable as block ``name`` in ``run_hooked``."""
-    module.register_forward_hook(_Hook(owner, name))
+    """Makes ``module`` readable as block ``name`` in ``run_hooked``, where it is not yet."""
+    hooks = [hook for hook in module._forward_hooks.values() if isinstance(hook, _Hook)]
+    if not any(hook.owner is owner and hook.name == name for hook in hooks):
+        module.register_forward_hook(_Hook(owner, name))
 
 
 def is_running(owner: Owner) -> bool:

@@ -103,7 +103,7 @@ class _Loading:
         layout = self.find_layout(state, layout)
         native = self.rename(state, layout)
         kept = self.take_heads_out(native)
-        native = self.fit_and_fill(native, kept)
+        native = self.fit_and_fill(native, kept, shared=isinstance(source, Mapping))
         name = "a state dict" if isinstance(source, Mapping) else str(source)
         loaded = tuple(key for key in native if self.fitting.changed.get(key) != NEW)
         ids = tuple(sorted(ids_of(kept)))
@@ -164,14 +164,20 @@ class _Loading:
             del native[key]
         return {key: value for key, value in self.model.state_dict().items() if id_of(key) in skipped}
 
-    def fit_and_fill(self, native: State, kept: State) -> State:
-        """Makes ``native`` fit the model, checks that it does, and loads it; errors say what would help."""
+    def fit_and_fill(self, native: State, kept: State, shared: bool) -> State:
+        """Makes ``native`` fit the model, checks that it does, and loads it; errors say what would help.
+
+        Args:
+            native: by our names.
+            kept: the weights of the heads that are skipped.
+            shared: whether someone else has the tensors as well.
+        """
         own = self.model.state_dict()
         try:
             native = self.model.fit(native, self.fitting)
             if self.fitting.channels is not None:
                 native = fit_channels(native, own, self.fitting)
-            _fill(self.model, {**kept, **native})
+            _fill(self.model, {**kept, **native}, copy=shared)
         except ConfigError as error:
             wrong = (key for key in own if key not in kept and shape_of(own[key]) != shape_of(native.get(key)))
             heads = sorted(ids_of(wrong))
@@ -194,8 +200,8 @@ def find_source(source: Any) -> Any:
     raise ConfigError(f"weights = {source!r}: the name of a file or of published weights is needed")
 
 
-def _fill(model: Trunk, native: Mapping[str, Any]) -> None:
-    """Loads ``native``; a model without memory takes the tensors as its own."""
+def _fill(model: Trunk, native: Mapping[str, Any], copy: bool) -> None:
+    """Loads ``native``; a model without memory takes the tensors as its own, or copies of them."""
     own = model.state_dict()
     empty = any(value.is_meta for value in own.values() if isinstance(value, Tensor))
     if empty:
@@ -203,7 +209,7 @@ def _fill(model: Trunk, native: Mapping[str, Any]) -> None:
             k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith("num_batches_tracked")
         }
         native = {
-            key: value.to(own[key].dtype) if key in own and isinstance(value, Tensor) else value
+            key: value.to(own[key].dtype, copy=copy) if key in own and isinstance(value, Tensor) else value
             for key, value in {**counts, **native}.items()
         }
     model.load_state_dict(native, assign=empty)

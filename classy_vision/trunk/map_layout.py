@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -14,9 +14,9 @@ MapLayout = Literal["nchw", "nhwc"]
 """Channels first, (n, c, h, w) and (n, c, t, h, w), or last, (n, h, w, c) and (n, t, h, w, c)."""
 
 
-def channels_first(x: Tensor) -> Tensor:
-    """A map or clip with channels last, seen with channels first; other tensors as they are."""
-    return x.movedim(-1, 1) if x.dim() in (4, 5) else x
+def channels_first(x: Any) -> Any:
+    """A map or clip with channels last, seen with channels first; anything else as it is."""
+    return x.movedim(-1, 1) if isinstance(x, Tensor) and x.dim() in (4, 5) else x
 
 
 class MapLayouts:
@@ -45,9 +45,8 @@ class MapLayouts:
     def find(self, trunk: nn.Module, module: nn.Module, steps: Sequence[str]) -> None:
         """Finds the layouts of ``steps``, whose features are still as ``module`` makes them."""
         given = {step: layout for step, layout in self._given.items() if step in steps}
-        if len(given) < len(steps):
-            self._known |= find_layouts(trunk, module, steps, self._input_shape)
-        self._known |= given
+        found = find_layouts(trunk, module, steps, self._input_shape) if len(given) < len(steps) else {}
+        self._known = {**self._known, **found, **given}  # other threads read what there was
         self.channels_last = frozenset(step for step, value in self._known.items() if value == "nhwc")
 
     def check(self, steps: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,7 +19,9 @@ from classy_vision.trunk.map_layout import MapLayouts
 from classy_vision.trunk.names import END, group_names, split_place
 from classy_vision.trunk.route import Features, Route
 
-_adding = threading.Lock()
+_adding = threading.RLock()
+_under_way: set[tuple[Owner, str]] = set()
+"""The steps that the thread with the lock makes readable."""
 
 
 class ByHooks(Route):
@@ -112,10 +115,8 @@ class ByHooks(Route):
 
     def prepare(self, trunk: Any, steps: Iterable[str]) -> None:
         new = [step for step in steps if step not in self.hooked]
-        for step in new:
-            self._hook(trunk, step)
-        if new and self.layouts:
-            self.layouts.find(trunk, self._body(trunk), new)
+        if new:
+            self._hook(trunk, new)
 
     def check_layouts(self, steps: Iterable[str]) -> None:
         if self.layouts:
@@ -127,6 +128,11 @@ class ByHooks(Route):
         """The features of ``steps`` in one call of the author's forward, in the order in which they ran."""
         self.prepare(trunk, steps)
         return list(run_hooked(self.owner, forward, steps, self._channels_last())[0].items())
+
+    def call(self, forward: Callable[[], Any]) -> Any:
+        """What the author's forward returns, a map with channels first."""
+        last = self._channels_last()
+        return run_hooked(self.owner, forward, (), last)[1] if END in last else forward()
 
     def modules(self, trunk: Any) -> dict[str, nn.Module]:
         """The modules that have hooks, by block."""
@@ -152,27 +158,41 @@ class ByHooks(Route):
         by_path = {path: name for name, path in {**rest, **own}.items()}
         return {by_path[path]: path for path in paths if path in by_path}
 
-    def _hook(self, trunk: Any, step: str) -> None:
-        with _adding:
-            if step in self.hooked:
-                return
-            path = self._places(trunk).get(step, "")  # the end of the trunk may not be a module
-            if path:
-                add_hook(self.owner, self._body(trunk).get_submodule(path), step)
-            self.hooked[step] = path
+    def _hook(self, trunk: Any, steps: Iterable[str]) -> None:
+        """Makes steps readable; other threads wait until all is known of them."""
+        with _adding:  # again where layouts are looked for, since that reads the steps
+            new = [step for step in steps if step not in self.hooked and (self.owner, step) not in _under_way]
+            begun = {(self.owner, step) for step in new}
+            _under_way.update(begun)
+            try:
+                body, places = self._body(trunk), self._places(trunk)
+                paths = {step: places.get(step, "") for step in new}  # the end may not be a module
+                for step, path in paths.items():
+                    if path:
+                        add_hook(self.owner, body.get_submodule(path), step)
+                if new and self.layouts:
+                    self.layouts.find(trunk, body, new)
+                self.hooked = {**self.hooked, **paths}
+            finally:
+                _under_way.difference_update(begun)
 
 
 def with_heads(own: Callable[..., Any]) -> Callable[..., Any]:
     """An author's forward that gives what the heads make of its blocks, where there are heads."""
+    first = [*inspect.signature(own).parameters, "x"][1]  # by which callers may name the input
 
     @functools.wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         route, heads = self._route(), self.heads
-        if not heads or not isinstance(route, ByHooks) or is_running(route.owner):
+        if not isinstance(route, ByHooks) or is_running(route.owner):
             return own(self, *args, **kwargs)
+        call = functools.partial(own, self, *args, **kwargs)
+        if not heads:
+            return route.call(call)
         plan = plan_heads(self, heads)
-        features = route.read_call(self, functools.partial(own, self, *args, **kwargs), plan.readers)
-        with_outputs = run_heads(self, args[0] if args else None, features, heads, plan)
+        features = route.read_call(self, call, plan.readers)
+        x = args[0] if args else kwargs.get(first)
+        with_outputs = run_heads(self, x, features, heads, plan)
         found = {head: output for *_, outputs in with_outputs for head, output in outputs}
         return join_outputs(heads, found)
 

@@ -172,8 +172,8 @@ class Trunk(nn.Module):
         """
         if not head.reads_maps:
             return feature
-        prefix = (self.token_layout(step) or TokenLayout()).prefix
-        return tokens_to_map(feature, prefix, x.shape[-2:], head.reads_token)
+        tokens = self.token_layout(step) or TokenLayout()
+        return tokens_to_map(feature, tokens.prefix, x.shape[-2:], head.reads_token, tokens.patch)
 
     def modules_for_heads(self) -> set[str]:
         """Names of modules that heads read features through, though no feature that they read needs them."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from classy_vision.atomic import replacing
 from classy_vision.config import ConfigError, first_line
-from classy_vision.weights.files import replacing
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 

@@ -63,6 +63,9 @@ def start(*arguments: object) -> tuple[int, str, set[str]]:
         (["train", "--resume", "none"], 2, "error: 'none' is not a run folder"),
         (["train", "configs/digits.yaml", "--set", "schedule.lr=1"], 2, "did you mean 'learning_rate'?"),
         (["train", "configs/digits.yaml", "--epochs", "3"], 2, "did you mean --set schedule.epochs=3?"),
+        (["compare", "resnte50"], 2, "error: unknown model 'resnte50'; did you mean 'resnet50'?"),
+        (["compare", "resnet50", "--sort", "mac"], 2, "--sort: unknown column 'mac'; did you mean 'macs'?"),
+        (["compare", "resnet50", "--train", "none.yaml"], 2, "error: cannot read the config 'none.yaml'"),
         (["predict", "none", "a.png"], 2, "error: unknown model 'none'"),
         (["predict", "resnet18", "a.png"], 2, "'resnet18' is a preset, which classy predict does not take"),
         (["predict", "none.onnx", "a.png"], 2, "error: no such exported file: 'none.onnx'"),
@@ -77,6 +80,20 @@ def test_what_needs_no_torch(arguments: list[str], code: int, said: str) -> None
     assert "torch" not in modules
     if arguments[0] in ("--help", "-h", "--version"):
         assert {"pydantic", "rich", "yaml", "numpy"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("model.depths=many", "anynet: depths = 'many': input should be a valid tuple"),
+        ("model.heads.0.fork_block=block4", "unknown block 'block4'; did you mean 'block"),
+        ("schedule.freeze.until=block4", "unknown block 'block4'; did you mean 'block"),
+    ],
+)
+def test_wrong_values_need_no_packages_for_training(value: str, said: str, tmp_path: Path) -> None:
+    status, printed, modules = start("train", "configs/digits.yaml", "--set", value, "-o", tmp_path / "run")
+    assert (status, said in printed) == (2, True), printed
+    assert {"accelerate", "matplotlib", "sympy"}.isdisjoint(modules)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

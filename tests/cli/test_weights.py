@@ -106,10 +106,15 @@ def test_list_by_what_they_are(run: Any, arguments: list[str], holds: Any) -> No
 
 
 def test_list_sorted(run: Any) -> None:
-    rows = json.loads(run("list", "resnet", "--sort", "-top1", "--format", "json")[1])
-    there = [row["top1"] for row in rows if row["top1"] is not None]
-    assert there == sorted(there, reverse=True)
-    assert [row["top1"] for row in rows[: len(there)]] == there
+    for column, name, largest_first in (
+        ("top1", "top1", True),
+        ("-top1", "top1", False),
+        ("params", "params", False),
+    ):
+        rows = json.loads(run("list", "resnet", "--sort", column, "--format", "json")[1])
+        there = [row[name] for row in rows if row[name] is not None]
+        assert there == sorted(there, reverse=largest_first)
+        assert [row[name] for row in rows[: len(there)]] == there
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import resource
@@ -19,8 +20,12 @@ from pyarrow import parquet
 
 from classy_vision import embed as embeddings
 from classy_vision.config import ConfigError
-from classy_vision.embed import Progress, embed, load
+from classy_vision.data import images as decoders
+from classy_vision.data.images import ImageError
+from classy_vision.embed import Progress, embed, load, work
+from classy_vision.embed.sources import Part
 from classy_vision.errors import OperationError
+from classy_vision.predict import inputs
 from tests.embed.conftest import write_image
 from tests.embed.test_sources import make_tar
 from tests.predict.test_predictor import small_model
@@ -212,6 +217,117 @@ def test_a_shard_that_was_damaged_is_made_again(model: Path, make_images: Images
     shard.write_bytes(shard.read_bytes()[:100])
     assert run(model, images, tmp_path / "out", resume=True).new == 4
     assert read(tmp_path / "out") == wanted
+
+
+# -- what may be over
+
+
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Makes the sample of this name unreadable; None makes all readable."""
+    found: list[str | None] = [None]
+    read_input = inputs.read_input
+
+    def fail(one: Any, *rest: Any) -> Any:
+        if one.name == found[0]:
+            raise ImageError(Path(one.name), "it is locked")
+        return read_input(one, *rest)
+
+    monkeypatch.setattr(work, "read_input", fail)
+    return lambda name: found.__setitem__(0, name)
+
+
+Lock = Callable[["str | None"], None]
+
+
+def test_what_could_not_be_read_is_tried_again(
+    model: Path, make_images: Images, tmp_path: Path, lock: Lock
+) -> None:
+    images, out = make_images(10), tmp_path / "out"
+    run(model, images, tmp_path / "whole")
+    lock("dog/00006.png")
+    assert (first := run(model, images, out)).errors == 1
+    shards = {file: file.read_bytes() for file in out.glob("shard*")}
+    other = (out / "shard-000000.parquet").stat().st_mtime_ns
+    again = run(model, images, out, resume=True)
+    assert (again.rows, again.errors, again.new) == (first.rows, 1, 3)
+    assert {file: file.read_bytes() for file in shards} == shards
+    assert (out / "errors.csv").read_text().endswith("it is locked\n")
+    lock(None)
+    assert run(model, images, out, resume=True).new == 4
+    assert read(out) == read(tmp_path / "whole")
+    assert (out / "errors.csv").read_bytes() == (tmp_path / "whole" / "errors.csv").read_bytes()
+    assert (out / "shard-000000.parquet").stat().st_mtime_ns == other
+    assert run(model, images, out, resume=True).new == 0
+
+
+def test_trying_again_can_be_interrupted(model: Path, make_images: Images, tmp_path: Path, lock: Lock) -> None:
+    images, out = make_images(10), tmp_path / "out"
+    lock("dog/00006.png")
+    run(model, images, out)
+    (out / "embeddings.lance").mkdir()
+
+    def interrupt(now: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, images, out, resume=True, progress=interrupt)
+    with pytest.raises(ConfigError, match="out' is not complete: classy embed --resume continues it"):
+        load(out)
+    assert not (out / "embeddings.lance").exists()  # it would lack rows
+    lock(None)
+    assert run(model, images, out, resume=True).new == 4
+    run(model, images, tmp_path / "whole")
+    assert read(out) == read(tmp_path / "whole")
+
+
+def test_what_is_not_complete_gets_on_first(
+    model: Path, make_images: Images, tmp_path: Path, lock: Lock
+) -> None:
+    """Where every shard has an error, embeddings that are killed now and then would never be complete."""
+    images, out = make_images(10), tmp_path / "out"
+    lock("cat/00001.png")
+
+    def interrupt(now: Progress) -> None:
+        if now.shards == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, images, out, progress=interrupt, batch_size=1)
+    found = run(model, images, out, resume=True)
+    assert (found.rows, found.errors, found.new) == (9, 1, 6)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])
+def test_a_system_that_fails_ends_the_command(
+    model: Path, make_images: Images, tmp_path: Path, number: int
+) -> None:
+    images, open_header = make_images(10), decoders.open_header
+
+    def fail(source: Any, most: int) -> Any:
+        if str(source).endswith("00006.png"):
+            raise OSError(number, os.strerror(number))
+        return open_header(source, most)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoders, "open_header", fail)
+        with pytest.raises(OperationError, match=r"cannot read 'dog/00006.png': .*; --resume continues"):
+            run(model, images, tmp_path / "out")
+    found = run(model, images, tmp_path / "out", resume=True)
+    assert (found.rows, found.errors) == (10, 0)
+
+
+def test_a_system_that_fails_at_a_member_of_a_tar_file(model: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", 3)
+
+    def fail(part: Part) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "read", fail)
+        with pytest.raises(OperationError, match="Stale file handle; --resume continues"):
+            run(model, tmp_path / "a.tar", tmp_path / "out")
+    assert run(model, tmp_path / "a.tar", tmp_path / "out", resume=True).rows == 3
 
 
 # -- what is in the way

@@ -72,7 +72,7 @@ def test_what_ray_refuses(model: Path, make_images: Images, tmp_path: Path, clus
     with pytest.raises(OperationError, match="dog/00009.png: not an image"):
         run(model, images, tmp_path / "out", runner="ray", on_error="stop")
     assert run(model, images, tmp_path / "out", runner="ray", resume=True).errors == 1
-    assert run(model, images, tmp_path / "out", runner="ray", resume=True).new == 0
+    assert run(model, images, tmp_path / "out", runner="ray", resume=True).new == 1  # with the error, once more
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -16,6 +18,7 @@ from pyarrow import parquet
 
 from classy_vision.config import ConfigError
 from classy_vision.data.images import ImageError
+from classy_vision.embed import sources
 from classy_vision.embed.sources import Part, Sample, Source, find_kind, list_folder, open_source, write_listing
 from classy_vision.errors import OperationError
 from tests.embed.conftest import write_image
@@ -164,7 +167,7 @@ def test_members_of_a_sample_are_grouped_by_the_name_before_the_first_dot(tmp_pa
     first, second, third = samples(source)
     assert [sample.name for sample in (first, second, third)] == ["a/1", "b/1", "b/2"]
     assert first.source.read() == b"a/1.jpg"
-    assert cells(first) == {"text": "a/1.txt"}
+    assert cells(first) == {"text": "a/1.txt", "json": None}
     assert isinstance(third.source, ImageError)
     assert third.source.reason == "the sample has no image"
 
@@ -193,6 +196,45 @@ def test_a_tar_file_that_is_cut_short(tmp_path: Path, part: float) -> None:
     assert len(read) >= int(8 * part) - 1
 
 
+def test_labels_that_the_first_sample_does_not_have(tmp_path: Path) -> None:
+    members = {"0.png": b"0", "1.png": b"1", "1.cls": b"7"}
+    write_tar(tmp_path / "tars" / "0.tar", members)
+    write_tar(tmp_path / "tars" / "1.tar", {"2.png": b"2", "2.txt": b"two"})
+    source = open_source(str(tmp_path / "tars"), "image", tmp_path / "listing", 4)
+    assert [cells(sample) for sample in samples(source)] == [{"label": label} for label in (None, "7", None)]
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar file" * 100])
+def test_a_first_file_that_is_no_tar_file(tmp_path: Path, content: bytes) -> None:
+    make_tar(tmp_path / "tars" / "1.tar", 2)
+    (tmp_path / "tars" / "0.tar").write_bytes(content)
+    first, *others = samples(open_source(str(tmp_path / "tars"), "image", tmp_path / "listing", 4))
+    assert isinstance(first.source, ImageError)
+    assert "0.tar: it is damaged or cut short" in str(first.source)
+    assert [cells(sample) for sample in (first, *others)] == [{"label": label} for label in (None, "0", "1")]
+
+
+def test_members_that_belong_to_no_sample(tmp_path: Path) -> None:
+    names = ("README", "a/.DS_Store", "a/0.png", "a/._0.png", "a/0.cls")
+    write_tar(tmp_path / "a.tar", dict.fromkeys(names, b"0"))
+    (found,) = samples(open_source(str(tmp_path / "a.tar"), "image", tmp_path / "listing", 4))
+    assert (found.name, cells(found)) == ("a/0", {"label": "0"})
+
+
+def test_a_tar_file_at_which_the_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(make_tar(tmp_path / "a.tar", 2)), "image", tmp_path / "listing", 4)
+    assert source.columns.names == ["label"]
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tarfile, "open", fail)
+    with pytest.raises(OperationError, match=r"a.tar': Input/output error; --resume continues"):
+        samples(source)
+    with pytest.raises(OperationError, match=r"a.tar': Input/output error"):
+        _ = open_source(str(tmp_path / "a.tar"), "image", tmp_path / "listing", 4).columns
+
+
 # -- what is wrong
 
 
@@ -207,6 +249,7 @@ def test_a_tar_file_that_is_cut_short(tmp_path: Path, part: float) -> None:
         ("rows.csv", "the collection is empty: there is nothing to embed"),
         ("names.csv", "unknown column 'path'; did you mean|needs a column 'path'"),
         ("blank.csv", "blank.csv, row 2: there is no path"),
+        ("ids.csv", "ids.csv, row 2: there is no id"),
         ("broken.parquet", "cannot read 'broken.parquet'"),
     ],
 )
@@ -219,6 +262,7 @@ def test_wrong_collections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word
         "rows.csv": "path,label\n",
         "names.csv": "file\na.png\n",
         "blank.csv": "path,label\na.png,x\n,y\n",
+        "ids.csv": "id,path\n1,a.png\n,b.png\n",
         "broken.parquet": "PAR1",
     }.items():
         Path(name).write_text(text)
@@ -261,6 +305,68 @@ def test_a_hugging_face_dataset(tmp_path: Path) -> None:
     assert bytes(found[3].source) == Path(files[3]).read_bytes()
     with pytest.raises(ConfigError, match="has no split 'val'"):
         open_source(f"hf:{tmp_path / 'saved'}:val", "image", tmp_path / "listing", 2)
+
+
+class Dataset:
+    """A dataset that is not one of the library."""
+
+    _fingerprint = "0"
+
+    def __init__(self, rows: dict[str, list[Any]]) -> None:
+        self.table, self.asked = pyarrow.table(rows), list[int]()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def with_format(self, kind: str) -> Dataset:
+        return self
+
+    def __getitem__(self, part: slice) -> pyarrow.Table:
+        found = self.table.slice(part.start or 0, part.stop - (part.start or 0))
+        self.asked.append(found.num_rows)
+        return found
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dataset]:
+    """Lets "hf:DATASET" mean a dataset with given columns."""
+
+    def give(**rows: list[Any]) -> Dataset:
+        data = Dataset(rows)
+        monkeypatch.setattr(sources, "_load_dataset", lambda word: (data, "image", {}))
+        return data
+
+    return give
+
+
+def test_a_dataset_with_ids_and_paths(load: Callable[..., Dataset], tmp_path: Path) -> None:
+    images = [{"bytes": b"x", "path": "a.png"}, {"bytes": b"y", "path": None}]
+    load(image=images, id=[7, 8], path=["somewhere/a.png", None], n=[1, 2])
+    found = samples(open_source("hf:any", "image", tmp_path / "listing", 4))
+    assert [(sample.name, sample.path) for sample in found] == [("7", "somewhere/a.png"), ("8", "")]
+    assert [cells(sample) for sample in found] == [{"n": 1}, {"n": 2}]
+    load(image=images, id=["a", None])
+    with pytest.raises(ConfigError, match="hf:any, row 2: there is no id"):
+        samples(open_source("hf:any", "image", tmp_path / "listing", 4))
+
+
+def test_a_dataset_is_read_a_few_rows_at_a_time(load: Callable[..., Dataset], tmp_path: Path) -> None:
+    data = load(image=[{"bytes": b"x", "path": None}] * 300, n=[*range(300)])
+    found = samples(open_source("hf:any", "image", tmp_path / "listing", 200))
+    assert [cells(sample)["n"] for sample in found] == [*range(300)]
+    assert [sample.name for sample in found] == [str(n) for n in range(300)]
+    assert [sample.shard for sample in found] == [0] * 200 + [1] * 100
+    assert max(data.asked) == 64
+
+
+def test_datasets_that_are_refused(load: Callable[..., Dataset], tmp_path: Path) -> None:
+    load(image=[])
+    with pytest.raises(ConfigError, match="the collection is empty: there is nothing to embed"):
+        open_source("hf:any", "image", tmp_path / "listing", 4)
+    with pytest.raises(
+        ConfigError, match="'hf:any': videos are read from folders and tables, not from Hugging"
+    ):
+        open_source("hf:any", "video", tmp_path / "listing", 4)
 
 
 # -- memory

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classy_vision.embed import embed, load
+from classy_vision.embed import embed, load, thumbnails
+from classy_vision.embed.sources import Sample
 from classy_vision.embed.thumbnails import SIDE, Files, find_copies, make_thumbnail, make_thumbnails
 from tests.embed.collections import write_embeddings
 from tests.embed.conftest import write_image
@@ -82,6 +85,15 @@ def test_the_middle_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert make_thumbnail(tmp_path / "a.mp4") == "videos need: pip install 'classy-vision-models[video]'"
 
 
+@pytest.mark.parametrize("kind", [EOFError, OverflowError, MemoryError, struct.error])
+def test_whatever_a_decoder_raises_is_a_reason(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise kind("damaged")
+
+    monkeypatch.setattr(thumbnails, "open_header", fail)
+    assert make_thumbnail(b"RIFF") == "damaged"
+
+
 @pytest.mark.parametrize("word", ["images", "rows.csv"])
 def test_relative_paths_are_found_from_elsewhere(
     word: str, model: Path, make_images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +123,39 @@ def test_tar_files(model: Path, tmp_path: Path) -> None:
         file.unlink()
     assert "tar" in str(make_thumbnails(files, [4])[4])
     assert find_copies(files, [[0, 1]]) == {}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_tar_files_that_have_changed(model: Path, tmp_path: Path, count: int) -> None:
+    """Their pictures might be of other images."""
+    for n in range(2):
+        make_tar(tmp_path / "tars" / f"{n}.tar", 3, 3 * n)
+    files = stored(model, tmp_path / "tars", tmp_path / "features")
+    (tmp_path / "tars" / "1.tar").unlink()
+    if count == 2:
+        make_tar(tmp_path / "tars" / "1.tar", 4, 3)
+    made = make_thumbnails(files, [0, 4])
+    assert all(str(made[row]).endswith("tars' has changed since it was embedded") for row in (0, 4))
+    assert find_copies(files, [[0, 4]]) == {}
+
+
+def test_bytes_are_not_kept_to_find_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source:
+        fingerprint = "0"
+
+        def read(self, shard: int) -> Iterator[Sample]:
+            for n in range(20):
+                yield Sample(f"{n:05}", bytes([n % 10]) * 2**20)
+
+    monkeypatch.setattr(thumbnails, "open_source", lambda *_: Source())
+    source = {"kind": "hugging face", "name": "hf:any", "fingerprint": "0"}
+    files = Files(load(write_embeddings(tmp_path / "features", {"x": np.eye(20)}, source=source)))
+    tracemalloc.start()
+    found = find_copies(files, [[*range(20)]])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {row: row - 10 for row in range(10, 20)}
+    assert most < 5 * 2**20
 
 
 def test_hugging_face(model: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from classy_vision.engines import engine as engines
 from classy_vision.engines import load_optimized, openvino, optimize, search
 from classy_vision.engines.inductor import choose_options
 from classy_vision.heads import FullyConnectedHead
-from classy_vision.models import ClassyModel
+from classy_vision.models import ClassyModel, build_model
 from tests.models import small
 from tests.models.small import FAMILIES, batch, build
 
@@ -180,6 +180,17 @@ def test_no_usage_data_is_sent(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
     )
     assert done.stdout == "True\n", done.stderr
+
+
+@needs_openvino
+def test_openvino_pads_as_it_is_told() -> None:
+    """Blur pools reflect the border."""
+    config = {"name": "resnext", "num_blocks": [1, 1], "init_planes": 8, "anti_alias": "blur", "heads": []}
+    torch.manual_seed(0)
+    model = worn(build_model(config))
+    fast = optimize(model, batch(), engine="openvino")
+    with torch.no_grad():
+        agree({"": fast(batch(3, seed=5))}, {"": model(batch(3, seed=5))})
 
 
 @needs_openvino

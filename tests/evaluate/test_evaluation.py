@@ -169,3 +169,14 @@ def test_folders_that_are_there(predictor: Predictor, table: Path, tmp_path: Pat
         evaluate(predictor, table, output=tmp_path / "out")
     evaluate(predictor, table, output=tmp_path / "out", heads=["weight"], force=True)
     assert not (tmp_path / "out" / "species.confusion.csv").exists()
+
+
+def test_a_damaged_image_that_is_there_twice_counts_twice(
+    predictor: Predictor, table: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    lines = [f"{table.parent / name},owl" for name in ("1.png", "5.png", "2.png", "5.png")]
+    rows.write_text("\n".join(["path,species", *lines]))
+    found = evaluate(predictor, rows, heads=["species"])
+    assert (found.count, found.unreadable, len(found.errors)) == (2, 2, 1)
+    assert found.as_dict()["unreadable"] == 2

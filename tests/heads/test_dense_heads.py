@@ -141,11 +141,50 @@ def test_readout_gets_the_class_token(readout: str) -> None:
     torch.testing.assert_close(ignoring(batch()), other(*grids), rtol=1, atol=10)
 
 
-def test_dropped_patches_are_no_map() -> None:
-    model = model_of({**VIT, "patch_drop_rate": 0.5}, "pyramid", "ln")
+@pytest.mark.parametrize(("rate", "left"), [(0.5, 8), (0.75, 4)])  # 4 of 16 patches would be a square
+def test_dropped_patches_are_no_map(rate: float, left: int) -> None:
+    model = model_of({**VIT, "patch_drop_rate": rate}, "pyramid", "ln")
     assert model(batch()).shape == (2, 3, 16, 16)
-    with pytest.raises(ValueError, match="8 tokens are no grid of patches of an image of 32x32"):
+    with pytest.raises(ValueError, match=f"{left} tokens are no grid of patches of an image of 32x32"):
         model.train()(batch())
+
+
+class Stages(nn.Module):
+    """Tokens of fewer and larger patches from stage to stage, as LeViT's, after a class token if asked for."""
+
+    def __init__(self, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.fine, self.coarse = nn.Linear(3, 4), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x[:, :, ::4, ::4].flatten(2).transpose(1, 2)
+        x = self.fine(torch.cat([patches[:, : self.num_prefix_tokens], patches], 1))
+        prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        return self.coarse(torch.cat([prefix, patches.unflatten(1, (8, 8))[:, ::2, ::2].flatten(1, 2)], 1))
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_tokens_of_several_sizes_are_levels_of_their_own(prefix: int) -> None:
+    model = ClassyModel.from_model(Stages(prefix), ["fine", "coarse"], (3, 32, 32)).eval()
+    model.set_heads({("fine", "coarse"): [small("pyramid"), build_head({"name": "dpt", "unique_id": "b"})]})
+    pyramid, dpt = model.get_heads()["fine+coarse"]
+    assert pyramid.strides == dpt.strides == (4, 8)
+    assert len(pyramid.levels) == len(dpt.levels) == 2
+    assert model(batch())["a"].shape == (2, 3, 8, 8)
+    with pytest.raises(ConfigError, match=r"finest first, not with strides \[8, 4\]: \[fine, coarse\]"):
+        model.set_heads({("coarse", "fine"): [small("pyramid")]})
+    model.set_heads({("coarse", "fine"): [small("linear_dense")]})
+    assert model(batch()).shape == (2, 3, 8, 8)
+
+
+def test_tokens_of_one_size_have_one_stride() -> None:
+    model = model_of(VIT, "pyramid", LAYERS)
+    (head,) = model.get_heads()["+".join(LAYERS)]
+    assert head.strides == (8, 8, 8)
+    small("pyramid", in_planes=(16, 16, 16), strides=(1, 1, 1)).connect(
+        [Source(block, 16, 8, TokenLayout(1, True), (17, 16)) for block in LAYERS]
+    )
 
 
 # -- what is refused

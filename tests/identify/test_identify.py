@@ -144,6 +144,10 @@ def test_what_fits_nothing() -> None:
     theirs = to_layout(outline("resnet18"), "timm")
     with pytest.raises(ConfigError, match="knows the names of 120 of 121"):
         identify({**theirs, "extra.weight": torch.zeros(1)})
+    narrow = shapes(outline("resnet18", init_planes=48))
+    without_statistics = {key: shape for key, shape in narrow.items() if "running" not in key}
+    with pytest.raises(ConfigError, match="nearest is"):  # 32 groups of norms do not divide 48 channels
+        identify(without_statistics)
     with pytest.raises(ConfigError, match="it is empty"):
         identify({})
     with pytest.raises(ConfigError, match=r"not a state dict of tensors: 1 entry \(epoch\)"):

@@ -10,7 +10,7 @@ import pytest
 from tests.models.small import CASES
 
 
-@pytest.mark.parametrize(("what", "processes"), [("data_parallel", 2), ("frozen", 2), ("sharded", 1)])
+@pytest.mark.parametrize(("what", "processes"), [("data_parallel", 2), ("frozen", 2), ("sharded", 2)])
 def test_distributed(what: str, processes: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "tests.models.distributed_worker", what]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,22 @@ def test_windows_of_a_kind_that_does_not_exist(predictor: Predictor, tmp_path: P
         list(predictor.predict(path, window="whole"))
 
 
+def test_errors_do_not_wait_for_an_image_that_can_be_read() -> None:
+    predictor, _ = of_means(4)
+    taken = 0
+
+    def damaged() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(50):
+            taken += 1
+            yield b"damaged"
+
+    found = predictor.outputs(damaged(), workers=1)
+    assert next(found).error
+    assert taken <= 4
+    assert len(list(found)) == 49
+
+
 # -- files
 
 
@@ -250,6 +267,14 @@ def test_a_file_that_cannot_be_read_is_tried_again(predictor: Predictor, album: 
     photo(album / "0.png", 40, 40)
     (again,) = write_predictions(predictor, album, tmp_path / "out")
     assert again["mask"].file
+
+
+def test_an_image_that_is_named_twice_is_predicted_once(
+    predictor: Predictor, album: Path, tmp_path: Path
+) -> None:
+    again: list[str | Path] = [album, album / "deep", str(album / "0.png")]
+    assert len(list(write_predictions(predictor, again, tmp_path / "out", batch_size=1))) == 6
+    assert list(write_predictions(predictor, again, tmp_path / "out")) == []
 
 
 def test_folders_that_cannot_be_written(predictor: Predictor, album: Path, tmp_path: Path) -> None:

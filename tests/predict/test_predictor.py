@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from classy_vision.config import ConfigError
 from classy_vision.data.config import DataConfig
+from classy_vision.data.images import ImageError
 from classy_vision.embed import Settings
 from classy_vision.embed.encoder import load_encoder
 from classy_vision.export import Head, export
@@ -168,6 +170,31 @@ def test_unreadable_ones(predictor: Predictor, photo: Path, tmp_path: Path) -> N
     for wrong in (3, None, {"image": photo}, [photo, 3]):
         with pytest.raises(ConfigError, match="is not an input: give files, folders"):
             predictor(wrong)
+
+
+class Broken(io.BytesIO):
+    """An open file that fails when it is read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [EOFError, OverflowError, MemoryError, struct.error])
+def test_whatever_a_decoder_raises_is_an_error_of_the_image(
+    predictor: Predictor, kind: type[Exception]
+) -> None:
+    (found,) = predictor([Broken(kind())])
+    assert found.error == (kind.__name__ if kind is not struct.error else "error")
+
+
+def test_what_is_missing_for_all_images_is_no_error_of_one(predictor: Predictor) -> None:
+    with pytest.raises(ConfigError, match="pip install") as caught:
+        predictor([Broken(ConfigError("TIFF needs: pip install 'classy-vision-models[tiff]'"))])
+    assert not isinstance(caught.value, ImageError)
 
 
 def test_images_in_memory_are_seen_as_files_are(predictor: Predictor, tmp_path: Path) -> None:

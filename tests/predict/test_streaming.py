@@ -44,3 +44,24 @@ def test_answers_come_in_order(ahead: int) -> None:
         for number, one in enumerate(outputs):
             assert (one.error == "unreadable") == (number in (3, 4, 6, 8, 10))
             assert one.error or one.outputs["head"].tolist() == [2.0 * number]
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_errors_do_not_wait_for_an_image_that_can_be_read(ahead: int) -> None:
+    taken = 0
+
+    def batches() -> Iterator[list[tuple[Any, Any]]]:
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            bad = ImageError(Path(str(number)), "unreadable")
+            yield [(number, np.full((1, 2), 0.0) if number in (5, 6) else bad)]
+
+    def run_all(arrays: Iterator[Array]) -> Iterator[Mapping[str, Array]]:
+        while some := list(islice(arrays, ahead)):
+            yield from map(double, some)
+
+    for given, one in enumerate(answer_batches(batches(), run_all), 1):
+        assert one.input == given - 1  # type: ignore[comparison-overlap]  # inputs are numbers here
+        assert given <= taken <= given + ahead
+    assert given == 100

@@ -11,9 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from classy_vision.config import ConfigError
+from classy_vision.data.batches import EpochBatches
+from classy_vision.models import ClassyModel
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.averaging import collecting, find_norms, make_average
 from classy_vision.train.config import ScheduleConfig, SwaConfig
+from classy_vision.train.job import prepare
 from classy_vision.train.optimizer import learning_rate
 from classy_vision.train.run import Trainer
 from tests.train.command import head, job
@@ -135,3 +138,19 @@ def test_a_stopped_run_is_resumed_to_the_bit(batches: int, table: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_average_as_one(table: Path) -> None:
     assert_two_are_one(settings(table, optimizer="sgd"), table.parent)
+
+
+def test_norms_of_a_schedule_free_run_are_those_of_its_average(table: Path, tmp_path: Path) -> None:
+    data = {"source": "table", "file": str(table)}
+    schedule = {"optimizer": "schedule_free_sgd", "learning_rate": 0.1}
+    settings = TrainConfig.parse(job(data, head("colour"), schedule=schedule))
+    train(settings, tmp_path / "run")
+    model, ready = ClassyModel.from_checkpoint(tmp_path / "run"), prepare(settings)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    norms = find_norms(model.train())
+    samples, order = ready.samples(seed=0), EpochBatches(ready.records.rows(held_out=False), 4, seed=0)
+    order.epoch = 1
+    with collecting(norms), torch.no_grad():
+        for keys in order:
+            model(torch.stack([samples[key].views[0] for key in keys]))
+    torch.testing.assert_close({name: model.state_dict()[name] for name in before}, before)

@@ -26,6 +26,7 @@ from classy_vision.train.best import (
 )
 from classy_vision.train.config import ScheduleConfig, TaskConfig
 from classy_vision.train.run import Trainer
+from classy_vision.train.run_folder import RunFolder
 from classy_vision.train.tasks import KINDS
 from tests.train.command import head, job
 from tests.train.stops import assert_same_runs, read_history, train_and_stop
@@ -254,3 +255,18 @@ def test_rare_classes_are_drawn_as_often_as_others(table: Path, tmp_path: Path) 
     train(settings(table, balance="colour", epochs=1), tmp_path / "run")
     with pytest.raises(ConfigError, match="schedule.balance: unknown head 'color'; did you mean 'colour'"):
         prepare(settings(table, balance="color"))
+
+
+def test_a_run_that_ends_while_it_is_written_trains_no_further(
+    table: Path, ends: list[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last checkpoint is there, and its weights are not."""
+    config, run = two_heads(table, epochs=6), table.parent / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", lambda *_: pytest.fail("full"))
+        with pytest.raises(pytest.fail.Exception, match="full"):
+            train(config, run)
+    assert len(ends) == 5
+    resume(run)
+    assert len(ends) == 5
+    assert (run / "model.safetensors").is_file()

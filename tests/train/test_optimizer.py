@@ -187,3 +187,12 @@ def test_sgd_without_momentum() -> None:
     schedule = ScheduleConfig(optimizer="sgd", momentum=0.0)
     optimizer = make_optimizer(build_model({**SMALL_TRUNK, "heads": [head("a", num_classes=2)]}), schedule)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.0}
+
+
+def test_muon_takes_the_matrices_without_weight_decay_too() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    model = build_model({**FAMILIES["vision_transformer"][0], "heads": []})
+    for decay in (0.0, 0.1):
+        groups = make_optimizer(model, ScheduleConfig(optimizer="muon", weight_decay=decay)).param_groups
+        assert any(group["use_muon"] for group in groups)
+        assert all(p.dim() > 1 for group in groups if group["use_muon"] for p in group["params"])

@@ -10,7 +10,7 @@ import pytest
 
 from classy_vision.config import ConfigError
 from classy_vision.train import load_settings
-from classy_vision.train.recipes import FOLDER, apply_recipe, choose_recipe, list_recipes
+from classy_vision.train.recipes import FOLDER, apply_recipe, choose_recipe, list_recipes, take_recipe
 from classy_vision.train.run_folder import RunFolder
 from tests.train.command import SMALL_TRUNK, classy, head, write
 
@@ -73,6 +73,21 @@ def test_tasks_are_filled_by_their_kind() -> None:
 )
 def test_a_config_without_a_schedule(model: dict[str, Any], weights: str | None, recipe: str | None) -> None:
     assert choose_recipe({"model": model, "weights": weights}) == recipe
+
+
+def test_the_recipe_goes_with_the_task_and_the_images() -> None:
+    config = {"model": {"name": "resnet18"}, "data": {"source": "folder"}}
+    assert take_recipe(config)["recipe"] == "from-scratch"
+    assert "augment" not in take_recipe(config)["data"]
+    assert take_recipe({**config, "tasks": {"mask": {"kind": "segmentation"}}})["recipe"] == "segmentation"
+    for changed in (
+        {**config, "data": {"source": "folder", "value_range": [0, 4095]}},
+        {**config, "model": {"name": "resnet18", "in_channels": 5}},
+    ):
+        assert take_recipe(changed)["data"]["augment"] == {"flip": 0.5, "crop": [0.2, 1.0], "erase": 0.1}
+    given = {"source": "folder", "value_range": [0, 4095], "augment": {"flip": 0.1}}
+    assert take_recipe({**config, "data": given})["data"] == given
+    assert take_recipe({"model": {"name": "unheard_of"}}) == {"model": {"name": "unheard_of"}}
 
 
 def test_a_schedule_of_ones_own_is_no_recipe(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from classy_vision.cli.train import _Plan
 from classy_vision.config import ConfigError
 from classy_vision.data.config import TableConfig
 from classy_vision.train import TrainConfig, train
@@ -138,3 +139,19 @@ def test_what_cannot_be_divided(table: Path) -> None:
     with pytest.raises(ConfigError, match="fold = 2 needs more folds than folds = 2"):
         TableConfig.parse({"source": "table", "file": "a.csv", "folds": 2, "fold": 2})
     assert not (table.parent / "runs").exists()
+
+
+def test_the_only_row_of_a_class_is_always_trained_on(table: Path) -> None:
+    rows = without_split(table).read_text().splitlines()
+    rows[2] = rows[2].replace("lime", "violet")
+    assert "violet" in rows[2]
+    table.write_text("\n".join(rows) + "\n")
+    for fold in range(4):
+        found = prepare(with_fold(settings(table), 4, fold))
+        assert "violet" in found.tasks["colour"].classes
+
+
+def test_a_stopped_command_says_how_to_resume_without_losing_runs() -> None:
+    plan = _Plan(seeds=3, folds=None, dry_run=False, find_rate=False, analyse_heads=False, plot=None)
+    assert plan.describe_rest(Path("runs"), force=True) == "the same command without --force resumes it"
+    assert plan.describe_rest(Path("runs"), force=False) == "the same command resumes it"

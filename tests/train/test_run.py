@@ -192,6 +192,14 @@ def test_a_frozen_trunk_is_the_one_it_came_from(plain: Path, tmp_path: Path) -> 
     assert same == {key for key in first if not key.startswith("heads.")}
 
 
+def test_nothing_is_frozen_again(table: Path, tmp_path: Path) -> None:
+    changes = {"freeze": {"until": "stem"}, "unfreeze_at": {"epoch": 2, "until": "block1"}}
+    with pytest.raises(
+        ConfigError, match=r"'blocks\.block1-0\..*' learns in epoch 1 and is frozen again later"
+    ):
+        train(settings(table, schedule=changes), tmp_path / "run")
+
+
 def test_blocks_learn_from_when_they_are_unfrozen(table: Path, tmp_path: Path) -> None:
     """The stem never does, the first block from the second epoch on, and the rest throughout."""
     changes = {"freeze": {"until": "block1"}, "unfreeze_at": {"epoch": 2, "until": "stem"}}

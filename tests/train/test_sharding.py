@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from classy_vision.config import ConfigError
+from classy_vision.data.files import hash_file
 from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model, load_weights
 from classy_vision.train import TrainConfig, resume, train
 from classy_vision.train.config import ScheduleConfig
 from classy_vision.train.run_folder import RunFolder, read_state
 from classy_vision.train.sharding import REFUSED, check_parameters, check_sharding, wants_sharding
-from classy_vision.train.shards import Shards, SpreadTensor, fit_optimizer, hash_file, join_state, read_whole
+from classy_vision.train.shards import Shards, SpreadTensor, fit_optimizer, join_state, read_whole
 from tests.train.command import FSDP, classy, digits_job, head, job, start, write
 from tests.train.double import in_float64
 from tests.train.stops import TIMES

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from classy_vision.config import ConfigError
+from classy_vision.heads import FullyConnectedHead
 from classy_vision.models import ClassyModel, build_model
 from classy_vision.predict import Predictor
 from classy_vision.train import TrainConfig, resume, train
@@ -144,3 +145,33 @@ def test_numbers_that_are_all_the_same() -> None:
 def test_statistics_are_for_numbers() -> None:
     with pytest.raises(ConfigError, match="std is for regression and dense_regression, not for multilabel"):
         TaskConfig.parse({"kind": "multilabel", "std": 2.0})
+
+
+def test_the_best_epoch_of_a_run_has_standardised_heads(table: Path, tmp_path: Path) -> None:
+    train(settings(table, schedule={"best": "val/price/loss"}), tmp_path / "run")
+    ready = prepare(settings(table, weights=str(tmp_path / "run" / "best.safetensors")))
+    model, x = build_initial(ready.settings, ready.tasks).eval(), torch.rand(3, 1, 3, 8, 8)
+    with torch.no_grad():
+        now = ready.tasks["price"].convert(run_views(model, x, ready.tasks)["price"])
+        before = run_views(ClassyModel.from_checkpoint(tmp_path / "run").eval(), x, ready.tasks)["price"]
+    torch.testing.assert_close(now, before, rtol=1e-4, atol=1.0)
+    stopped = prepare(settings(table, weights=str(tmp_path / "run" / "checkpoint.pt")))
+    with pytest.raises(ConfigError, match=r"is what a run is resumed from: take its folder"):
+        build_initial(stopped.settings, stopped.tasks)
+
+
+def test_a_head_that_cannot_take_the_units_learns_numbers_as_they_are(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = FullyConnectedHead.build
+
+    def without_bias(head: FullyConnectedHead, *args: Any) -> None:
+        build(head, *args)
+        head.output_layers()[0].bias = None
+
+    monkeypatch.setattr(FullyConnectedHead, "build", without_bias)
+    config = settings(table, schedule={"epochs": 1, "learning_rate": 1e-9})
+    train(config, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").settings().tasks["price"].mean is None
+    with pytest.raises(ConfigError, match=r"tasks\.price: mean = 5 and std = 1, but the last layers"):
+        prepare(settings(table, task={"mean": 5.0}))

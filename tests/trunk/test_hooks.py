@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from classy_vision.config import ConfigError
 from classy_vision.cost import count
 from classy_vision.heads import FullyConnectedHead, IdentityHead
 from classy_vision.models import ClassyModel, build_model
+from classy_vision.trunk import map_layout
 from tests.models.small import batch, loss, wrong_answers
 
 
@@ -300,6 +304,7 @@ def test_clips_and_ends_with_channels_last() -> None:
 
     model = ClassyModel.from_model(Video(), ["norm"], (3, 4, 32, 32))
     assert model.feature_info(["norm"])["norm"].shape == (6, 2, 8, 8)
+    assert model(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 6, 2, 8, 8)
     assert model.features(torch.zeros(1, 3, 4, 32, 32), ["trunk_output"])["trunk_output"].shape == (
         1,
         6,
@@ -309,3 +314,46 @@ def test_clips_and_ends_with_channels_last() -> None:
     )
     model.set_heads({"trunk_output": [FullyConnectedHead("a", 2)]})
     assert model(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 2)
+
+
+def test_an_output_that_is_no_map_stays_as_it_is() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return x, 3
+
+    x = batch()
+    output, number = ClassyModel.from_model(Pair(), layout="nhwc")(x)
+    assert output is x
+    assert number == 3
+
+
+def test_a_first_read_in_several_threads_waits_for_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, waits = threading.Event(), threading.Event()
+    find_layouts = map_layout.find_layouts
+
+    def find_slowly(*args: Any) -> Any:
+        begun.set()
+        waits.wait(0.2)
+        return find_layouts(*args)
+
+    model = ClassyModel.from_model(ChannelsLast().eval(), input_shape=(3, 32, 32))
+    monkeypatch.setattr(map_layout, "find_layouts", find_slowly)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(model.features, batch(), ["layer1"])
+        assert begun.wait(10)
+        second = model.features(batch(), ["layer1"])
+        waits.set()
+        assert first.result()["layer1"].shape == second["layer1"].shape == (2, 12, 8, 8)
+
+
+def test_a_first_read_that_ends_early_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    model = ClassyModel.from_model(ChannelsLast().eval(), input_shape=(3, 32, 32))
+    with monkeypatch.context() as patch:
+        patch.setattr(map_layout, "find_layouts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.features(batch(), ["layer1"])
+    for trunk in (copy.deepcopy(model), model):
+        assert trunk.features(batch(), ["layer1"])["layer1"].shape == (2, 12, 8, 8)

@@ -264,6 +264,14 @@ def test_a_model_without_memory_takes_the_tensors_of_the_file(tmp_path: Path) ->
     assert equal(again, small("resnet", seed=5))
 
 
+def test_a_model_shares_no_memory_with_a_state_dict() -> None:
+    config = {**FAMILIES["resnet"][0], "heads": []}
+    teacher = build_model(config)
+    student = build_model(config, weights=teacher.state_dict())
+    theirs = {value.data_ptr() for value in teacher.state_dict().values()}
+    assert theirs.isdisjoint(value.data_ptr() for value in student.state_dict().values())
+
+
 def test_half_precision_files_keep_the_model_s_type() -> None:
     half = {key: value.half() if value.is_floating_point() else value for key, value in as_timm().items()}
     with torch.device("meta"):

@@ -299,6 +299,52 @@ def test_tokens_of_other_modules_become_maps() -> None:
         wrong(x)
 
 
+def test_a_head_that_reads_maps_when_the_input_is_given_by_name() -> None:
+    class Own(ClassyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(3, 4)
+
+        def forward(self, images: Tensor, *, double: bool = False) -> Tensor:
+            return self.body((2 if double else 1) * images[:, :, ::8, ::8].flatten(2).transpose(1, 2))
+
+    x = torch.randn(2, 3, 32, 48)
+    model = Own()
+    model.set_heads({"body": [ReadMaps("maps")]})
+    (wanted,), (found,) = model(x, double=True), model(double=True, images=x)
+    assert found.shape == (2, 4, 4, 6)
+    assert found.equal(wanted)
+
+
+def test_registers_are_no_class_token() -> None:
+    class Foreign(nn.Module):
+        num_prefix_tokens = 4
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+    def has_token(given: bool | None = None, prefix: int | None = None, **said: Any) -> bool:
+        net = Foreign()
+        vars(net).update(said)
+        model = ClassyModel.from_model(net, prefix_tokens=prefix, class_token=given)
+        layout = model.token_layout(END)
+        assert layout is not None
+        return layout.has_class_token
+
+    assert has_token()
+    assert not has_token(has_class_token=False)  # as timm's vision transformers say
+    assert not has_token(cls_token=None)  # as its EVAs do
+    assert has_token(has_class_token=True)
+    assert not has_token(has_class_token=True, prefix=0)
+    assert not has_token(given=False)
+    assert has_token(given=True, has_class_token=False)
+    with pytest.raises(ConfigError, match="class_token = True, but prefix_tokens = 0"):
+        has_token(given=True, prefix=0)
+    model = ClassyModel.from_model(Foreign(), class_token=False, input_shape=(3, 4, 4))
+    with pytest.raises(ConfigError, match="reads the class token, and block 'trunk_output' gives none"):
+        model.set_heads({END: [FullyConnectedHead("a", 2, pooling="token")]})
+
+
 def test_heads_registered_by_users_may_read_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGISTRIES, "head", REGISTRIES["head"])
     entries = dict(REGISTRIES["head"]._entries)

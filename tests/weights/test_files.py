@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -24,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from classy_vision.config import ConfigError, OperationError
+from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel, build_model, save_weights
-from classy_vision.weights.files import check_target, read_tensors, replacing, write_tensors
+from classy_vision.weights.files import read_tensors, write_tensors
 
 SMALL = {"name": "resnet", "num_blocks": [1], "init_planes": 8, "num_classes": 2}
 STATE = {"a": torch.arange(1000.0), "b": torch.ones(2, 3)}
@@ -342,20 +341,6 @@ def test_a_crash_leaves_the_old_file(suffix: str, tmp_path: Path, monkeypatch: p
     assert path.read_bytes() == before
 
 
-def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    code = (
-        "import os, sys; from classy_vision.weights.files import replacing\n"
-        "with replacing(sys.argv[1]) as beside:\n    beside.write_text('new'); os._exit(9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
-    assert path.read_text() == "old"
-    with replacing(path) as beside:
-        beside.write_text("new")
-    assert path.read_text() == "new"
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_training_never_writes_to_the_mapped_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights.{suffix}"
@@ -385,55 +370,13 @@ def test_a_mapped_file_can_be_replaced(tmp_path: Path) -> None:
 # -- what cannot be written
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    there = tmp_path / "table.csv"
-    there.write_text("mine")
-    with pytest.raises(ConfigError, match=r"^--output .*table\.csv exists: --force replaces it"):
-        check_target(there, [".csv"], force=False, option="--output")
-    check_target(there, [".csv"], force=True)
-    with pytest.raises(ConfigError, match=r"unknown ending '\.cvs'; did you mean '\.csv'"):
-        check_target(tmp_path / "table.cvs", [".csv"], force=False)
-    check_target(tmp_path / "table.cvs", force=False)
-    with pytest.raises(ConfigError, match="there is no folder"):
-        check_target(tmp_path / "no" / "table.csv", [".csv"], force=False)
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match="exists and is not a file"):
-        check_target(tmp_path / "folder.csv", [".csv"], force=True)
-    assert there.read_text() == "mine"
-
-
-def fail(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def write_half(path: Path) -> None:
-    path.write_bytes(b"half")
-    fail()
-
-
-@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
-def test_nothing_is_left_beside_a_file_that_cannot_be_written(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("old")
-    if where != "write":
-        monkeypatch.setattr(os, where, fail)
-    with (
-        pytest.raises(OperationError, match=r"cannot write .*config\.yaml': No space left"),
-        replacing(path) as part,
-    ):
-        write_half(part) if where == "write" else part.write_bytes(b"new")
-    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
-    assert path.read_text() == "old"
-
-
 LIMITED = """
 import resource, sys
 import torch
 from pathlib import Path
 from classy_vision.config import OperationError
-from classy_vision.weights.files import replacing, write_tensors
+from classy_vision.atomic import replacing
+from classy_vision.weights.files import write_tensors
 tensors = {"a": torch.zeros(100_000)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 def save(path):

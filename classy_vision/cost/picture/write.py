@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from classy_vision.atomic import check_target, replacing
 from classy_vision.config import ConfigError, unknown
 from classy_vision.cost.costs import Costs
 from classy_vision.cost.picture.html import render_html
 from classy_vision.cost.picture.rows import describe
-from classy_vision.weights.files import check_target, replacing
 
 SUFFIXES = (".svg", ".png", ".html")
 

@@ -142,9 +142,9 @@ class ResBlock(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.drop(self.residual(x))
-        if self.shortcut is not None:
-            out = add_shortcut(out, self.shortcut(x))
+        out: Tensor = self.residual(x)
+        if self.shortcut is not None:  # without one, dropping the branch would leave nothing
+            out = add_shortcut(self.drop(out), self.shortcut(x))
         return self.activation(out)
 
 

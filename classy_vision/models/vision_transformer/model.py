@@ -312,7 +312,7 @@ class VisionTransformer(ClassyModel):
         if step == END or self.config.feature_format == "map":
             return None
         of_clip = self.config.frames_per_clip is not None
-        return TokenLayout(self.stem.prefix, self.config.has_class_token, of_clip)
+        return TokenLayout(self.stem.prefix, self.config.has_class_token, of_clip, self.config.patch_size)
 
     def head_input(self, head: ClassyHead, step: str, feature: Tensor, x: Tensor) -> Tensor:
         """As in every trunk; of inner layers what the last norm makes of them, where the head wants that, as

@@ -18,6 +18,20 @@ from classy_vision.weights.catalogue import is_published, published
 FOLDER = Path(__file__).parent
 TRANSFORMERS = ("vision_transformer",)
 CLIPS = ("resnext3d",)
+DENSE = ("segmentation", "dense_regression")
+"""The kinds of tasks with a label for each pixel."""
+OF_PICTURES = (
+    "policy",
+    "operations",
+    "magnitude",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "grey",
+    "blur",
+)
+"""Keys of augmentation for images of 8 bits in grey or colour."""
 
 
 @cache
@@ -38,7 +52,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def choose_recipe(config: Mapping[str, Any]) -> str | None:
-    """The recipe for a config that has no schedule, by the family of its trunk and whether it has weights."""
+    """The recipe for a config that has no schedule: by its tasks, the family of its trunk, and its weights."""
     model = config.get("model")
     if not isinstance(model, Mapping) or not isinstance(name := model.get("name"), str):
         return None
@@ -47,9 +61,26 @@ def choose_recipe(config: Mapping[str, Any]) -> str | None:
     family = next((family for family, presets in families().items() if name == family or name in presets), None)
     if family is None:
         return None
+    if any(isinstance(task, Mapping) and task.get("kind") in DENSE for task in _name_tasks(config).values()):
+        return "segmentation"
     if not (config.get("weights") or model.get("weights")):
         return "kinetics" if family in CLIPS else "from-scratch"
     return "fine-tune-transformer" if family in TRANSFORMERS else "fine-tune-convolutions"
+
+
+def take_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the recipe for it, as far as its images go with that; as it is if there is none."""
+    taken, name = dict(config), choose_recipe(config)
+    if name is None:
+        return taken
+    taken["recipe"] = name
+    model, data = config["model"], config.get("data")
+    is_of_pictures = model.get("in_channels") in (None, 1, 3)
+    if isinstance(data, Mapping) and (data.get("value_range") is not None or not is_of_pictures):
+        augment = read_recipe(name).get("data", {}).get("augment", {})
+        rest = {key: value for key, value in augment.items() if key not in OF_PICTURES}
+        taken["data"] = {"augment": rest, **data}
+    return taken
 
 
 def apply_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
