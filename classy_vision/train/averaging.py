@@ -30,14 +30,15 @@ def make_average(model: nn.Module, schedule: ScheduleConfig) -> AveragedModel | 
 
 def _fade(decay: float, model: AveragedModel) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
-    def update(averages: list[Tensor], values: list[Tensor], steps: Any) -> None:
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], steps: Any) -> None:
         """Moves averages towards values; at the start by more, so that the first weights are soon forgotten."""
         # ``steps`` is on the device of the averages, and reading it would wait for that.
         weight = max(1 - decay, 9 / (10 + int(model.n_averaged)))
-        if averages[0].is_floating_point():  # those of a call have one type
-            torch._foreach_lerp_(averages, [value.to(averages[0]) for value in values], weight)
-        else:
-            torch._foreach_copy_(averages, values)
+        for average, value in zip(averages, values):  # one by one, as some may be those that processes share
+            if average.is_floating_point():
+                average.lerp_(value.to(average), weight)
+            else:
+                average.copy_(value)
 
     return update
 
