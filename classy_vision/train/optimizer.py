@@ -83,7 +83,8 @@ def make_optimizer(
     """
     groups = group_parameters(model, schedule)
     if beside is not None:
-        groups.append({"params": [beside], "weight_decay": 0.0, "scale": 1.0, "of_head": True})
+        alone = {"params": [beside], "weight_decay": 0.0, "scale": 1.0, "of_head": True, "decays": False}
+        groups.append(alone)
     return _make(groups, schedule)
 
 
