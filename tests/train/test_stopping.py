@@ -214,7 +214,7 @@ def test_a_killed_worker_is_one_line(digits: tuple[Path, Path], tmp_path: Path) 
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert err.startswith("error: a process that reads images was killed")
-    assert err.endswith(f"Go on with: classy train --resume {folder}\n")
+    assert err.endswith(f"Resume with: classy train --resume {folder}\n")
     assert err.count("\n") == 1
 
 
