@@ -27,7 +27,7 @@ def check_target(path: Path, suffixes: Collection[str] = (), *, force: bool, opt
         option: that the path was given by, for the message.
 
     Raises:
-        ConfigError: the suffix is another, there is no such folder, or the path exists.
+        ConfigError: the suffix is not allowed, the folder does not exist, or the path exists.
     """
     where = f"{option} {path}".strip()
     if suffixes and path.suffix not in suffixes:

@@ -357,7 +357,7 @@ def _draw_fold(rows: Sequence[int], draw: Draw, folds: int, fold: int) -> list[i
 def _leave_one_of_each(
     rows: Sequence[int], drawn: Sequence[int], values: Sequence[Collection[Hashable]]
 ) -> list[int]:
-    """Of the rows that are drawn those with which no value goes that the others of ``rows`` do not have."""
+    """The rows that are drawn, but for those that would take the last row of a value out of training."""
     kept, left = list[int](), Counter(value for row in set(rows) - set(drawn) for value in values[row])
     for row in drawn:
         if all(left[value] for value in values[row]):

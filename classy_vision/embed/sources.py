@@ -282,7 +282,7 @@ def _read_ids(cells: list[Any], where: str, first: int) -> list[str]:
         ConfigError: one is missing.
     """
     if None in cells:
-        raise ConfigError(f"{where}, row {first + cells.index(None)}: there is no id")
+        raise ConfigError(f"{where}, row {first + cells.index(None)}: the id is missing")
     return [str(cell) for cell in cells]
 
 
@@ -500,7 +500,7 @@ def _walk_tar(file: str) -> Iterator[tarfile.TarInfo]:
     """Yields the members that belong to samples.
 
     Raises:
-        tarfile.TarError: the file is no tar file, or is cut short, after the members before that.
+        tarfile.TarError: the file is not a tar file, or is cut short; the members before that have been given.
     """
     with tarfile.open(file, "r:") as tar:
         while (member := tar.next()) is not None:

@@ -124,8 +124,8 @@ def check_freezing(model: ClassyModel, schedule: ScheduleConfig) -> None:
     """Freezes what stays as it is at first, and raises where the schedule does not go with the model.
 
     Raises:
-        ConfigError: there is no such block or head, or what learns at first is frozen later: the optimizer has
-            what learns at last.
+        ConfigError: there is no such block or head, or one that learns is frozen again in a later epoch: the
+            optimizer holds only what learns in the last one.
     """
     later: set[str] | None = None
     for epoch in reversed(schedule.changes):

@@ -249,7 +249,7 @@ def test_a_tar_file_at_which_the_system_fails(tmp_path: Path, monkeypatch: pytes
         ("rows.csv", "the collection is empty: there is nothing to embed"),
         ("names.csv", "unknown column 'path'; did you mean|needs a column 'path'"),
         ("blank.csv", "blank.csv, row 2: there is no path"),
-        ("ids.csv", "ids.csv, row 2: there is no id"),
+        ("ids.csv", "ids.csv, row 2: the id is missing"),
         ("broken.parquet", "cannot read 'broken.parquet'"),
     ],
 )
@@ -346,7 +346,7 @@ def test_a_dataset_with_ids_and_paths(load: Callable[..., Dataset], tmp_path: Pa
     assert [(sample.name, sample.path) for sample in found] == [("7", "somewhere/a.png"), ("8", "")]
     assert [cells(sample) for sample in found] == [{"n": 1}, {"n": 2}]
     load(image=images, id=["a", None])
-    with pytest.raises(ConfigError, match="hf:any, row 2: there is no id"):
+    with pytest.raises(ConfigError, match="hf:any, row 2: the id is missing"):
         samples(open_source("hf:any", "image", tmp_path / "listing", 4))
 
 
