@@ -134,26 +134,16 @@ def test_no_module_is_imported_by_name(file: Path) -> None:
     assert found <= BY_NAME.get(file.relative_to(PACKAGE).as_posix(), 0)
 
 
-def test_import_is_quick() -> None:
-    # Against torch's own import, a second on a quiet machine: a busy one slows down both.
-    code = (
-        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); "
-        "import classy_vision.models; print((time.perf_counter() - middle) / (middle - start))"
-    )
-    ratios = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(3)
-    ]
-    assert min(ratios) < 0.3
-
-
-def test_importing_models_needs_no_training_packages() -> None:
-    code = "import sys, classy_vision.models; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    heavy = {"accelerate", "torchmetrics", "pandas", "matplotlib", "sklearn", "PIL", "torchvision", "typer"}
-    assert heavy.isdisjoint(loaded)
+def test_importing_models_takes_little_beside_torch() -> None:
+    # Seconds are in benchmarks.construction.
+    code = "import sys, torch; before = set(sys.modules); import classy_vision.models; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0].removeprefix("_") for name in done.stdout.split()}
+    ours = {"classy_vision", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "safetensors"}
+    others = {
+        name for name in packages - ours - set(sys.stdlib_module_names) if not name.startswith("sysconfig")
+    }
+    assert others == set()
 
 
 PUBLIC = {

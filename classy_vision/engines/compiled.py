@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from classy_vision.engines.program import Program
 
+Files = Mapping[str, memoryview]
+"""What is in the files of a program, by their endings, such as "onnx"."""
+
 
 class Compiled(ABC):
     """A program that an engine has compiled. Several threads may call it.
@@ -22,6 +26,7 @@ class Compiled(ABC):
         packages, extra: what it needs, and the extra of the distribution that installs it.
         devices: the types of devices that it runs on.
         needs_trust: whether reading a file of this engine can run code that is in the file.
+        takes_export: whether ``compile`` takes the exported program.
         takes: what ``run`` is called with and returns.
         outputs: for each name the place of its output in what ``run`` returns.
         workers: how many batches ``stream`` has in work at a time.
@@ -32,6 +37,7 @@ class Compiled(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     needs_trust: ClassVar[bool] = False
+    takes_export: ClassVar[bool] = False
     takes: ClassVar[str] = "numpy"
     outputs: Mapping[str, int]
     workers: int = 1
@@ -43,8 +49,8 @@ class Compiled(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: Path, **options: Any) -> Compiled:
-        """Reads what ``save`` wrote; ``options`` are "threads", "dtype" and "cache_dir"."""
+    def load(cls, files: Files, **options: Any) -> Compiled:
+        """Loads what ``save`` wrote; ``options`` are "threads", "dtype" and "cache_dir"."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
@@ -95,3 +101,9 @@ class Compiled(ABC):
 
             outputs = [*map(torch.from_numpy, outputs)]
         return {name: outputs[place] for name, place in self.outputs.items()}
+
+
+def map_file(path: Path) -> memoryview:
+    """Returns what is in a file, mapped into memory; writing to it does not change the file."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from classy_vision.engines.compiled import Files
 from classy_vision.engines.plain import LAYOUTS, Plain
 from classy_vision.engines.program import Program
 
@@ -37,15 +39,15 @@ class Inductor(Plain):
         return torch.compile(module, fullgraph=True, **choose_options(program.example.device))
 
     @classmethod
-    def load(cls, path: Path, **options: Any) -> Plain:
-        """Reads the file that ``save`` wrote: a shared library, which runs.
+    def load(cls, files: Files, **options: Any) -> Plain:
+        """Loads the file that ``save`` wrote: a shared library, which runs.
 
         Raises:
             RuntimeError: the file is damaged, or for another machine.
         """
         import torch._inductor  # the underscore notwithstanding, this is where torch's documentation has it
 
-        compiled = torch._inductor.aoti_load_package(str(path.with_suffix(".pt2")))
+        compiled = torch._inductor.aoti_load_package(io.BytesIO(files["pt2"]))
         return Plain(compiled, device=torch.device(compiled.get_metadata().get("AOTI_DEVICE_KEY", "cpu")))
 
     def run(self, images: Tensor) -> list[Tensor]:

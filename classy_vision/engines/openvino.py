@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classy_vision.config import ConfigError
-from classy_vision.engines.compiled import Compiled
+from classy_vision.engines.compiled import Compiled, Files
 from classy_vision.engines.openvino_package import find_core, load_openvino
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ class OpenVINO(Compiled):
 
     name = extra = "openvino"
     packages = ("openvino",)
+    takes_export = True
 
     def __init__(
         self, model: Any, threads: int, dtype: str = "float32", cache_dir: str | Path | None = None
@@ -57,9 +57,9 @@ class OpenVINO(Compiled):
         return cls(model, program.threads, program.dtype, program.cache_dir)
 
     @classmethod
-    def load(cls, path: Path, **options: Any) -> OpenVINO:
-        """Reads the files that ``save`` wrote."""
-        return cls(read(path.with_suffix(".xml")), **options)
+    def load(cls, files: Files, **options: Any) -> OpenVINO:
+        """Loads the files that ``save`` wrote."""
+        return cls(read(str(files["xml"], "utf-8"), files["bin"]), **options)
 
     def save(self, path: Path) -> None:
         load_openvino().save_model(self._model, path.with_suffix(".xml"), compress_to_fp16=False)
@@ -130,24 +130,18 @@ def reshape(model: Any, shape: Sequence[int | None]) -> None:
     model.reshape({0: load_openvino().PartialShape(sizes)})
 
 
-def read(path: Path) -> Any:
-    """Reads an ``openvino.Model`` from a file of IR, and maps the file of weights beside it into memory.
+def read(graph: str, weights: memoryview) -> Any:
+    """Reads an ``openvino.Model``, which computes on ``weights`` where they lie.
 
-    OpenVINO is given what is in the two files, so that no path in them is followed, and has no operators but
-    its own.
+    OpenVINO is given no path, so that it follows none in the graph, and has no operators but its own.
 
     Raises:
-        ConfigError: the file of weights is missing.
-        ValueError: a file is damaged.
+        ValueError: the graph is damaged, or does not fit the weights.
     """
-    weights = path.with_suffix(".bin")
-    if not weights.is_file():
-        raise ConfigError(f"{str(path)!r} has no weights: {weights.name!r} is missing beside it")
-    mapped = np.memmap(weights, np.uint8, "c")  # OpenVINO takes none that cannot be written to
+    values = np.frombuffer(weights, np.uint8)
     try:
-        tensor = load_openvino().Tensor(mapped, shared_memory=True)
-        model = find_core().read_model(path.read_text("utf-8"), tensor)
+        model = find_core().read_model(graph, load_openvino().Tensor(values, shared_memory=True))
     except Exception as error:  # of many kinds, which only the library's binary names
         raise ValueError(str(error).strip().splitlines()[-1]) from None  # where it was thrown comes first
-    model.mapped = mapped  # as long as the model is there; it does not hold its weights itself
+    model.weights = values  # as long as the model is there; it does not hold them itself
     return model

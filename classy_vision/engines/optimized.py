@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from classy_vision.config import Config, ConfigError, first_line
 from classy_vision.data.files import count_processors
+from classy_vision.engines.archive import map_archive, write_archive
 from classy_vision.engines.compiled import Compiled
 from classy_vision.engines.engine import check_installed, find_engine
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 ABOUT = "classy_vision.json"
 """The part of an archive that says what is in it."""
-MAX_ABOUT = CHUNK = 1 << 20
-ENDINGS = ("xml", "bin", "onnx", "pt2")
 
 
 class Part(Config):
@@ -168,10 +165,8 @@ class Optimized:
         with TemporaryDirectory() as folder, replacing(path) as beside:
             for i, one in enumerate(compiled.values()):
                 one.save(Path(folder, f"program{i}"))
-            with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(ABOUT, self._about.model_copy(update={"parts": parts}).model_dump_json())
-                for file in sorted(Path(folder).iterdir()):
-                    archive.write(file, file.name)
+            about = self._about.model_copy(update={"parts": parts}).model_dump_json()
+            write_archive(beside, ABOUT, about, Path(folder))
 
     def _find(self, blocks: tuple[str, ...] | None, images: Any) -> Compiled:
         """Returns the program for ``blocks`` and the size of ``images``, compiled now if it is new."""
@@ -217,25 +212,22 @@ def load_optimized(
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}")
     try:
-        with zipfile.ZipFile(path) as archive, TemporaryDirectory() as folder:
-            about = _read_about(archive)
-            engine = find_engine(about.engine)
-            check_installed(engine)
-            if engine.needs_trust and not trust:
-                raise ConfigError(
-                    f"it is for the engine {about.engine!r}, and reading it can run code that is in it: "
-                    f"pass trust=True if you know where it comes from"
-                )
-            options = {"threads": threads or count_processors(), "dtype": about.dtype, "cache_dir": cache_dir}
-            held, compiled = set(archive.namelist()), {}
-            for i, part in enumerate(about.parts):
-                for name in held & {f"program{i}.{ending}" for ending in ENDINGS}:  # no others
-                    with archive.open(name) as source, Path(folder, name).open("wb") as target:
-                        shutil.copyfileobj(source, target, CHUNK)
-                one = compiled[part.blocks, part.input_shape] = engine.load(
-                    Path(folder, f"program{i}"), **options
-                )
-                one.outputs = dict(zip(part.names, part.places))
+        text, files = map_archive(path, ABOUT)
+        about = _read_about(text)
+        engine = find_engine(about.engine)
+        check_installed(engine)
+        if engine.needs_trust and not trust:
+            raise ConfigError(
+                f"it is for the engine {about.engine!r}, and reading it can run code that is in it: "
+                f"pass trust=True if you know where it comes from"
+            )
+        options = {"threads": threads or count_processors(), "dtype": about.dtype, "cache_dir": cache_dir}
+        compiled = {}
+        for i, part in enumerate(about.parts):
+            start = f"program{i}."
+            own = {name.removeprefix(start): file for name, file in files.items() if name.startswith(start)}
+            one = compiled[part.blocks, part.input_shape] = engine.load(own, **options)
+            one.outputs = dict(zip(part.names, part.places))
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
     except Exception as error:  # of zipfile, and of what the engines stumble over
@@ -244,10 +236,8 @@ def load_optimized(
     return Optimized(about, compiled)
 
 
-def _read_about(archive: zipfile.ZipFile) -> About:
-    if archive.getinfo(ABOUT).file_size > MAX_ABOUT:
-        raise ConfigError(f"{ABOUT} is too large")
-    about = About.model_validate_json(archive.read(ABOUT))
+def _read_about(text: bytes) -> About:
+    about = About.model_validate_json(text)
     if not about.parts or any(len(part.names) != len(part.places) for part in about.parts):
         raise ConfigError("it is damaged: it does not say what it gives")
     return about

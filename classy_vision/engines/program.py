@@ -80,6 +80,7 @@ class Program:
         dtype: of the arithmetic: "float32", "bfloat16" or "float16".
         threads: of the processor, for one call.
         cache_dir: a folder for what OpenVINO compiles.
+        seconds: that the model takes for the example.
     """
 
     module: Reading
@@ -87,6 +88,7 @@ class Program:
     dtype: str
     threads: int
     cache_dir: str | Path | None = None
+    seconds: float = 0.0
 
     @cached_property
     def exported(self) -> torch.export.ExportedProgram:

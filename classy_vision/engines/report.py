@@ -40,6 +40,7 @@ class EngineReport:
         shape: of the example.
         dtype, threads: what they were built for.
         attempts: one for each engine.
+        export_seconds: what exporting the model took, once for all engines that are built from that.
     """
 
     chosen: str
@@ -47,9 +48,11 @@ class EngineReport:
     dtype: str
     threads: int
     attempts: tuple[Attempt, ...]
+    export_seconds: float = 0.0
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         shape = "x".join(map(str, self.shape))
         rows = [f"{'>' if a.engine == self.chosen else ' '} {a}" for a in self.attempts]
-        return "\n".join([f"{shape}, {self.dtype}, {threads}", *rows])
+        exported = f", exported in {self.export_seconds:.1f} s" if self.export_seconds > 0.05 else ""
+        return "\n".join([f"{shape}, {self.dtype}, {threads}{exported}", *rows])

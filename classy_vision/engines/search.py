@@ -6,12 +6,13 @@ import copy
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,13 +34,15 @@ from classy_vision.identify.networks import load_model
 from classy_vision.models.classy_model import ClassyModel
 
 TIME_BUDGET = 10.0
+CALLS = 4
+"""Of the model: building an engine takes at least so many."""
 COMPILING_SECONDS = 60.0
 """What inductor takes at least for a network of usual depth, on two cores."""
 SAMPLE_SECONDS = 0.5
 """Engines are compared with so many images of the example that the model takes about so long for them."""
-ROUNDS = (3, 100)
+ROUNDS = (2, 100)
 """The fewest and the most calls by which an engine is timed."""
-TIMING_SECONDS = 1.5
+TIMING_SECONDS = 1.0
 HOPELESS = 1.3
 """An engine that is slower than the fastest by this factor is timed no further."""
 OPERATORS = re.compile(r"No conversion rule found for operations?:[^\n]*|No ONNX function found[^\n]*")
@@ -78,8 +81,9 @@ def optimize(
             for all models, ``torch.set_num_threads``.
         tolerance: the largest difference of an output, relative to its largest value; by default 1e-3 in
             float32, 1e-2 in float16 and 5e-2 in bfloat16.
-        time_budget: the seconds after which "auto" starts no other engine. "torch" compiles for a minute or
-            more, so that it takes a larger budget than the default of 10.
+        time_budget: the seconds that "auto" may take: it tries no other engine that would take longer, to
+            judge by those before. "torch" compiles for a minute or more, so that it takes a larger budget
+            than the default of 10.
         cache_dir: a folder where OpenVINO keeps what it has compiled, for the next process.
         pack, compile: deprecated. ``compile=True`` is ``engine="torch"``.
 
@@ -94,7 +98,8 @@ def optimize(
         check_installed(find_engine(engine))
     if isinstance(model, (str, Path)):
         model = load_model(model, "optimize")
-    return _choose(*_prepare(model, example, dtype, threads, tolerance, cache_dir), engine, time_budget)
+    budget = _Budget(time_budget, time.perf_counter() + time_budget)
+    return _choose(*_prepare(model, example, dtype, threads, tolerance, cache_dir), engine, budget)
 
 
 def _replace_old_arguments(engine: str, compile: bool | None) -> str:
@@ -107,18 +112,26 @@ def _replace_old_arguments(engine: str, compile: bool | None) -> str:
     return "torch" if compile else engine
 
 
-def _choose(program: Program, tolerance: float, engine: str, budget: float) -> Optimized:
-    start = time.perf_counter()
+class _Budget(NamedTuple):
+    """The seconds that "auto" may take, and when they end, by ``time.perf_counter``."""
+
+    seconds: float
+    end: float
+
+
+def _choose(program: Program, tolerance: float, engine: str, budget: _Budget) -> Optimized:
     attempts: dict[str, Attempt] = {}
     built: dict[str, Compiled] = {}
-    for name in NAMES if engine == "auto" else (engine,):
-        begin = time.perf_counter()
+    names = NAMES if engine == "auto" else (engine,)
+    export_seconds = clock(lambda: _export(program, names), program.example.device)
+    for name in names:
         reason = _find_reason_against(name, program)
         if engine == "auto":
-            reason = _find_reason_to_skip(name, budget, budget - (begin - start), built) or reason
+            reason = _find_reason_to_skip(name, budget, program, attempts.values()) or reason
         if reason:
             attempts[name] = Attempt(name, note=reason)
             continue
+        begin = time.perf_counter()
         try:
             built[name], difference = _build(find_engine(name), program, tolerance)
         except ConfigError as error:
@@ -133,8 +146,8 @@ def _choose(program: Program, tolerance: float, engine: str, budget: float) -> O
     best = min(times, key=times.__getitem__)
     if note := attempts[best].note:
         warnings.warn(f"the engine {best!r}: {note}", stacklevel=3)
-    shape = tuple(program.example.shape)
-    report = EngineReport(best, shape, program.dtype, program.threads, tuple(attempts.values()))
+    tried, shape = tuple(attempts.values()), tuple(program.example.shape)
+    report = EngineReport(best, shape, program.dtype, program.threads, tried, export_seconds)
     return _wrap(built[best], report, program, tolerance)
 
 
@@ -183,10 +196,12 @@ def _prepare(
         raise ConfigError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     example = _check_example(model, example)
     program = Program(Reading(model), example[:1], name, threads or torch.get_num_threads(), cache_dir)
-    count = int(SAMPLE_SECONDS / clock(lambda: program.reference, example.device))
+    seconds = clock(lambda: program.reference, example.device)
+    count = int(SAMPLE_SECONDS / seconds)
     if len(example) > 1 < count:
-        program = replace(program, example=example[:count].contiguous())
-    return program, tolerance or TOLERANCES[name]
+        example = example[:count].contiguous()
+        program, seconds = replace(program, example=example), seconds * len(example)
+    return replace(program, seconds=seconds), tolerance or TOLERANCES[name]
 
 
 def _check_example(model: ClassyModel, example: Any) -> Tensor:
@@ -200,6 +215,14 @@ def _check_example(model: ClassyModel, example: Any) -> Tensor:
 
 
 # -- building and timing
+
+
+def _export(program: Program, names: Iterable[str]) -> None:
+    """Exports a program once for all the engines that are built from an exported one."""
+    engines = [find_engine(name) for name in names if not _find_reason_against(name, program)]
+    if any(engine.takes_export and not find_missing(engine) for engine in engines):
+        with suppress(ConfigError):  # which the engines raise again
+            _ = program.exported
 
 
 def _find_reason_against(name: str, program: Program) -> str:
@@ -216,14 +239,24 @@ def _find_reason_against(name: str, program: Program) -> str:
     return ""
 
 
-def _find_reason_to_skip(name: str, budget: float, left: float, built: Mapping[str, Compiled]) -> str:
-    """Returns why "auto" does not try an engine with ``left`` of ``budget`` seconds; "" where it does."""
+def _find_reason_to_skip(name: str, budget: _Budget, program: Program, tried: Iterable[Attempt]) -> str:
+    """Returns why "auto" does not try an engine; "" where it does.
+
+    It would not end in time if building it took as long as the slowest before, or the calls of the model for
+    which that takes. The first one is always tried.
+    """
+    left, before = budget.end - time.perf_counter(), [one.build_seconds for one in tried if one.build_seconds]
     if command := find_missing(find_engine(name)):
         return f"is not installed, and is often the fastest: {command}"
     if name == "torch" and left < COMPILING_SECONDS:
-        return f"was not tried, as it compiles for over a minute: time_budget={budget + 120:.0f} tries it"
-    if left < 0 and built:
-        return f"was not tried, since the time budget of {budget:g} s is spent: a larger time_budget tries it"
+        return (
+            f"was not tried, as it compiles for over a minute: time_budget={budget.seconds + 120:.0f} tries it"
+        )
+    if before and left < max(*before, CALLS * program.seconds):
+        return (
+            f"was not tried, as the time budget of {budget.seconds:g} s would not suffice: "
+            f"a larger time_budget tries it"
+        )
     return ""
 
 
@@ -273,13 +306,12 @@ def _time(built: Mapping[str, Compiled], example: Tensor) -> dict[str, float]:
     images = {"torch": example, "numpy": example.numpy(force=True)}
     times: dict[str, list[float]] = {name: [] for name in built}
     rest = list(built)
-    for turn in range(ROUNDS[1] + 1):
+    for turn in range(1, ROUNDS[1] + 1):
         for name in rest:
-            seconds = clock(partial(built[name].run, images[built[name].takes]), example.device)
-            times[name] = [*times[name][turn == 1 :], seconds]  # the first call warms up
-        if turn == 2:
-            limit = HOPELESS * min(min(times[name]) for name in rest)
-            rest = [name for name in rest if min(times[name]) <= limit]
-        if len(rest) < 2 <= turn or (turn >= ROUNDS[0] and time.perf_counter() - start > TIMING_SECONDS):
+            call = partial(built[name].run, images[built[name].takes])
+            times[name].append(clock(call, example.device))
+        limit = HOPELESS * min(min(times[name]) for name in rest)
+        rest = [name for name in rest if turn == 1 or min(times[name]) <= limit]
+        if len(rest) < 2 or (turn >= ROUNDS[0] and time.perf_counter() - start > TIMING_SECONDS):
             break
     return {name: median(found) for name, found in times.items()}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from classy_vision.engines.compiled import map_file
 from classy_vision.engines.inductor import Inductor, write_package
 from classy_vision.export.exported_program import trace
 from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
@@ -39,4 +40,4 @@ def load(path: Path, trust: bool) -> Loaded:
         found = str(json.loads(found or b"")[KEY])
     metadata = parse_metadata(found, str(path))
     check_trust(path, trust, "is an AOTInductor package, and loading it runs the machine code in it")
-    return metadata, Inductor.load(path)
+    return metadata, Inductor.load({"pt2": map_file(path)})

@@ -8,6 +8,7 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.engines import program
+from classy_vision.engines.compiled import map_file
 from classy_vision.engines.plain import Plain
 from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata
@@ -55,4 +56,4 @@ def load(path: Path, trust: bool) -> Loaded:
     """
     metadata = parse_metadata(read_archived(path, f"/extra/{EXTRA}", MAX_METADATA), str(path))
     check_trust(path, trust, "is an exported program, and reading it unpickles and runs what it names")
-    return metadata, Plain.load(path)
+    return metadata, Plain.load({"pt2": map_file(path)})

@@ -48,7 +48,7 @@ def load(path: Path, trust: bool) -> Loaded:
     """
     check_packages("ONNX files", "onnx", "onnxruntime")
     try:
-        compiled = onnxruntime.OnnxRuntime.load(path, threads=count_processors())
+        compiled = onnxruntime.OnnxRuntime(path.read_bytes(), count_processors())
     except Exception as error:  # of many kinds, which only the library defines
         if "external" not in str(error).lower():
             raise

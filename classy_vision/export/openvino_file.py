@@ -8,6 +8,7 @@ from pathlib import Path
 from classy_vision.config import ConfigError
 from classy_vision.data.files import count_processors, hash_file
 from classy_vision.engines import openvino
+from classy_vision.engines.compiled import map_file
 from classy_vision.engines.openvino_package import load_openvino
 from classy_vision.export.formats import Loaded, Request, check_packages
 from classy_vision.export.metadata import INPUT, KEY, parse_metadata
@@ -54,7 +55,7 @@ def load(path: Path, trust: bool) -> Loaded:
     """
     check_packages("OpenVINO's files", "openvino", "openvino")
     _check_weights(path)
-    model = openvino.read(path)
+    model = openvino.read(path.read_text("utf-8"), map_file(path.with_suffix(".bin")))
     text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
     metadata = parse_metadata(text, str(path))
     inputs, outputs = ([value.get_names() for value in values] for values in (model.inputs, model.outputs))
