@@ -136,7 +136,10 @@ def test_no_module_is_imported_by_name(file: Path) -> None:
 
 def test_importing_models_takes_little_beside_torch() -> None:
     # Seconds are in benchmarks.construction.
-    code = "import sys, torch; before = set(sys.modules); import classy_vision.models; print(*set(sys.modules) - before)"
+    code = (
+        "import sys, torch; before = set(sys.modules); import classy_vision.models; "
+        "print(*set(sys.modules) - before)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     packages = {name.partition(".")[0].removeprefix("_") for name in done.stdout.split()}
     ours = {"classy_vision", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "safetensors"}
