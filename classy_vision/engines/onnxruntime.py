@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from classy_vision.config import ConfigError
 from classy_vision.engines.compiled import Compiled, Files
@@ -27,6 +30,8 @@ Weights = Mapping[str, Any]
 MAX_BYTES = 2**31 - 2**20
 """Of weights: a message of protobuf is shorter than 2 GB."""
 OPSET = 18
+DTYPES = {"F32": np.float32, "I64": np.int64}
+"""By their names in safetensors: of weights in float32."""
 
 
 class OnnxRuntime(Compiled):
@@ -73,8 +78,9 @@ class OnnxRuntime(Compiled):
 
     @classmethod
     def load(cls, files: Files, **options: Any) -> OnnxRuntime:
-        """Loads the file that ``save`` wrote."""
-        return cls(bytes(files["onnx"]), options["threads"])
+        """Loads the files that ``save`` wrote; weights stay where they are."""
+        weights = read_weights(files["safetensors"]) if "safetensors" in files else None
+        return cls(bytes(files["onnx"]), options["threads"], weights)
 
     def run(self, images: Any) -> list[Any]:
         outputs: list[Any] = self.session.run(None, {self._input: images})
@@ -85,8 +91,11 @@ class OnnxRuntime(Compiled):
         return pool.submit(session.run, None, {self._input: images}).result
 
     def save(self, path: Path) -> None:
-        model = _fill(self._model, self._weights) if self._weights else self._model
-        path.with_suffix(".onnx").write_bytes(model)
+        from safetensors.numpy import save_file
+
+        path.with_suffix(".onnx").write_bytes(self._model)
+        if self._weights:
+            save_file({**self._weights}, path.with_suffix(".safetensors"))
 
     @cached_property
     def _single(self) -> tuple[Any, ThreadPoolExecutor]:
@@ -138,16 +147,17 @@ def convert_trace(program: Program) -> tuple[bytes, int, Weights]:
     return model.SerializeToString(), program.threads, weights
 
 
-def _fill(model: bytes, weights: Weights) -> bytes:
-    """Returns an ONNX file that has its weights in itself."""
-    import onnx
+def read_weights(file: memoryview) -> Weights:
+    """Returns the arrays of a safetensors file, which lie where they lie in the file."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(bytes(file[8:start]))
+    header.pop("__metadata__", None)
+    return {name: _find_weight(file[start:], **entry) for name, entry in header.items()}
 
-    whole = onnx.load_from_string(model)
-    for tensor in whole.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
-    filled: bytes = whole.SerializeToString()
-    return filled
+
+def _find_weight(data: memoryview, dtype: str, shape: Sequence[int], data_offsets: tuple[int, int]) -> Any:
+    start, end = data_offsets
+    return np.frombuffer(data[start:end], DTYPES[dtype]).reshape(shape)
 
 
 def convert(exported: torch.export.ExportedProgram, **names: Any) -> Any:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import chain, count, islice, pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -47,7 +48,6 @@ from classy_vision.train.feature_cache import (
     wants_cache,
 )
 from classy_vision.train.feature_store import CacheError
-from classy_vision.train.figures import draw_curves, draw_predictions
 from classy_vision.train.job import Job, name_frozen, prepare
 from classy_vision.train.metrics import Metric
 from classy_vision.train.mixing import Mixture
@@ -78,6 +78,9 @@ from classy_vision.train.sync_norm import sync_batch_norm
 from classy_vision.train.tasks import run_views, to_units
 from classy_vision.train.trackers import start_trackers
 from classy_vision.train.weighting import backward_upgrad, make_log_variances, penalise, weigh
+
+if find_spec("matplotlib") is None:  # which draws at the end, and takes memory from when it is imported
+    raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
 REHEARSED = 4
 """Batches of each split that a dry run tries."""
@@ -938,6 +941,8 @@ def _place(
 
 def _finish(trainer: Trainer, folder: RunFolder, history: list[Row]) -> None:
     """Writes the figures, and last of all the weights, which make the run finished."""
+    from classy_vision.train.figures import draw_curves, draw_predictions
+
     job, model = trainer.job, trainer.whole_result()
     if not trainer.accelerator.is_main_process:
         return

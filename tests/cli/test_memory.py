@@ -26,14 +26,14 @@ library.free.argtypes = [ctypes.c_void_p]
 def count_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        block = library.malloc(64 << 20)
-        ctypes.memset(block, 1, 64 << 20)
+        block = library.malloc(24 << 20)
+        ctypes.memset(block, 1, 24 << 20)
         library.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(keep_memory(), count_faults())
 """
-OF_A_BLOCK = (64 << 20) // (4 << 10)
+OF_A_BLOCK = (24 << 20) // (4 << 10)
 """Pages."""
 
 
@@ -57,6 +57,7 @@ def test_a_freed_block_is_used_again() -> None:
     "environment",
     [
         {"MALLOC_MMAP_MAX_": "65536"},
+        {"MALLOC_MMAP_THRESHOLD_": "131072"},
         {"MALLOC_TRIM_THRESHOLD_": "131072"},
         {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"},
     ],
