@@ -61,6 +61,11 @@ def dump(data: Any, rows: Sequence[Mapping[str, Any]], format: str) -> str | Non
     return text.getvalue().rstrip("\n")
 
 
+def cut(text: str, length: int) -> str:
+    """Cuts a text to ``length`` characters, of which the last one says that there was more."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def list_some(names: Iterable[str], most: int = 10) -> str:
     """The first names in quotes, separated by commas; "none" if there are none."""
     names = list(names)

@@ -177,7 +177,7 @@ def make_loader(
     Args:
         samples: what is read.
         batches: the keys of each batch.
-        workers: processes that read, by default one per processor, at most 4.
+        workers: processes that read; 0 reads in this one, and None takes one per processor, at most 4.
         pin_memory: of the batches, which speeds up copies to a GPU.
     """
     workers = count_workers() if workers is None else workers

@@ -242,7 +242,7 @@ def _check_exist(
     cells = {row: labels.cells[row] for rows in splits.values() for row in rows}
     files = {row: cell for row, cell in cells.items() if isinstance(cell, (str, Path))}
     lost = [row for row, cell in files.items() if not os.path.isfile(cell)]
-    if len(lost) > (0 if strict else len(files) - 1):
+    if lost and (strict or len(lost) == len(files)):
         raise ConfigError(
             f"tasks.{head}: {len(lost)} of {len(files)} {labels.what}s do not exist, the first is "
             f"{str(files[lost[0]])!r}, the {labels.what} of {name_image(images[lost[0]], lost[0])}"

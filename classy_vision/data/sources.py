@@ -270,7 +270,7 @@ def _find_masks(images: Sequence[Path], root: Path, masks: Path, data: FolderCon
             raise ConfigError(f"data.masks: {other} and {path} would be masks of one image")
     found = [there.get(image.relative_to(root).with_suffix("")) for image in images]
     lost = [image for image, mask in zip(images, found) if mask is None]
-    if len(lost) > (0 if data.on_bad_image == "error" else len(images) - 1):
+    if lost and (data.on_bad_image == "error" or len(lost) == len(images)):
         wanted = masks / lost[0].relative_to(root).with_suffix(".png")
         raise ConfigError(
             f"{len(lost)} of {len(images)} images have no mask in data.masks, the first is {lost[0]}: "
@@ -533,7 +533,7 @@ def _join_paths(cells: Sequence[Any], data: TableConfig) -> list[str]:
 def _check_exist(images: Sequence[str], table: Path, data: DataConfig) -> None:
     """Raises where files are missing; those that may be skipped, only where all are."""
     missing = [image for image in images if not os.path.isfile(image)]
-    if len(missing) > (0 if data.on_bad_image == "error" else len(images) - 1):
+    if missing and (data.on_bad_image == "error" or len(missing) == len(images)):
         raise ConfigError(
             f"{table} names {len(missing)} of {len(images)} {data.unit}s that do not exist, the first is "
             f"{shown(missing[0])}; data.images says where relative paths start"

@@ -30,6 +30,10 @@ METRICS = "metrics.json"
 CLASSES = "metrics.csv"
 PREDICTIONS = "predictions.csv"
 COLUMNS = ("head", "target", "prediction", "probability", "correct", "loss", "error")
+OURS = re.compile(
+    r"metrics\.json|metrics\.csv|predictions\.csv|.+\.(confusion\.(csv|png)|(scatter|mistakes)\.png)"
+)
+"""The names of files in the folder of an evaluation."""
 WORST = 24
 """Mistakes that are shown of a head."""
 Progress = Callable[[int], None]
@@ -126,7 +130,8 @@ def evaluate(
 
 def _keep_heads(predictor: Predictor, heads: Sequence[str] | None) -> Predictor:
     _check_heads(heads or (), predictor)
-    tasks = {head: task for head, task in predictor.tasks.items() if not heads or head in heads}
+    # A trained model gives the units of the table: losses are of these, not of standardised numbers.
+    tasks = {head: task.in_units() for head, task in predictor.tasks.items() if not heads or head in heads}
     return replace(predictor, tasks=tasks)
 
 
@@ -282,6 +287,9 @@ def _check_place(place: Path, force: bool) -> None:
         return
     if not (place / METRICS).is_file() or not (place / PREDICTIONS).is_file():
         raise ConfigError(f"{str(place)!r} exists and is not an evaluation: choose another --output")
+    if others := sorted(one.name for one in place.iterdir() if not OURS.fullmatch(one.name)):
+        what = f"{others[0]!r} besides an evaluation"
+        raise ConfigError(f"{str(place)!r} exists, and holds {what}: choose another --output")
     if not force:
         raise ConfigError(f"{str(place)!r} exists: choose another --output, or replace it by --force")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from classy_vision.data.samples import read_stills
 from classy_vision.evaluate.scores import HeadScores, decode
 from classy_vision.predict.inputs import Input
 from classy_vision.predict.predictor import Predictor
+from classy_vision.text import cut
 from classy_vision.train.figures import to_png
 from classy_vision.train.tasks import Task
 
@@ -97,4 +97,4 @@ def _to_rgb(still: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text.replace("$", r"\$"), 28, placeholder="…") or "…"
+    return cut(text, 28).replace("$", r"\$")

@@ -131,11 +131,13 @@ def find_labelled(
 def _find_in_run(run: str | Path | None, split: str | None) -> _Rows:
     if run is None or not (Path(run) / RUN_CONFIG).is_file():
         raise ConfigError("give DATA, a folder or a table: only a run folder knows its own data")
-    settings = RunFolder(Path(run)).settings()
+    folder = RunFolder(Path(run))
+    settings = folder.settings()
     if split == "test":
         return _take_rows(test_records(settings), split)
     # The same checks and the same split as in training, whatever its device and initial weights.
-    records = prepare(settings.without_training().model_copy(update={"weights": None})).records
+    alone = settings.without_training().model_copy(update={"weights": None})
+    records = prepare(alone, folder.read_listing(settings)).records
     return _take_rows(records, split or "validation")
 
 

@@ -58,4 +58,8 @@ def new_activation(kind: ActivationType | str, inplace: bool = True) -> nn.Modul
 
 def activation_name(module: nn.Module) -> str | None:
     """The name for which ``new_activation`` makes such a module; None if there is none."""
-    return next((kind.value for kind, cls in _CLASSES.items() if type(module) is cls), None)
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        return None
+    kinds = {cls: kind for kind, own in _CLASSES.items() for cls in (own, getattr(nn, own.__name__))}
+    kind = kinds.get(type(module))
+    return kind and kind.value

@@ -99,8 +99,9 @@ class ClassyModel(Trunk):
         given = {key: value for key, value in config.items() if key not in MODEL_KEYS}
         options = cls.config_class.parse(given, config.get("name", cls.__name__), also=MODEL_KEYS)
         heads = []
-        classes = config.get("num_classes", cls.default_num_classes)
-        if classes is not None and config.get("heads") is None:
+        attached = config.get("heads")
+        classes = config.get("num_classes", cls.default_num_classes if attached is None else None)
+        if classes is not None and not attached:
             head = {"unique_id": "default_head", "num_classes": classes}
             heads = _build_heads([{"fork_block": END, **cls.default_head(options), **head}])
         try:
@@ -130,7 +131,7 @@ class ClassyModel(Trunk):
         if not names:
             raise ConfigError(f"no config can name a {cls.__name__}: its class needs register_model(name)")
         if not _has_own_from_config(cls):
-            options = self.config.model_dump(mode="json", exclude_defaults=True)
+            options = _dump_options(self.config)
         elif self._built_from is None:
             raise ConfigError(f"{cls.__name__} has a from_config of its own: build it with build_model")
         else:
@@ -494,3 +495,11 @@ def _find_tokens(model: nn.Module, prefix: int | None, class_token: bool | None)
 
 if not TYPE_CHECKING:
     __getattr__ = explain_removed(__name__)
+
+
+def _dump_options(config: ModelConfig) -> dict[str, Any]:
+    """The options of a network that are not at their defaults, some of which depend on other options."""
+    options = config.model_dump(mode="json", exclude_defaults=True)
+    again = type(config).parse(options, type(config).__name__)
+    differs = {name for name, value in config if value != getattr(again, name)}
+    return {**options, **config.model_dump(mode="json", include=differs)}

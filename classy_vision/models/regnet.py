@@ -95,7 +95,7 @@ class RegNetParams(AnyNetOptions):
     def _fit(self, width: int, group: int) -> int:
         """The width whose inner width is a multiple of the group's."""
         inner = int(width * self.bottleneck_multiplier)
-        groups = max(1, round(width * self.bottleneck_multiplier / group))
+        groups = max(1, round(inner / group))
         if self.width_rounding == "torchvision":
             groups = max(1, int(inner + group / 2) // group)
             groups += groups * group < 0.9 * inner

@@ -6,9 +6,10 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def find_candidates(given: Sequence[str]) -> list[Candidate]:
             found += _find(word)
         except ConfigError as error:
             errors.append(error)
-            found.append(Candidate(word, "", failure=" ".join(str(error).split())))
+            found.append(_fail(word, error))
     if len(errors) == len(given):
         raise errors[0] if errors else ConfigError("give models to compare: names, patterns, files or folders")
     return _make_unique([one for i, one in enumerate(found) if one not in found[:i]])
@@ -94,7 +95,19 @@ def _match(pattern: str) -> Iterator[Candidate]:
     paths = sorted(glob.glob(os.path.expanduser(pattern)))
     if not paths:
         raise unknown("model", pattern, [*known, *presets])
-    return (one for path in paths for one in _find(path))
+    return chain.from_iterable(map(_find_path, paths))
+
+
+def _find_path(path: str) -> Iterable[Candidate]:
+    """Finds what one of several paths names; one that names nothing does not hold up the others."""
+    try:
+        return [*_find(path)]
+    except ConfigError as error:
+        return [_fail(path, error)]
+
+
+def _fail(word: str, error: ConfigError) -> Candidate:
+    return Candidate(word, "", failure=" ".join(str(error).split()))
 
 
 def _make(source: ModelSource) -> Candidate:

@@ -31,7 +31,7 @@ def draw_scatter(rows: Sequence[Row], axes: Axes) -> Figure:
         ConfigError: no row has both.
     """
     best = front(rows, axes)
-    known = [row for row in rows if axes.point(row) is not None]
+    known = [row for row in rows if not row.failure and axes.point(row) is not None]
     if not known:
         raise ConfigError(
             f"no model has both {COLUMNS[axes.x].label} and {COLUMNS[axes.y].label}: nothing to plot"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from classy_vision.atomic import replacing
 from classy_vision.data.images import ImageError
 from classy_vision.data.masks import Array, ClassMasks, PixelLabels, make_palette
 from classy_vision.data.samples import read_stills
+from classy_vision.text import cut
 from classy_vision.train.job import Job
 from classy_vision.train.run_folder import Row
 from classy_vision.train.tasks import DASH, resize_to
@@ -105,7 +105,7 @@ def _draw_image(axis: Axes, job: Job, row: int, outputs: Mapping[str, Tensor]) -
         judged = task.has_classes and true != DASH
         colour = NEUTRAL if not judged else RIGHT if said == true else WRONG
         text = f"{head}: {said}" if true in (said, DASH) else f"{head}: {said} ({true})"
-        short = textwrap.shorten(text, 30, placeholder="…")
+        short = cut(text, 30).replace("$", r"\$")
         place = (0.5, -0.04 - 0.13 * line)
         axis.annotate(short, place, xycoords="axes fraction", ha="center", va="top", fontsize=8, color=colour)
 

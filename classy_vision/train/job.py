@@ -30,7 +30,7 @@ from classy_vision.models import MLP, MODELS, ClassyModel, ResNeXt3D, build_mode
 from classy_vision.models.published import with_published
 from classy_vision.text import list_some
 from classy_vision.train.best import check_best
-from classy_vision.train.config import NUMBERS, TaskConfig, TrainConfig, WeightsConfig
+from classy_vision.train.config import TaskConfig, TrainConfig, WeightsConfig
 from classy_vision.train.model import check_freezing, check_model, name_frozen_heads
 from classy_vision.train.tasks import (
     KINDS,
@@ -181,13 +181,8 @@ def name_frozen(job: Job, model: ClassyModel) -> Job:
     Heads that end as they start give numbers in the units of the table all the time.
     """
     schedule = name_frozen_heads(job.settings.schedule, model)
-    plain = {"mean": 0.0, "std": 1.0}
-    tasks = {
-        head: type(task)(head, task.config.model_copy(update=plain))
-        if head in schedule.kept_heads and task.config.kind in NUMBERS
-        else task
-        for head, task in job.tasks.items()
-    }
+    kept = schedule.kept_heads
+    tasks = {head: task.in_units() if head in kept else task for head, task in job.tasks.items()}
     configs = {head: task.config for head, task in tasks.items()}
     settings = job.settings.model_copy(update={"schedule": schedule, "tasks": configs})
     return replace(job, settings=settings, tasks=tasks)

@@ -32,7 +32,7 @@ from classy_vision.config import ConfigError, unknown
 from classy_vision.data.masks import Cell, ClassMasks, NumberMaps, PixelLabels
 from classy_vision.heads import ClassyHead
 from classy_vision.models import ClassyModel
-from classy_vision.train.config import TaskConfig
+from classy_vision.train.config import NUMBERS, TaskConfig
 from classy_vision.train.metrics import (
     F1,
     R2,
@@ -114,6 +114,12 @@ class Task(ABC):
         "Non-local Neural Networks", 2018, section 5.1), and it is made of logits, as the losses
         and metrics take them.
         """
+
+    def in_units(self) -> Task:
+        """The task for a model that gives numbers in the units of the table."""
+        if self.config.kind not in NUMBERS:
+            return self
+        return type(self)(self.name, self.config.model_copy(update={"mean": 0.0, "std": 1.0}))
 
     def with_statistics(self, targets: Callable[[], Tensor], convertible: bool) -> Task:
         """The task with what depends on the targets of the training split: how common classes are, the mean.

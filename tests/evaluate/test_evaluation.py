@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,21 @@ def test_folders_that_are_there(predictor: Predictor, table: Path, tmp_path: Pat
         evaluate(predictor, table, output=tmp_path / "out")
     evaluate(predictor, table, output=tmp_path / "out", heads=["weight"], force=True)
     assert not (tmp_path / "out" / "species.confusion.csv").exists()
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"out' exists, and holds 'notes\.md' besides an evaluation"):
+        evaluate(predictor, table, output=tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "notes.md").read_text() == "mine"
+
+
+def test_losses_are_of_the_units_of_the_table(predictor: Predictor, table: Path, tmp_path: Path) -> None:
+    evaluate(predictor, table, output=tmp_path / "plain", heads=["weight"])
+    known = dict(predictor.tasks)
+    known["weight"] = KINDS["regression"](
+        "weight", known["weight"].config.model_copy(update={"mean": 100.0, "std": 10.0})
+    )
+    evaluate(replace(predictor, tasks=known), table, output=tmp_path / "run", heads=["weight"])
+    for file in ("metrics.json", "predictions.csv"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
 
 
 def test_a_damaged_image_that_is_there_twice_counts_twice(

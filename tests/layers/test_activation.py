@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from classy_vision.layers.activation import ActivationType, new_activation
+from classy_vision.layers.activation import ActivationType, activation_name, new_activation
 
 
 class Calls(TorchDispatchMode):
@@ -62,3 +62,15 @@ def test_tracers() -> None:
     torch.testing.assert_close(
         torch.export.export(act, (given(False),)).module()(given(False)), act(given(False))
     )
+
+
+@pytest.mark.parametrize("kind", list(ActivationType))
+def test_names_of_torchs_own_modules(kind: ActivationType) -> None:
+    ours = new_activation(kind)
+    theirs = getattr(nn, type(ours).__name__)()
+    assert activation_name(ours) == activation_name(theirs) == kind.value
+
+
+def test_another_function_has_no_name() -> None:
+    assert activation_name(nn.GELU("tanh")) is None
+    assert activation_name(nn.Tanh()) is None

@@ -209,3 +209,21 @@ def test_a_config_is_parsed_once_and_each_head_is_built_once(
     monkeypatch.setattr("classy_vision.heads.classy_head.config_of", lambda _: config_of(init))
     build_model(given)
     assert (len(parsed), len(built)) == (1, 2)
+
+
+def test_an_option_whose_default_depends_on_another_is_kept() -> None:
+    given = {"name": "resnext", "num_blocks": [1, 1], "init_planes": 8, "basic_layer": True, "heads": []}
+    for reduction in (1, 4):
+        model = build_model({**given, "reduction": reduction})
+        again = build_model(model.to_config())
+        assert again.config == model.config
+
+
+def test_classes_beside_no_heads_make_a_head() -> None:
+    backbone = build_model("resnet18", heads=[])
+    assert not backbone.get_heads()
+    config = backbone.to_config()
+    assert config["heads"] == []
+    with torch.device("meta"):
+        model = build_model({**config, "num_classes": 7}).eval()
+        assert model(torch.ones(1, 3, 32, 32)).shape == (1, 7)

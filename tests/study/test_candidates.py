@@ -115,3 +115,11 @@ def test_nothing_that_is_known_is_an_error(words: list[str]) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no YAML or JSON files with models"):
         find_candidates([str(tmp_path)])
+
+
+def test_one_path_of_a_pattern_that_is_no_model_does_not_hold_up_the_others(folder: Path) -> None:
+    (folder / "b_empty").mkdir()
+    found = find_candidates([str(folder / "[abc]*")])
+    assert [Path(one.name).name for one in found if not one.failure] == ["a", "b", "c"]
+    (failed,) = (one for one in found if one.failure)
+    assert failed.name == str(folder / "b_empty")

@@ -226,6 +226,9 @@ class EfficientNet(ClassyModel):
         self.add_step(END, conv(width, end, 1) if end else nn.Identity(), end or width)
         self.aliases = {"blocks": list(self.blocks)[-1]}
         fan_out_normal(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:  # in squeeze-and-excitation
+                nn.init.zeros_(module.bias)
 
     def _add_blocks(self, conv: ConvFactory, width_in: int) -> int:
         """Adds the blocks, and returns the channels of the last."""

@@ -58,12 +58,6 @@ class BlockPlan:
         t = self.temporal_kernel
         return ((t, 1, 1), (1, 3, 3)) if self.temporal_conv_1x1 else ((1, 1, 1), (t, 3, 3))
 
-    @property
-    def strides(self) -> tuple[Kernel, Kernel]:
-        """Of the same: time goes with the temporal kernel, space with the 3x3."""
-        t, h, w = self.stride
-        return ((t, 1, 1), (1, h, w)) if self.temporal_conv_1x1 else ((1, 1, 1), self.stride)
-
 
 def conv3d(c_in: int, c_out: int, kernel: Kernel, stride: Kernel = (1, 1, 1), groups: int = 1) -> nn.Conv3d:
     """A convolution without bias that keeps the size, but for its stride."""
@@ -107,20 +101,20 @@ def basic_r2plus1d(p: BlockPlan) -> nn.Module:
 
 def postactivated_bottleneck(p: BlockPlan) -> nn.Module:
     """1x1, grouped 3x3, 1x1, with norms and activations after them."""
-    (ka, kb), (sa, sb) = p.kernels, p.strides
+    ka, kb = p.kernels
     return sequential(
-        a=sequential(conv=conv3d(p.width_in, p.inner, ka, sa), norm=p.norm(p.inner), act=relu()),
-        b=sequential(conv=conv3d(p.inner, p.inner, kb, sb, p.groups), norm=p.norm(p.inner), act=relu()),
+        a=sequential(conv=conv3d(p.width_in, p.inner, ka), norm=p.norm(p.inner), act=relu()),
+        b=sequential(conv=conv3d(p.inner, p.inner, kb, p.stride, p.groups), norm=p.norm(p.inner), act=relu()),
         c=sequential(conv=conv3d(p.inner, p.width, (1, 1, 1)), norm=p.norm(p.width)),
     )
 
 
 def preactivated_bottleneck(p: BlockPlan) -> nn.Module:
     """The same with norms and activations before them; the first block finds its input activated."""
-    (ka, kb), (sa, sb) = p.kernels, p.strides
-    a = {"conv": conv3d(p.width_in, p.inner, ka, sa)}
+    ka, kb = p.kernels
+    a = {"conv": conv3d(p.width_in, p.inner, ka)}
     before = {} if p.first else {"norm": p.norm(p.width_in), "act": relu()}
-    b_norm, b = p.norm(p.inner), conv3d(p.inner, p.inner, kb, sb, p.groups)
+    b_norm, b = p.norm(p.inner), conv3d(p.inner, p.inner, kb, p.stride, p.groups)
     c_norm, c = p.norm(p.inner), conv3d(p.inner, p.width, (1, 1, 1))
     return sequential(
         a=sequential(**before, **a),
@@ -188,14 +182,15 @@ class Stem3D(nn.Sequential):
         super().__init__()
         self.input_key = input_key
         t, h, w = kernel
-        conv: nn.Module = conv3d(channels_in, planes, kernel, (1, 2, 2))
         if split:
-            conv = sequential(
+            conv: nn.Module = sequential(
                 spatial=conv3d(channels_in, 45, (1, h, w), (1, 2, 2)),
                 norm=nn.BatchNorm3d(45, *norm),
                 act=relu(),
                 temporal=conv3d(45, planes, (t, 1, 1)),
             )
+        else:
+            conv = conv3d(channels_in, planes, kernel, (1, 2, 2))
         for name, part in {"conv": conv, "norm": nn.BatchNorm3d(planes, *norm), "act": relu()}.items():
             self.add_module(name, part)
         if pool:

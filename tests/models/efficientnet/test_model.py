@@ -134,3 +134,10 @@ def test_wrong_stages(stages: Any, message: str) -> None:
         build_model({"name": FAMILY, "stages": stages})
     assert message in str(error.value)
     assert len(str(error.value)) < 1200
+
+
+def test_biases_of_convolutions_begin_at_zero() -> None:
+    model = build_model("efficientnet_b0", num_classes=2)
+    biases = [m.bias for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None]
+    assert len(biases) == 2 * 16, "two in the squeeze-and-excitation of each block"
+    assert not any(bias.any() for bias in biases)

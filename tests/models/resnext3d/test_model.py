@@ -176,3 +176,21 @@ def test_bad_configs(given: dict[str, Any], message: str) -> None:
 def test_bad_inputs(x: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         build_model(CONFIG)(x)
+
+
+@pytest.mark.parametrize(("residual", "skip"), RESIDUALS[2:])
+def test_time_is_strided_on_the_second_convolution(residual: str, skip: str) -> None:
+    # As in the original, also where the kernel in time is on the first: the norm between them sees all frames.
+    with torch.device("meta"):
+        model = build_model(
+            CONFIG,
+            residual_transformation_type=residual,
+            skip_transformation_type=skip,
+            temporal_conv_1x1=[True, True],
+            stage_temporal_kernel_basis=[[3], [3]],
+            stage_temporal_stride=[1, 2],
+            stage_spatial_stride=[1, 2],
+        )
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv3d)]
+    strided = [m.kernel_size for m in convolutions if m.stride[0] > 1]
+    assert sorted(strided) == [(1, 1, 1), (1, 3, 3)], "the shortcut, and the 3x3"
