@@ -180,7 +180,14 @@ def _find_in_table(file: Path, seen: DataConfig, split: str | None) -> _Rows:
     has_splits = "split" in read_headings(file)
     if split and not has_splits:
         raise ConfigError(f"{file} has no column 'split', so --split {split} has no meaning: leave it out")
-    data = TableConfig(source="table", file=str(file), clip=seen.clip)
+    # A file that is not there stands with its error among the predictions.
+    data = TableConfig(
+        source="table",
+        file=str(file),
+        clip=seen.clip,
+        missing=seen.missing if isinstance(seen, TableConfig) else None,
+        on_bad_image="skip",
+    )
     part = (split or "validation") if has_splits else "all"
     return _take_rows(load_test_records(data) if part == "test" else load_records(data), part)
 

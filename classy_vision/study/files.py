@@ -56,6 +56,8 @@ def read_table(path: Path) -> list[Row]:
             entries = parquet.read_table(path).to_pylist()
         else:
             entries = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        if not entries:
+            raise ValueError("it has no rows")
         return [_row(entry) for entry in entries]
     except OSError as error:
         raise system_error(error, f"cannot read {str(path)!r}") from None

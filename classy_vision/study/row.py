@@ -99,9 +99,14 @@ def sort_rows(rows: Iterable[Row], name: str) -> list[Row]:
     return sorted(known, key=lambda row: value(row, key) or 0, reverse=reverse) + rest
 
 
+def list_other_heads(rows: Sequence[Row]) -> list[str]:
+    """Lists the heads with an accuracy that is not the first of its row, which has a column of its own."""
+    return list(dict.fromkeys(head for row in rows for head in list(row.accuracies)[1:]))
+
+
 def list_values(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
     """Lists rows as JSON values, each with the same keys."""
-    heads = list(dict.fromkeys(head for row in rows for head in list(row.accuracies)[1:]))
+    heads = list_other_heads(rows)
     return [
         {
             "name": row.name,

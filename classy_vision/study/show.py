@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from classy_vision.study.row import COLUMNS, Row, value
+from classy_vision.study.row import COLUMNS, Row, list_other_heads, value
 from classy_vision.text import Grid, size
 
 FRONT, FAILED = "\N{BLACK STAR}", "\N{BALLOT X}"
@@ -18,7 +18,7 @@ DISPENSABLE = ("input", "activations", "throughput", "memory", "latency", "macs"
 def make_grid(rows: Sequence[Row], front: Sequence[Row]) -> Grid:
     """Makes a table of one row per model, those on the Pareto front marked, of the columns with numbers."""
     names = [name for name in COLUMNS if any(value(row, name) is not None for row in rows)]
-    heads = list(dict.fromkeys(head for row in rows for head in row.accuracies))[1:]
+    heads = list_other_heads(rows)
     headings = {
         **{"mark": "", "model": "model", "input": "input"},
         **{name: COLUMNS[name].heading for name in names},

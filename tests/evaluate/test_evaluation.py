@@ -196,3 +196,10 @@ def test_a_damaged_image_that_is_there_twice_counts_twice(
     found = evaluate(predictor, rows, heads=["species"])
     assert (found.count, found.unreadable, len(found.errors)) == (2, 2, 1)
     assert found.as_dict()["unreadable"] == 2
+
+
+def test_a_missing_file_stands_with_its_error(predictor: Predictor, table: Path, tmp_path: Path) -> None:
+    lines = ["path,species", f"{table.parent / '1.png'},owl", f"{table.parent / 'lost.png'},owl"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    found = evaluate(predictor, tmp_path / "rows.csv", heads=["species"])
+    assert (found.count, found.unreadable) == (1, 1)

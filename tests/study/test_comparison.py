@@ -11,6 +11,8 @@ from classy_vision.config import ConfigError
 from classy_vision.cost import count, free_memory
 from classy_vision.models import build_model
 from classy_vision.study import Candidate, Comparison, Recipe
+from classy_vision.study.row import Row
+from classy_vision.study.show import make_grid
 from classy_vision.train import TrainConfig
 from tests.train.command import SMALL_TRUNK, digits_job, head, write
 
@@ -137,3 +139,10 @@ def test_training_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     comparison.train(tmp_path, silent)
     assert "needs about" in (comparison.rows[0].failure or "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_accuracy_is_shown_once() -> None:
+    published = Row("a", "", (3, 8, 8), accuracies={"imagenet_1k": 0.8})
+    trained = Row("b", "", (3, 8, 8), accuracies={"digit": 0.9, "loop": 0.7})
+    shown = make_grid([published, trained], []).headings
+    assert list(shown) == ["mark", "model", "input", "accuracy", "accuracy/loop"]

@@ -123,8 +123,15 @@ def read_transformers_config(theirs: Theirs) -> Config | None:
     kind = theirs.get("model_type")
     if kind in _TOWERS:
         tower = theirs.get("vision_config")
+        if not isinstance(tower, (Mapping, type(None))):
+            raise ConfigError(f"vision_config = {shown(tower)} of config.json is not a mapping")
         return read_transformers_config({**(tower or {}), "model_type": _TOWERS[kind]})
     if kind not in _READERS:
         return None
     read, defaults = _READERS[kind]
-    return read({**_SIZES, **defaults, **theirs})
+    try:
+        return read({**_SIZES, **defaults, **theirs})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, LookupError) as error:  # of values that are not what any model has
+        raise ConfigError(f"config.json of model_type {kind!r} is damaged: {error}") from None

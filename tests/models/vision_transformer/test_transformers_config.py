@@ -50,6 +50,8 @@ def test_other_types_of_models() -> None:
     ("theirs", "message"),
     [
         ({"model_type": "vit", "hidden_act": "relu"}, "hidden_act = 'relu' of config.json is none of gelu, "),
+        ({"model_type": "vit", "hidden_act": ["gelu"]}, "config.json of model_type 'vit' is damaged"),
+        ({"model_type": "siglip", "vision_config": "x"}, "vision_config = 'x' of config.json is not a mapping"),
         ({"model_type": "aimv2_vision_model"}, "an AIMv2 that pools by attention has no model here"),
         ({"model_type": "aimv2_vision_model", "is_native": True}, "with positions of the image's own size"),
     ],
