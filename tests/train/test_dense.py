@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, huber_loss, interpolate
 
 from classy_vision.config import ConfigError
 from classy_vision.models import ClassyModel
-from classy_vision.train import TrainConfig, resume, train
+from classy_vision.train import TrainConfig, figures, resume, train
 from classy_vision.train import run as loop
 from classy_vision.train.config import TaskConfig
 from classy_vision.train.job import prepare
@@ -37,7 +37,7 @@ def _head() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without figures, which take longer than these runs."""
     for name in ("draw_curves", "draw_predictions"):
-        monkeypatch.setattr(loop, name, lambda *_: b"")
+        monkeypatch.setattr(figures, name, lambda *_: b"")
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.train import TrainConfig, check, feature_cache, feature_store, resume, train
-from classy_vision.train import run as loop
+from classy_vision.train import TrainConfig, check, feature_cache, feature_store, figures, resume, train
 from classy_vision.train.feature_cache import Layout
 from classy_vision.train.run import Trainer
 from classy_vision.weights.files import read_tensors
@@ -53,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of features of this test alone."""
     monkeypatch.setenv(feature_store.FOLDER, str(tmp_path / "features"))
     for name in ("draw_curves", "draw_predictions"):  # which take longer than all the rest
-        monkeypatch.setattr(loop, name, lambda *_: b"")
+        monkeypatch.setattr(figures, name, lambda *_: b"")
     return tmp_path / "features"
 
 
