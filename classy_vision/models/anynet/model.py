@@ -53,7 +53,7 @@ class AnyNetOptions(ModelConfig):
         stem_type: 3x3 (cifar), 7x7 stride 2 and max pool (res_stem_in), 3x3 stride 2 (simple).
         stem_width: its channels.
         block_type: of all blocks.
-        activation: "relu", "silu", or another ``ActivationType``.
+        activation: "relu", "silu", or another name of an activation.
         use_se: squeeze-and-excitation in bottlenecks.
         se_ratio: its width, as a part of the block's input channels.
         bn_epsilon, bn_momentum: of all batch norms.
