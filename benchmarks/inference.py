@@ -122,8 +122,9 @@ def measure(name: str, batch: int, rounds: int, dtypes: Dtypes, compiled: bool) 
 # -- the table
 
 
-def table(results: dict[str, dict[str, list[float]]], types: Sequence[str]) -> str:
+def table(results: dict[str, dict[str, list[float]]], types: Sequence[str] = ()) -> str:
     """For each type torch's modes, the engines by hand and ours; then all medians and quartiles."""
+    types = types or list(DTYPES)
     columns = [f"{column}, {short}" for short in types for column in ("torch's modes", "engines", "ours")]
     columns += ["engines / ours", "torch's modes / ours", "plain / ours", f"{original.NAME} / ours"]
     summary, lines = [header("", *columns)], []

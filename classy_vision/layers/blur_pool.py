@@ -7,11 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
-def average_pool(stride: int) -> nn.AvgPool2d:
-    """The mean of ``stride`` by ``stride`` positions; of fewer at the border of a map of another size."""
-    return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
-
-
 class BlurPool2d(nn.Module):
     """A binomial filter of 3x3 with reflected borders, and every second position.
 

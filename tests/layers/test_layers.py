@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.blur_pool import average_pool
 from classy_vision.layers.conv_norm_act import ConvFactory
 from classy_vision.layers.lecun_normal_init import lecun_normal_init
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
 from classy_vision.layers.stochastic_depth import StochasticDepth, depth_rates, efficientnet_rates
-from classy_vision.models import build_model
 
 
 def test_stochastic_depth_drops_samples_and_keeps_the_expectation() -> None:
@@ -70,10 +68,3 @@ def test_lecun_normal_init() -> None:
     lecun_normal_init(weight, fan_in=100)
     assert weight.std().item() == pytest.approx(0.1, rel=0.05)
     assert weight.abs().max() <= 2
-
-
-def test_averages_of_odd_maps_have_the_size_that_a_stride_gives() -> None:
-    x = torch.arange(9.0).reshape(1, 1, 3, 3)
-    assert average_pool(2)(x).tolist() == [[[[2.0, 3.5], [6.5, 8.0]]]]
-    model = build_model("resnet18", num_classes=2, anti_alias="avg").eval()
-    assert model(torch.ones(1, 3, 72, 72)).shape == (1, 2)

@@ -17,7 +17,6 @@ from typing_extensions import Self
 
 from classy_vision.config import Config, NonNegativeInt, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.blur_pool import average_pool
 from classy_vision.layers.conv_norm_act import ConvFactory, ConvNormAct, sequential
 from classy_vision.layers.residual import add_shortcut
 from classy_vision.layers.squeeze_and_excitation import SqueezeAndExcitationLayer
@@ -275,7 +274,7 @@ class BlockFactory:
         if stride == 1 or not self.pools:
             return self.conv(width_in, width, kernel, stride, groups, act=act)
         layers = self.conv(width_in, width, kernel, 1, groups, act=act)
-        layers.add_module("pool", average_pool(stride))
+        layers.add_module("pool", nn.AvgPool2d(stride))
         return layers
 
     def excite(self, row: BlockParams, width_in: int, inner: int) -> dict[str, nn.Module]:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from classy_vision.config import NonNegativeInt, PositiveFloat, PositiveInt
 from classy_vision.layers.activation import ActivationType, new_activation
-from classy_vision.layers.blur_pool import BlurPool2d, average_pool
+from classy_vision.layers.blur_pool import BlurPool2d
 from classy_vision.layers.conv_norm_act import ConvFactory, ConvNormAct, sequential
 from classy_vision.layers.efficient_channel_attention import EfficientChannelAttention
 from classy_vision.layers.initialize import kaiming_fan_out
@@ -200,7 +200,7 @@ def strided(
     if stride == 1 or anti_alias == "none":
         return conv(width_in, width, 3, stride, groups)
     layers = conv(width_in, width, 3, 1, groups)
-    layers.add_module("pool", average_pool(stride) if anti_alias == "avg" else BlurPool2d(width))
+    layers.add_module("pool", nn.AvgPool2d(stride) if anti_alias == "avg" else BlurPool2d(width))
     return layers
 
 
@@ -223,7 +223,7 @@ def _stem_pool(conv: ConvFactory, c: ResNeXtConfig, width: int) -> nn.Module:
     if c.stem_pool == "conv":
         return strided(conv, width, width, 2, 1, c.anti_alias)
     if c.anti_alias == "avg":
-        return average_pool(2)
+        return nn.AvgPool2d(2)
     if c.anti_alias == "blur":
         return nn.Sequential(nn.MaxPool2d(3, 1, 1), BlurPool2d(width))
     return nn.MaxPool2d(3, 2, 1)
@@ -235,7 +235,7 @@ def make_shortcut(conv: ConvFactory, width_in: int, width: int, stride: int, ave
         return nn.Identity()
     if not average:
         return conv(width_in, width, 1, stride, act=False)
-    pool = average_pool(2) if stride > 1 else nn.Identity()
+    pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
     return sequential(pool=pool, project=conv(width_in, width, 1, act=False))
 
 
