@@ -35,7 +35,7 @@ def check_values(config: Mapping[str, Any], where: str) -> None:
     """
     if not isinstance(config.get("name"), str) or "weights" in config:
         wrong = "has a key 'weights'" if "weights" in config else "does not name its model"
-        raise ConfigError(f"{where!r} {wrong}: ClassyModel.save_pretrained did not write it")
+        raise ConfigError(f"{where!r} {wrong}: it is not the config of a model that was saved")
     seen = config.get("preprocessing")
     if isinstance(seen, dict):
         config = {**config, "preprocessing": {key: seen[key] for key in seen if key not in OF_FILES}}

@@ -19,9 +19,9 @@ def keep_memory() -> bool:
 
     A step of training on a CPU frees gigabytes of activations and allocates them again. glibc gives large
     blocks back to the kernel at once, which must clear each of their pages when they are asked for again: that
-    takes a quarter to a half of a step. Only blocks above 32 MiB still go back: they are few, and where smaller
-    ones have settled among them, the memory of the process grows by a fifth. Settings in the environment are
-    left as they are. Source: mallopt(3).
+    takes a sixth to a half of a step. Only blocks above 32 MiB still go back: where smaller ones have settled
+    among those, the memory of the process grows by up to a fifth. Settings in the environment are left as they
+    are. Source: mallopt(3).
     """
     if sys.platform != "linux" or any(name in os.environ for name in _CHOICES):
         return False

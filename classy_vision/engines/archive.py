@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-
-from classy_vision.engines.compiled import map_file
 
 MAX_ABOUT = CHUNK = 1 << 20
 ALIGNMENT = 64
@@ -17,6 +16,12 @@ _LOCAL, _SIZES = 30, struct.Struct("<HH")
 """The bytes of a local header before the name, which end with the sizes of the name and of the extra field."""
 _PADDING = 0xD935
 """The kind of extra field that aligns a file, as in Android's packages."""
+
+
+def map_file(path: Path) -> memoryview:
+    """Returns what is in a file, mapped into memory; writing to it does not change the file."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
 def write_archive(path: Path, name: str, about: str, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,9 +100,3 @@ class Compiled(ABC):
 
             outputs = [*map(torch.from_numpy, outputs)]
         return {name: outputs[place] for name, place in self.outputs.items()}
-
-
-def map_file(path: Path) -> memoryview:
-    """Returns what is in a file, mapped into memory; writing to it does not change the file."""
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

@@ -148,7 +148,7 @@ def convert_trace(program: Program) -> tuple[bytes, int, Weights]:
 
 
 def read_weights(file: memoryview) -> Weights:
-    """Returns the arrays of a safetensors file, which lie where they lie in the file."""
+    """Returns the arrays of a safetensors file, in the memory of the file: its package copies them."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(bytes(file[8:start]))
     header.pop("__metadata__", None)

@@ -137,8 +137,13 @@ def _find_in_run(run: str | Path | None, split: str | None) -> _Rows:
         return _take_rows(test_records(settings), split)
     # The same checks and the same split as in training, whatever its device and initial weights.
     alone = settings.without_training().model_copy(update={"weights": None})
-    records = prepare(alone, folder.read_listing(settings)).records
-    return _take_rows(records, split or "validation")
+    job = prepare(alone, folder.read_listing(settings))
+    if folder.read_fingerprint() not in (None, job.fingerprint()):
+        raise ConfigError(
+            f"the {settings.data.unit}s or labels of {str(run)!r} have changed since it was trained, so that "
+            f"it is not known which were held out: give DATA, a folder or a table"
+        )
+    return _take_rows(job.records, split or "validation")
 
 
 def _take_rows(records: Records, split: str) -> _Rows:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from classy_vision.engines.compiled import map_file
+from classy_vision.engines.archive import map_file
 from classy_vision.engines.inductor import Inductor, write_package
 from classy_vision.export.exported_program import trace
 from classy_vision.export.formats import Loaded, Request, check_trust, read_archived

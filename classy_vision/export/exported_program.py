@@ -8,7 +8,7 @@ import torch
 
 from classy_vision.config import ConfigError
 from classy_vision.engines import program
-from classy_vision.engines.compiled import map_file
+from classy_vision.engines.archive import map_file
 from classy_vision.engines.plain import Plain
 from classy_vision.export.formats import Loaded, Request, check_trust, read_archived
 from classy_vision.export.metadata import KEY, MAX_METADATA, parse_metadata

@@ -8,7 +8,7 @@ from pathlib import Path
 from classy_vision.config import ConfigError
 from classy_vision.data.files import count_processors, hash_file
 from classy_vision.engines import openvino
-from classy_vision.engines.compiled import map_file
+from classy_vision.engines.archive import map_file
 from classy_vision.engines.openvino_package import load_openvino
 from classy_vision.export.formats import Loaded, Request, check_packages
 from classy_vision.export.metadata import INPUT, KEY, parse_metadata

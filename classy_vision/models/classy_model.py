@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ from classy_vision.trunk.names import join_blocks, split_place
 from classy_vision.trunk.own_forward import ByHooks
 from classy_vision.trunk.trunk import END, ModelConfig, Trunk
 from classy_vision.trunk.use import set_use, take_use, use_of, use_of_run
-from classy_vision.untrusted import read_foreign_config
+from classy_vision.untrusted import check_values, read_foreign_config
 from classy_vision.weights.catalogue import is_published
 from classy_vision.weights.classy_vision import checkpoint_config
 from classy_vision.weights.files import read_tensors
@@ -200,6 +201,7 @@ class ClassyModel(Trunk):
                 set_use(model, use_of_run(settings))
                 return model
             checkpoint = read_tensors(path / CLASSY_CHECKPOINT if path.is_dir() else path)
+            check_values(checkpoint_config(checkpoint), str(path))
         config = checkpoint_config(checkpoint)
         if config.get("heads"):  # beside them the original ignored it
             config.pop("num_classes", None)
@@ -355,7 +357,7 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
         given["heads"] = list(map(partial(clean_head, lenient=lenient), given["heads"]))
     heads = _build_heads(given.get("heads") or ())  # a wrong head is found before the trunk is made
     if weights is not None:
-        weights["source"] = find_source(weights["source"])  # and so are wrong weights
+        named, weights["source"] = weights["source"], find_source(weights["source"])  # and so are wrong weights
     with OnMeta() if weights is not None else nullcontext():
         model = entry.cls.from_config({**entry.preset, **given})
         _attach(model, heads)
@@ -363,6 +365,8 @@ def build_model(config: str | Mapping[str, Any], *, unknown: Unknown = None, **o
         model._built_from = {k: v for k, v in {**entry.preset, **given}.items() if k not in ("name", "heads")}
     if weights is not None:
         model.loaded = load_weights(model, **{"skip_heads": "unfit", **weights})
+        if isinstance(named, str) and is_published(named):
+            model.loaded = replace(model.loaded, source=named)  # not its place in the cache
         _renew_heads(model, model.loaded.kept)
     set_use(model, use)
     return model

@@ -337,6 +337,13 @@ class RunFolder:
             raise ConfigError(f"{wrong}, and no other is whole: delete the run folder to start the run over")
         return None, ""
 
+    def read_fingerprint(self) -> str | None:
+        """The fingerprint of the data that the run was trained on; None where there is no checkpoint."""
+        with suppress(ConfigError):
+            found = read_tensors(self.path / CHECKPOINT).get("data")
+            return found if isinstance(found, str) else None
+        return None
+
     def go_back(self) -> None:
         """Replaces the last checkpoint, which is damaged, by the one before."""
         with writing(self.path / CHECKPOINT):

@@ -8,6 +8,7 @@ parameters, and reasons.
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,10 +125,14 @@ def _find_repository(name: str) -> str | None:
 
 
 def is_published(name: str) -> bool:
-    """Whether ``name`` begins as those of published weights do, or is a repository that is known here."""
+    """Whether ``name`` begins as those of published weights do, or is a repository that is known here.
+
+    A file that is there is a file.
+    """
     if name.startswith(HUB):
         return _find_repository(name) is not None
-    return name.partition("/")[0] in SOURCES and "/" in name
+    begins = name.partition("/")[0] in SOURCES and "/" in name
+    return begins and not os.path.exists(os.path.expanduser(name))
 
 
 @cache

@@ -66,6 +66,8 @@ def unpack(state: Mapping[str, Any]) -> State:
         heads = state.get("heads") or {}
         if not isinstance(heads, Mapping):
             raise ConfigError(f"the heads of a state are a mapping by block, not a {type(heads).__name__}")
+        if odd := [key for key in state["trunk"] if not isinstance(key, str)]:
+            raise ConfigError(f"a state dict maps names to tensors, but {odd[0]!r} of its trunk is no name")
         return {**state["trunk"], **dict(_list_leaves("heads", heads))}
     for prefix in _PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,20 @@ def test_what_does_not_fit(
     assert code == 2
     assert message in text
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_have_changed_since_are_not_taken_for_those_held_out(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    job = digits_job(schedule={"epochs": 1, "batch_size": 5})
+    job["model"]["heads"] = [{**job["model"]["heads"][0], "unique_id": "label"}]
+    job["data"] = {"source": "folder", "root": str(folder), "image_size": 16, "val_fraction": 0.3}
+    job["tasks"] = {}
+    train(TrainConfig.parse(job), tmp_path / "run")
+    assert call(capsys, "evaluate", tmp_path / "run", "--output", tmp_path / "out")[0] == 0
+    for file in [*folder.rglob("*.png")]:
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    code, text = call(capsys, "evaluate", tmp_path / "run", "--output", tmp_path / "other")
+    assert code == 2
+    assert "have changed since it was trained, so that it is not known which were held out: give DATA" in text
+    assert call(capsys, "evaluate", tmp_path / "run", folder, "--output", tmp_path / "other")[0] == 0

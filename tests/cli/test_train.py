@@ -7,6 +7,8 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,17 @@ def test_wrong_arguments(
 def test_packages_that_are_missing_or_broken(error: Exception, message: str) -> None:
     with pytest.raises(ConfigError, match=message), training_packages():
         raise error
+
+
+def test_matplotlib_is_missed_before_a_run_and_imported_after_it() -> None:
+    code = (
+        "import sys, importlib.util as util; find = util.find_spec; "
+        "util.find_spec = lambda name, *rest: None if name == sys.argv[1] else find(name, *rest); "
+        "import classy_vision.train.run; assert 'matplotlib' not in sys.modules"
+    )
+    done = [
+        subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
+        for name in ("matplotlib", "nothing")
+    ]
+    assert done[0].stderr.strip().endswith("ModuleNotFoundError: No module named 'matplotlib'")
+    assert done[1].returncode == 0, done[1].stderr

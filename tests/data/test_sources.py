@@ -318,3 +318,11 @@ def test_files_that_are_no_tables(name: str, message: str, tmp_path: Path) -> No
     (tmp_path / "t.parquet").write_text("x")
     with pytest.raises(ConfigError, match=message):
         table(tmp_path / name)
+
+
+@pytest.mark.parametrize("bad", ["error", "skip"])
+def test_a_table_without_rows_to_test_has_no_test_split(bad: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("path,label,split\na.png,x,train\na.png,x,val\n")
+    with pytest.raises(ConfigError, match="no test split"):
+        load_test_records(TableConfig(source="table", file=str(tmp_path / "t.csv"), on_bad_image=bad))

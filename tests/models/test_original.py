@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from classy_vision.models import build_model
+from classy_vision.models.regnet import RegNetParams
 from classy_vision.trunk.state import fit_state
 from tests.golden.original import entries, initial_weights
 
@@ -81,3 +82,9 @@ def test_seed_0_gives_the_original_weights(name: str) -> None:
         torch.manual_seed(1)
         output = model.eval().extract_features(torch.randn(*entry["fwd_input"]))
     assert output.flatten()[:8].tolist() == pytest.approx(entry["fwd"]["first8"], rel=1e-3, abs=1e-5)
+
+
+def test_widths_of_a_fractional_multiplier_are_the_original_ones() -> None:
+    # int(24 * 0.4375) = 10 inner channels, of which 10 / 4 = 2.5 rounds to 2 groups of 4; 8 / 0.4375 = 18.3.
+    params = RegNetParams(depth=1, w_0=24, w_a=0.0, w_m=2.0, group_width=4, bottleneck_multiplier=0.4375)
+    assert params.get_expanded_params() == [(18, 2, 1, 4, 0.4375)]

@@ -88,6 +88,9 @@ def test_figures_are_the_same_bytes_again(tmp_path: Path, suffix: str) -> None:
 def test_nothing_to_plot() -> None:
     with pytest.raises(ConfigError, match="no model has both latency and accuracy"):
         draw_scatter([Row("a")], choose_axes([], "latency", "accuracy"))
+    failed = Row("b", macs=2, latency=1.0, accuracies={"digit": 0.5}, failure="no memory")
+    with pytest.raises(ConfigError, match="no model has both latency and accuracy"):
+        draw_scatter([failed], choose_axes([], "latency", "accuracy"))
     with pytest.raises(ConfigError, match="no model has an accuracy"):
         draw_edf([Row("a")])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,3 +206,13 @@ def test_what_is_left_out() -> None:
     reasons = {entry.name: entry.reason for entry in left_out}
     assert reasons["densenetblur121d"] == "a stem of three convolutions, and blurred pooling"
     assert reasons["convnext_tiny"] is None
+
+
+def test_a_file_of_that_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_published("timm/net.yaml")
+    Path("timm").mkdir()
+    Path("timm/net.yaml").write_text("name: resnet18\nnum_classes: 3\n")
+    assert not is_published("timm/net.yaml")
+    model = build_model("timm/net.yaml").eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from classy_vision.config import ConfigError
-from classy_vision.models import ClassyModel, build_model, save_weights
+from classy_vision.models import ClassyModel, build_model, load_weights, save_weights
 from classy_vision.weights.files import read_tensors, write_tensors
 
 SMALL = {"name": "resnet", "num_blocks": [1], "init_planes": 8, "num_classes": 2}
@@ -414,3 +414,26 @@ def test_names_are_only_so_long(tmp_path: Path) -> None:
     save_file({"x" * 1_000_000: torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ConfigError, match="a name of 1,000,000 characters"):
         read_tensors(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "mlp", "input_dim": 200_001, "hidden_dims": [8], "output_dim": 2}, "beyond 200,000"),
+        ({"name": "resnet18", "weights": "https://example.com/x.pt"}, "has a key 'weights'"),
+    ],
+)
+def test_a_config_in_a_checkpoint_is_held_to_sizes_of_models(
+    model: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    state = {"model": {"trunk": {}, "heads": {}}}
+    checkpoint = {"input_args": {"config": {"model": model}}, "classy_state_dict": {"base_model": state}}
+    torch.save(checkpoint, tmp_path / "x.torch")
+    with pytest.raises(ConfigError, match=f"x.torch' .*{message}"):
+        ClassyModel.from_checkpoint(tmp_path / "x.torch")
+
+
+def test_a_trunk_with_numbers_for_names(tmp_path: Path) -> None:
+    torch.save({"model": {"trunk": {0: torch.zeros(1)}, "heads": {}}}, tmp_path / "k.pt")
+    with pytest.raises(ConfigError, match="but 0 of its trunk is no name"):
+        load_weights(build_model("resnet18", num_classes=2), tmp_path / "k.pt")
